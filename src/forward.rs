@@ -1,0 +1,500 @@
+//! Forwarding: the two straight lines that every engine calls, and the account they keep.
+//!
+//! [`egress`] takes what a TUN read brought and pushes it towards a peer; [`ingress`] takes what a UDP receive brought
+//! and pushes it towards the TUN. Each packet ends in exactly one place: pushed, or counted under a [`DropReason`].
+//! What leaves or enters goes through [`ToNet`] and [`ToTun`], which the engines implement by system calls or rings.
+//!
+//! Nothing here knows a descriptor, a clock, a thread, a log or, after construction, an allocator.
+//!
+//! Invariant, per direction: `packets in = packets out + sum of drops`, once the engine has counted what the kernel
+//! took and what it refused.
+#![forbid(unsafe_code)]
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::packet::IpPacket;
+use crate::packet::icmp::{self, Limiter, MAX_ERROR, Nanos, Problem};
+use crate::route::{Fib, Hop, Peer};
+
+/// Datagrams back to back in one buffer, each `stride` bytes long but for the last, which may be shorter: what one GRO
+/// receive brings and one GSO send takes. A single packet is a train of one.
+#[derive(Debug, Clone, Copy)]
+pub struct Train<'a> {
+    /// All datagrams.
+    pub bytes: &'a [u8],
+    /// Bytes from one datagram to the next; at least 1.
+    pub stride: usize,
+}
+
+impl<'a> Train<'a> {
+    /// A train of one, which may be empty.
+    #[must_use]
+    pub fn single(bytes: &'a [u8]) -> Self {
+        Self { bytes, stride: bytes.len().max(1) }
+    }
+
+    /// The datagrams. An empty datagram is one datagram.
+    pub fn datagrams(self) -> impl Iterator<Item = &'a [u8]> {
+        let empty = self.bytes.is_empty().then_some(self.bytes);
+        empty.into_iter().chain(self.bytes.chunks(self.stride))
+    }
+
+    /// How many datagrams there are.
+    #[must_use]
+    pub fn count(self) -> u64 {
+        self.bytes.len().div_ceil(self.stride).max(1) as u64
+    }
+}
+
+/// Takes what must leave by UDP. The implementor counts each packet as sent, or as dropped for
+/// [`DropReason::SendFailed`].
+pub trait ToNet {
+    /// Queues or sends `train` to `peer`, one datagram a packet.
+    fn push(&mut self, peer: &Peer, train: Train<'_>);
+}
+
+/// Takes whole IP packets for the TUN. The implementor counts what it was given by [`ToTun::push`] as delivered, or as
+/// dropped for [`DropReason::WriteFailed`].
+pub trait ToTun {
+    /// Queues or writes a packet that came from a peer.
+    fn push(&mut self, packet: IpPacket<'_>);
+    /// Queues or writes an ICMP error of our own making, about a packet that came from the TUN.
+    fn reply(&mut self, error: &[u8]);
+}
+
+/// What an inner source address must prove.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifySource {
+    /// It lies in a subnet of the peer that sent the datagram.
+    #[default]
+    Subnet,
+    /// Nothing, but the datagram comes from the address of a peer.
+    Peer,
+    /// Nothing, and datagrams from anywhere are taken, as flanneld does.
+    Off,
+}
+
+/// The state of one worker's forwarding: what `egress` and `ingress` keep between packets.
+#[derive(Debug)]
+pub struct Forwarder {
+    /// Applied by [`ingress`].
+    pub verify: VerifySource,
+    limiter: Limiter,
+    scratch: Box<[u8; MAX_ERROR]>,
+}
+
+impl Forwarder {
+    /// `now` starts the ICMP rate limit.
+    #[must_use]
+    pub fn new(verify: VerifySource, now: Nanos) -> Self {
+        Self { verify, limiter: Limiter::new(now), scratch: Box::new([0; MAX_ERROR]) }
+    }
+
+    /// Drops a packet for `reason` and, within the rate limit, tells its sender.
+    pub fn refuse(
+        &mut self,
+        fib: &Fib,
+        packet: &IpPacket<'_>,
+        (reason, problem): (DropReason, Problem),
+        now: Nanos,
+        counters: &Counters,
+        to_tun: &mut impl ToTun,
+    ) {
+        counters.egress.drop(reason);
+        let Some(from) = fib.device_address(packet.family()) else { return };
+        let Some(error) = icmp::error(&mut self.scratch, from, packet, problem) else { return };
+        if !self.limiter.allow(packet.src(), now) {
+            counters.icmp_suppressed.add(1);
+            return;
+        }
+        match problem {
+            Problem::NoRoute => counters.icmp_unreachable.add(1),
+            Problem::TooBig { .. } => counters.icmp_too_big.add(1),
+        }
+        to_tun.reply(error);
+    }
+}
+
+/// From the TUN to a peer: parse, look up, push.
+#[inline]
+pub fn egress(
+    fib: &Fib,
+    bytes: &[u8],
+    now: Nanos,
+    forwarder: &mut Forwarder,
+    counters: &Counters,
+    to_net: &mut impl ToNet,
+    to_tun: &mut impl ToTun,
+) {
+    let Ok(packet) = IpPacket::parse(bytes) else { return counters.egress.drop(DropReason::Malformed) };
+    let dst = packet.dst();
+    let refusal = match fib.lookup(dst) {
+        Some(Hop::Peer(peer)) if bytes.len() <= usize::from(peer.mtu) => {
+            return to_net.push(peer, Train::single(bytes));
+        }
+        Some(Hop::Peer(peer)) => (DropReason::TooBig, Problem::TooBig { mtu: peer.mtu }),
+        Some(Hop::Local) => (DropReason::OwnSubnet, Problem::NoRoute),
+        None if dst.is_multicast() => (DropReason::Multicast, Problem::NoRoute),
+        None => (DropReason::NoRoute, Problem::NoRoute),
+    };
+    forwarder.refuse(fib, &packet, refusal, now, counters, to_tun);
+}
+
+/// From a peer to the TUN: know the sender, admit each datagram, push.
+#[inline]
+pub fn ingress(
+    fib: &Fib,
+    from: IpAddr,
+    train: Train<'_>,
+    verify: VerifySource,
+    counters: &Counters,
+    to_tun: &mut impl ToTun,
+) {
+    let peer = fib.peer_by_address(from);
+    for datagram in train.datagrams() {
+        match admit(fib, peer, datagram, verify) {
+            Ok(packet) => to_tun.push(packet),
+            Err(reason) => counters.ingress.drop(reason),
+        }
+    }
+}
+
+/// Everything that a datagram must be to become a packet on the TUN.
+#[inline]
+fn admit<'a>(
+    fib: &Fib,
+    peer: Option<&Peer>,
+    datagram: &'a [u8],
+    verify: VerifySource,
+) -> Result<IpPacket<'a>, DropReason> {
+    if peer.is_none() && verify != VerifySource::Off {
+        return Err(DropReason::UnknownPeer);
+    }
+    // 1, 2 and 3 will be sealed packets, control messages and bundles, sent only to hosts that announce them.
+    if !matches!(datagram.first().map(|byte| byte >> 4), Some(4 | 6) | None) {
+        return Err(DropReason::UnknownType);
+    }
+    let packet = IpPacket::parse(datagram).map_err(|_| DropReason::Malformed)?;
+    if verify == VerifySource::Subnet {
+        match (fib.lookup(packet.src()), peer) {
+            (Some(Hop::Peer(owner)), Some(sender)) if std::ptr::eq(owner, sender) => {}
+            _ => return Err(DropReason::SpoofedSource),
+        }
+    }
+    // What is not ours would leave by the network's route again, and circle until its TTL ends.
+    if fib.lookup(packet.dst()) != Some(Hop::Local) {
+        return Err(DropReason::Misrouted);
+    }
+    Ok(packet)
+}
+
+/// Why a packet went nowhere. The label of `hopsack_dropped_packets_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum DropReason {
+    /// Not one whole IP packet, or its length field disagrees with its length.
+    Malformed,
+    /// Egress: no lease holds the destination. The sender gets "destination net unreachable".
+    NoRoute,
+    /// Egress: the destination is in this host's own subnet, but no interface here carries it.
+    OwnSubnet,
+    /// Egress: longer than the path to the peer takes. The sender gets "fragmentation needed" or "packet too big".
+    TooBig,
+    /// Egress: multicast, which the overlay does not carry.
+    Multicast,
+    /// Egress: the kernel refused to send; see hopsack_io_errors_total.
+    SendFailed,
+    /// Ingress: the first four bits name no packet type that this host has announced.
+    UnknownType,
+    /// Ingress: the outer source address is that of no lease.
+    UnknownPeer,
+    /// Ingress: the inner source address is not in a subnet of the peer that sent it.
+    SpoofedSource,
+    /// Ingress: the inner destination is not in a subnet of this host.
+    Misrouted,
+    /// Ingress: the kernel refused the write to the overlay device; see hopsack_io_errors_total.
+    WriteFailed,
+}
+
+impl DropReason {
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [Self; 11] = [
+        Self::Malformed,
+        Self::NoRoute,
+        Self::OwnSubnet,
+        Self::TooBig,
+        Self::Multicast,
+        Self::SendFailed,
+        Self::UnknownType,
+        Self::UnknownPeer,
+        Self::SpoofedSource,
+        Self::Misrouted,
+        Self::WriteFailed,
+    ];
+
+    /// The metric label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::NoRoute => "no_route",
+            Self::OwnSubnet => "own_subnet",
+            Self::TooBig => "too_big",
+            Self::Multicast => "multicast",
+            Self::SendFailed => "send_failed",
+            Self::UnknownType => "unknown_type",
+            Self::UnknownPeer => "unknown_peer",
+            Self::SpoofedSource => "spoofed_source",
+            Self::Misrouted => "misrouted",
+            Self::WriteFailed => "write_failed",
+        }
+    }
+
+    /// What happened and what to look at, for `hopsack drops`.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Malformed => "not one whole IP packet, or its length field disagrees with its length",
+            Self::NoRoute => "no lease holds the destination; its sender got \"destination net unreachable\"",
+            Self::OwnSubnet => "the destination is in this host's subnet, but no interface here carries it",
+            Self::TooBig => "longer than the path to the peer takes; its sender got \"too big\" with the MTU",
+            Self::Multicast => "multicast, which the overlay does not carry",
+            Self::SendFailed => "the kernel refused to send: see hopsack_io_errors_total and the log",
+            Self::UnknownType => "the first four bits name no packet type that this host has announced",
+            Self::UnknownPeer => "the outer source address is in no lease: a stranger, or a host behind NAT",
+            Self::SpoofedSource => "the inner source address is in no subnet of the peer that sent it",
+            Self::Misrouted => "the inner destination is not in this host's subnet: the sender's map is old",
+            Self::WriteFailed => "the kernel refused the packet: see hopsack_io_errors_total and the log",
+        }
+    }
+}
+
+/// A count with one writer and any number of readers: a plain load and store, no locked instruction.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Reads, from any thread.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What went one way.
+#[derive(Debug, Default)]
+pub struct Direction {
+    /// Packets that the kernel took.
+    pub packets: Counter,
+    /// Their bytes, inner headers included.
+    pub bytes: Counter,
+    /// Packets that it was never offered, or refused.
+    drops: [Counter; DropReason::ALL.len()],
+}
+
+impl Direction {
+    /// Counts a packet that the kernel took.
+    #[inline]
+    pub fn forwarded(&self, bytes: usize) {
+        self.packets.add(1);
+        self.bytes.add(bytes as u64);
+    }
+
+    /// Counts a dropped packet.
+    #[inline]
+    pub fn drop(&self, reason: DropReason) {
+        self.drops[reason as usize].add(1);
+    }
+
+    /// Packets dropped for a reason.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].get()
+    }
+}
+
+/// One worker's account. Two cache lines apart from the next worker's.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Counters {
+    /// From the TUN to peers.
+    pub egress: Direction,
+    /// From peers to the TUN.
+    pub ingress: Direction,
+    /// Reads of the TUN that brought something.
+    pub tun_reads: Counter,
+    /// Send calls that the kernel accepted.
+    pub egress_sends: Counter,
+    /// Receive calls that brought something.
+    pub udp_receives: Counter,
+    /// Datagrams in them.
+    pub udp_datagrams: Counter,
+    /// Writes to the TUN that the kernel accepted.
+    pub ingress_writes: Counter,
+    /// Times that the worker woke up and worked.
+    pub turns: Counter,
+    /// "Destination unreachable" sent.
+    pub icmp_unreachable: Counter,
+    /// "Too big" sent.
+    pub icmp_too_big: Counter,
+    /// ICMP errors not sent for the rate limit.
+    pub icmp_suppressed: Counter,
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+
+    use super::*;
+    use crate::route::{Change, Lease, Local, Networks, Public, Rib};
+
+    #[derive(Default)]
+    struct Sink {
+        sent: Vec<(String, Vec<u8>)>,
+        written: Vec<Vec<u8>>,
+        replies: Vec<Vec<u8>>,
+    }
+
+    struct Net<'a>(&'a mut Sink);
+    impl ToNet for Net<'_> {
+        fn push(&mut self, peer: &Peer, train: Train<'_>) {
+            for datagram in train.datagrams() {
+                self.0.sent.push((peer.name.clone(), datagram.to_vec()));
+            }
+        }
+    }
+    impl ToTun for Sink {
+        fn push(&mut self, packet: IpPacket<'_>) {
+            self.written.push(packet.bytes().to_vec());
+        }
+        fn reply(&mut self, error: &[u8]) {
+            self.replies.push(error.to_vec());
+        }
+    }
+
+    /// Host 1 is ourselves (10.1.1.0/24), hosts 2 and 3 are peers.
+    fn fib() -> Fib {
+        let leases = (1..=3u8)
+            .map(|n| Lease {
+                name: format!("h{n}"),
+                subnets: vec![format!("10.1.{n}.0/24").parse().expect("a prefix")],
+                public: Public { v4: Some([192, 0, 2, n].into()), v6: None },
+                revision: 1,
+            })
+            .collect();
+        let mut rib = Rib::default();
+        rib.apply(Change::Snapshot { leases, revision: 1 });
+        let local = Local {
+            subnets: vec!["10.1.1.0/24".parse().expect("a prefix")],
+            public: [192, 0, 2, 1].into(),
+            port: 8285,
+            mtu: 1472,
+        };
+        let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)), v6: None };
+        Fib::compile(1, &rib, &networks, &local)
+    }
+
+    fn udp(src: [u8; 4], dst: [u8; 4], len: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        PacketBuilder::ipv4(src, dst, 64).udp(1, 2).write(&mut out, &vec![7; len]).expect("fits");
+        out
+    }
+
+    fn send(bytes: &[u8]) -> (Sink, Counters) {
+        let (mut net, mut tun, counters) = (Sink::default(), Sink::default(), Counters::default());
+        let mut forwarder = Forwarder::new(VerifySource::Subnet, Nanos(0));
+        egress(&fib(), bytes, Nanos(0), &mut forwarder, &counters, &mut Net(&mut net), &mut tun);
+        (Sink { sent: net.sent, ..tun }, counters)
+    }
+
+    fn receive(from: u8, bytes: &[u8], verify: VerifySource) -> Result<(), DropReason> {
+        let (mut sink, counters) = (Sink::default(), Counters::default());
+        ingress(&fib(), [192, 0, 2, from].into(), Train::single(bytes), verify, &counters, &mut sink);
+        let dropped: Vec<_> =
+            DropReason::ALL.into_iter().filter(|reason| counters.ingress.dropped(*reason) > 0).collect();
+        match (sink.written.as_slice(), dropped.as_slice()) {
+            ([packet], []) if packet == bytes => Ok(()),
+            ([], [reason]) => Err(*reason),
+            other => panic!("neither one packet nor one drop: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn egress_sends_to_the_owner() {
+        let packet = udp([10, 1, 1, 2], [10, 1, 3, 9], 100);
+        let (sink, _) = send(&packet);
+        assert_eq!(sink.sent, [("h3".to_owned(), packet)]);
+        assert!(sink.replies.is_empty());
+    }
+
+    #[test]
+    fn egress_refuses_with_a_reason_and_an_answer() {
+        for (dst, len, reason, answers) in [
+            ([10, 1, 9, 9], 10, DropReason::NoRoute, 1),
+            ([10, 1, 1, 9], 10, DropReason::OwnSubnet, 1),
+            ([10, 1, 2, 9], 1445, DropReason::TooBig, 1),
+            ([224, 0, 0, 5], 10, DropReason::Multicast, 0),
+        ] {
+            let (sink, counters) = send(&udp([10, 1, 1, 2], dst, len));
+            assert_eq!(counters.egress.dropped(reason), 1, "{reason:?}");
+            assert_eq!((sink.sent.len(), sink.replies.len()), (0, answers), "{reason:?}");
+        }
+        assert_eq!(send(&udp([10, 1, 1, 2], [10, 1, 2, 9], 1444)).0.sent.len(), 1, "exactly the MTU");
+        assert_eq!(send(&[0x45, 0]).1.egress.dropped(DropReason::Malformed), 1);
+    }
+
+    #[test]
+    fn ingress_admits_what_its_sender_owns() {
+        let good = udp([10, 1, 2, 9], [10, 1, 1, 2], 10);
+        let foreign = udp([10, 1, 3, 9], [10, 1, 1, 2], 10);
+        let ours = udp([10, 1, 1, 9], [10, 1, 1, 2], 10);
+        let elsewhere = udp([10, 1, 2, 9], [10, 1, 3, 2], 10);
+        use VerifySource::{Off, Peer, Subnet};
+        for (from, bytes, verify, verdict) in [
+            (2, &good[..], Subnet, Ok(())),
+            (3, &good, Subnet, Err(DropReason::SpoofedSource)),
+            (2, &foreign, Subnet, Err(DropReason::SpoofedSource)),
+            (2, &ours, Subnet, Err(DropReason::SpoofedSource)),
+            (2, &foreign, Peer, Ok(())),
+            (9, &good, Subnet, Err(DropReason::UnknownPeer)),
+            (9, &good, Peer, Err(DropReason::UnknownPeer)),
+            (9, &good, Off, Ok(())),
+            (2, &elsewhere, Subnet, Err(DropReason::Misrouted)),
+            (2, &good[..good.len() - 1], Subnet, Err(DropReason::Malformed)),
+            (2, &[], Subnet, Err(DropReason::Malformed)),
+            (2, &[0x10, 1, 2], Subnet, Err(DropReason::UnknownType)),
+            (2, &[0xff; 40], Subnet, Err(DropReason::UnknownType)),
+        ] {
+            assert_eq!(receive(from, bytes, verify), verdict, "from {from}, {verify:?}, {bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn a_train_is_cut_by_its_stride() {
+        let packet = udp([10, 1, 2, 9], [10, 1, 1, 2], 10);
+        let short = udp([10, 1, 2, 9], [10, 1, 1, 2], 4);
+        let bytes = [&packet[..], &packet, &short].concat();
+        let train = Train { bytes: &bytes, stride: packet.len() };
+        assert_eq!(train.count(), 3);
+        let (mut sink, counters) = (Sink::default(), Counters::default());
+        ingress(&fib(), [192, 0, 2, 2].into(), train, VerifySource::Subnet, &counters, &mut sink);
+        assert_eq!(sink.written, [packet.clone(), packet, short]);
+    }
+
+    #[test]
+    fn labels_and_order_are_those_of_the_array() {
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+pub mod forward;
+pub mod packet;
+pub mod route;

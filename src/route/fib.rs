@@ -1,0 +1,480 @@
+//! The forwarding information base: what a packet meets. Immutable, compiled from a RIB, read by all workers.
+//!
+//! Every Flannel subnet of a network has one length, so a lookup is arithmetic: subtract the network, shift, index
+//! into a dense array. A slot that prefixes of other lengths cut up, and addresses outside the network, fall through
+//! to a binary search over disjoint ranges, into which longest-prefix matching was flattened at compile time.
+//!
+//! It does not tell how it was made, and never changes: a change of routes is a new `Fib`.
+//!
+//! Invariant: [`Fib::lookup`] equals a linear longest-prefix scan over all leases (property test
+//! `fib_equals_a_linear_scan`).
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::{Lease, Networks, Rib};
+use crate::packet::Family;
+
+/// This host's part in the overlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// The identity of our own lease.
+    pub subnets: Vec<IpNet>,
+    /// Our address on the underlay; its family is that of all endpoints.
+    pub public: IpAddr,
+    /// The UDP port at which every host of the cluster receives.
+    pub port: u16,
+    /// The longest inner packet that fits one underlay packet, in bytes.
+    pub mtu: u16,
+}
+
+impl Local {
+    /// The address that the overlay device bears in a family: the base of our first subnet, as Flannel has it. It is the
+    /// source of ICMP errors.
+    #[must_use]
+    pub fn device_address(&self, family: Family) -> Option<IpAddr> {
+        self.subnets.iter().map(IpNet::network).find(|base| Family::of(*base) == family)
+    }
+}
+
+/// A host that packets can be sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name in the store.
+    pub name: String,
+    /// Where its daemon receives.
+    pub endpoint: SocketAddr,
+    /// What it owns.
+    pub subnets: Vec<IpNet>,
+    /// The longest inner packet that it is sent, in bytes.
+    pub mtu: u16,
+}
+
+/// Where a destination lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hop<'a> {
+    /// In our own subnets.
+    Local,
+    /// Behind a peer.
+    Peer(&'a Peer),
+}
+
+/// A lease that cannot become a route, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreachable {
+    /// The host's name in the store.
+    pub name: String,
+    /// A sentence for the operator.
+    pub reason: String,
+}
+
+/// The forwarding table.
+#[derive(Debug, Default)]
+pub struct Fib {
+    generation: u64,
+    device_v4: Option<IpAddr>,
+    device_v6: Option<IpAddr>,
+    peers: Box<[Peer]>,
+    /// Outer source address -> index into `peers`, sorted by address.
+    by_address: Box<[(IpAddr, u32)]>,
+    v4: Table,
+    v6: Table,
+    unreachable: Box<[Unreachable]>,
+}
+
+impl Fib {
+    /// Compiles the table that `rib` means for the host `local`. `generation` is the caller's count of tables.
+    #[must_use]
+    pub fn compile(generation: u64, rib: &Rib, networks: &Networks, local: &Local) -> Self {
+        let mut peers: Vec<Peer> = Vec::new();
+        let mut by_address = BTreeMap::new();
+        let mut claims = Claims::default();
+        let mut unreachable = Vec::new();
+
+        for subnet in &local.subnets {
+            claims.add(*subnet, LOCAL, u64::MAX);
+        }
+        for lease in rib.leases().filter(|lease| lease.subnets != local.subnets) {
+            match endpoint(lease, local) {
+                Err(reason) => unreachable.push(Unreachable { name: lease.name.clone(), reason }),
+                Ok(endpoint) => {
+                    // One host may hold several leases: one peer with all their subnets.
+                    let index = *by_address.entry(endpoint.ip()).or_insert_with(|| {
+                        let (name, mtu) = (lease.name.clone(), local.mtu);
+                        peers.push(Peer { name, endpoint, subnets: Vec::new(), mtu });
+                        count(&peers) - 1
+                    });
+                    peers[index as usize].subnets.extend(&lease.subnets);
+                    for subnet in &lease.subnets {
+                        claims.add(*subnet, FIRST_PEER + index, lease.revision);
+                    }
+                }
+            }
+        }
+        let v4 = networks.v4.map(|(net, len)| Regular::new(IpNet::V4(net), len));
+        let v6 = networks.v6.map(|(net, len)| Regular::new(IpNet::V6(net), len));
+        Self {
+            generation,
+            device_v4: local.device_address(Family::V4),
+            device_v6: local.device_address(Family::V6),
+            peers: peers.into(),
+            by_address: by_address.into_iter().collect(),
+            v4: Table::compile(v4, claims.of(Family::V4)),
+            v6: Table::compile(v6, claims.of(Family::V6)),
+            unreachable: unreachable.into(),
+        }
+    }
+
+    /// Where packets to `dst` go; `None` if no lease holds it.
+    #[must_use]
+    #[inline]
+    pub fn lookup(&self, dst: IpAddr) -> Option<Hop<'_>> {
+        let (table, bits) = match dst {
+            IpAddr::V4(v4) => (&self.v4, u128::from(v4.to_bits())),
+            IpAddr::V6(v6) => (&self.v6, v6.to_bits()),
+        };
+        match table.lookup(bits) {
+            NONE => None,
+            LOCAL => Some(Hop::Local),
+            slot => Some(Hop::Peer(&self.peers[(slot - FIRST_PEER) as usize])),
+        }
+    }
+
+    /// The peer whose datagrams come from `address`.
+    #[must_use]
+    #[inline]
+    pub fn peer_by_address(&self, address: IpAddr) -> Option<&Peer> {
+        let at = self.by_address.binary_search_by_key(&address, |(known, _)| *known).ok()?;
+        Some(&self.peers[self.by_address[at].1 as usize])
+    }
+
+    /// The overlay device's own address, the source of ICMP errors.
+    #[must_use]
+    pub fn device_address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.device_v4,
+            Family::V6 => self.device_v6,
+        }
+    }
+
+    /// All peers, in the order of their subnets.
+    #[must_use]
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    /// Leases that could not become routes.
+    #[must_use]
+    pub fn unreachable(&self) -> &[Unreachable] {
+        &self.unreachable
+    }
+
+    /// The caller's count of tables.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+fn endpoint(lease: &Lease, local: &Local) -> Result<SocketAddr, String> {
+    let family = Family::of(local.public);
+    let Some(address) = lease.public.of(family) else {
+        return Err(format!(
+            "it has no public address of the family that this host uses ({}): give it one, or set node.public_ip here",
+            local.public
+        ));
+    };
+    if address == local.public {
+        return Err(format!("it claims our own public address {address} for other subnets"));
+    }
+    Ok(SocketAddr::new(address, local.port))
+}
+
+/// Slot values: a peer's index plus [`FIRST_PEER`], or one of these.
+const NONE: u32 = 0;
+const LOCAL: u32 = 1;
+const FIRST_PEER: u32 = 2;
+/// Several ranges share the slot: search them.
+const MIXED: u32 = u32::MAX;
+/// A network of more subnets than this gets no dense array (4 MiB), only the search.
+const MAX_SLOTS: u32 = 1 << 20;
+
+fn count(peers: &[Peer]) -> u32 {
+    u32::try_from(peers.len()).unwrap_or(u32::MAX)
+}
+
+/// Who owns which prefix. Of two owners of the same prefix the later revision wins; we ourselves above all.
+#[derive(Default)]
+struct Claims {
+    v4: BTreeMap<Prefix, (u64, u32)>,
+    v6: BTreeMap<Prefix, (u64, u32)>,
+}
+
+impl Claims {
+    fn add(&mut self, subnet: IpNet, slot: u32, revision: u64) {
+        let prefix = Prefix::of(subnet);
+        let claims = match subnet {
+            IpNet::V4(_) => &mut self.v4,
+            IpNet::V6(_) => &mut self.v6,
+        };
+        let claim = claims.entry(prefix).or_insert((revision, slot));
+        *claim = (*claim).max((revision, slot));
+    }
+
+    fn of(&self, family: Family) -> Vec<(Prefix, u32)> {
+        let claims = match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        };
+        claims.iter().map(|(prefix, (_, slot))| (*prefix, *slot)).collect()
+    }
+}
+
+/// A prefix as the addresses it spans. Ordered so that a prefix stands before those inside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Prefix {
+    first: u128,
+    /// Reversed order of `last`: of two prefixes with one start the longer span comes first.
+    last: std::cmp::Reverse<u128>,
+}
+
+impl Prefix {
+    fn of(net: IpNet) -> Self {
+        let bits = |address: IpAddr| match address {
+            IpAddr::V4(v4) => u128::from(v4.to_bits()),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        Self { first: bits(net.network()), last: std::cmp::Reverse(bits(net.broadcast())) }
+    }
+}
+
+/// Disjoint addresses that share a slot value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Range {
+    first: u128,
+    last: u128,
+    slot: u32,
+}
+
+/// The regular part of a network: equal subnets.
+#[derive(Debug, Clone, Copy)]
+struct Regular {
+    net: Prefix,
+    /// Address bits inside one subnet.
+    shift: u32,
+}
+
+impl Regular {
+    fn new(net: IpNet, subnet_len: u8) -> Self {
+        Self { net: Prefix::of(net), shift: u32::from(net.max_prefix_len() - subnet_len) }
+    }
+}
+
+#[derive(Debug)]
+struct Table {
+    base: u128,
+    shift: u32,
+    /// One value for each subnet of the network; empty if there would be too many.
+    slots: Box<[u32]>,
+    /// What `slots` cannot say, sorted.
+    ranges: Box<[Range]>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { base: 0, shift: 0, slots: Box::default(), ranges: Box::default() }
+    }
+}
+
+impl Table {
+    fn compile(regular: Option<Regular>, claims: Vec<(Prefix, u32)>) -> Self {
+        let mut ranges = flatten(&claims);
+        let Some(regular) = regular else {
+            return Self { ranges: ranges.into(), ..Self::default() };
+        };
+        let (base, shift) = (regular.net.first, regular.shift);
+        let subnets = ((regular.net.last.0 - base) >> shift) + 1;
+        let Some(subnets) = u32::try_from(subnets).ok().filter(|n| *n <= MAX_SLOTS) else {
+            return Self { ranges: ranges.into(), ..Self::default() };
+        };
+        let mut slots = vec![NONE; subnets as usize];
+        ranges.retain(|range| {
+            let inside = range.first >= base && range.last <= regular.net.last.0;
+            if !inside {
+                return true;
+            }
+            let mut leftover = false;
+            for index in (range.first - base) >> shift..=(range.last - base) >> shift {
+                let first = base + (index << shift);
+                let whole = range.first <= first && range.last >= first + ((1 << shift) - 1);
+                leftover |= !whole;
+                let Ok(index) = usize::try_from(index) else { continue };
+                slots[index] = if whole { range.slot } else { MIXED };
+            }
+            leftover
+        });
+        Self { base, shift, slots: slots.into(), ranges: ranges.into() }
+    }
+
+    #[inline]
+    fn lookup(&self, address: u128) -> u32 {
+        let index = address.wrapping_sub(self.base) >> self.shift;
+        match usize::try_from(index).ok().and_then(|index| self.slots.get(index)) {
+            Some(&slot) if slot != MIXED => slot,
+            _ => self.search(address),
+        }
+    }
+
+    fn search(&self, address: u128) -> u32 {
+        let after = self.ranges.partition_point(|range| range.first <= address);
+        match after.checked_sub(1).map(|at| self.ranges[at]) {
+            Some(range) if address <= range.last => range.slot,
+            _ => NONE,
+        }
+    }
+}
+
+/// Longest-prefix matching, flattened: sorted disjoint ranges, each with the slot of the longest prefix that covers it.
+/// `claims` is sorted by [`Prefix`] order; prefixes nest or are disjoint, never cross.
+fn flatten(claims: &[(Prefix, u32)]) -> Vec<Range> {
+    let mut out: Vec<Range> = Vec::new();
+    let mut open: Vec<Range> = Vec::new(); // the prefixes around the sweep point, the longest last
+    let mut emit = |range: Range| {
+        if range.first <= range.last {
+            out.push(range);
+        }
+    };
+    for &(Prefix { first, last }, slot) in claims {
+        while let Some(outer) = open.pop_if(|outer| outer.last < first) {
+            emit(outer);
+            resume(&mut open, outer.last);
+        }
+        if let Some(outer) = open.last().copied()
+            && outer.first < first
+        {
+            emit(Range { last: first - 1, ..outer });
+        }
+        open.push(Range { first, last: last.0, slot });
+    }
+    while let Some(range) = open.pop() {
+        emit(range);
+        resume(&mut open, range.last);
+    }
+    out
+}
+
+/// The prefix around one that has ended at `last` goes on behind it.
+fn resume(open: &mut [Range], last: u128) {
+    if let Some(outer) = open.last_mut() {
+        outer.first = last.saturating_add(1);
+        // At the very top of the address space nothing is left: an empty range.
+        if last == u128::MAX {
+            (outer.first, outer.last) = (1, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Change, Public};
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().expect("a prefix")
+    }
+
+    fn fib(subnets: &[(&str, u8)]) -> Fib {
+        let leases = subnets
+            .iter()
+            .map(|(subnet, host)| Lease {
+                name: format!("h{host}"),
+                subnets: vec![net(subnet)],
+                public: Public { v4: Some([192, 0, 2, *host].into()), v6: None },
+                revision: u64::from(*host),
+            })
+            .collect();
+        let mut rib = Rib::default();
+        rib.apply(Change::Snapshot { leases, revision: 1000 });
+        let networks = Networks {
+            v4: Some(("10.1.0.0/16".parse().expect("net"), 24)),
+            v6: Some(("fd00:1::/48".parse().expect("net"), 64)),
+        };
+        let local = Local {
+            subnets: vec![net("10.1.1.0/24"), net("fd00:1:0:1::/64")],
+            public: [192, 0, 2, 1].into(),
+            port: 8285,
+            mtu: 1472,
+        };
+        Fib::compile(1, &rib, &networks, &local)
+    }
+
+    fn name(fib: &Fib, dst: &str) -> String {
+        match fib.lookup(dst.parse().expect("an address")) {
+            None => "-".to_owned(),
+            Some(Hop::Local) => "local".to_owned(),
+            Some(Hop::Peer(peer)) => peer.name.clone(),
+        }
+    }
+
+    #[test]
+    fn regular_subnets_are_indexed() {
+        let fib = fib(&[("10.1.2.0/24", 2), ("10.1.255.0/24", 3), ("fd00:1:0:2::/64", 2)]);
+        assert_eq!(name(&fib, "10.1.1.7"), "local");
+        assert_eq!(name(&fib, "10.1.2.255"), "h2");
+        assert_eq!(name(&fib, "10.1.255.1"), "h3");
+        assert_eq!(name(&fib, "10.1.3.1"), "-");
+        assert_eq!(name(&fib, "10.2.0.1"), "-");
+        assert_eq!(name(&fib, "10.0.255.255"), "-");
+        assert_eq!(name(&fib, "fd00:1:0:2::9"), "h2");
+        assert_eq!(name(&fib, "fd00:1:0:1::9"), "local");
+        assert!(fib.v4.ranges.is_empty() && fib.v6.ranges.is_empty(), "nothing is left to search");
+        assert_eq!(fib.peers().len(), 2, "two leases of one host are one peer");
+    }
+
+    #[test]
+    fn irregular_prefixes_match_longest_first() {
+        let fib = fib(&[("10.1.4.0/22", 2), ("10.1.5.0/24", 3), ("10.1.5.128/25", 4), ("172.16.0.0/12", 5)]);
+        assert_eq!(name(&fib, "10.1.4.9"), "h2");
+        assert_eq!(name(&fib, "10.1.5.9"), "h3");
+        assert_eq!(name(&fib, "10.1.5.129"), "h4");
+        assert_eq!(name(&fib, "10.1.7.255"), "h2");
+        assert_eq!(name(&fib, "10.1.8.0"), "-");
+        assert_eq!(name(&fib, "172.31.255.255"), "h5");
+        assert_eq!(name(&fib, "172.32.0.0"), "-");
+    }
+
+    #[test]
+    fn outer_addresses_find_their_peer() {
+        let fib = fib(&[("10.1.2.0/24", 2), ("10.1.3.0/24", 3)]);
+        let peer = fib.peer_by_address([192, 0, 2, 3].into()).expect("known");
+        assert_eq!(peer.endpoint, SocketAddr::from(([192, 0, 2, 3], 8285)));
+        assert_eq!(fib.peer_by_address([192, 0, 2, 4].into()), None);
+        assert_eq!(fib.peer_by_address([192, 0, 2, 1].into()), None, "we are no peer of ourselves");
+    }
+
+    #[test]
+    fn a_lease_out_of_reach_is_reported_not_routed() {
+        let mut rib = Rib::default();
+        let lease = |name: &str, subnet: &str, public| Lease {
+            name: name.to_owned(),
+            subnets: vec![net(subnet)],
+            public,
+            revision: 1,
+        };
+        let only_v6 = Public { v4: None, v6: Some("2001:db8::2".parse().expect("an address")) };
+        let ours = Public { v4: Some([192, 0, 2, 1].into()), v6: None };
+        rib.apply(Change::Snapshot {
+            leases: vec![lease("six", "10.1.2.0/24", only_v6), lease("thief", "10.1.3.0/24", ours)],
+            revision: 1,
+        });
+        let local =
+            Local { subnets: vec![net("10.1.1.0/24")], public: [192, 0, 2, 1].into(), port: 8285, mtu: 1472 };
+        let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("net"), 24)), v6: None };
+        let fib = Fib::compile(1, &rib, &networks, &local);
+        assert_eq!(name(&fib, "10.1.2.1"), "-");
+        assert_eq!(fib.unreachable().len(), 2);
+    }
+}
