@@ -273,7 +273,7 @@ impl Regular {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Table {
     base: u128,
     shift: u32,
@@ -281,12 +281,6 @@ struct Table {
     slots: Box<[u32]>,
     /// What `slots` cannot say, sorted.
     ranges: Box<[Range]>,
-}
-
-impl Default for Table {
-    fn default() -> Self {
-        Self { base: 0, shift: 0, slots: Box::default(), ranges: Box::default() }
-    }
 }
 
 impl Table {

@@ -1,0 +1,234 @@
+//! Configuration of this node: TOML as typed by a person ([`FileConfig`]) becomes what it means ([`Config`]).
+//!
+//! Four layers, the later wins: built-in default, file, environment (`HOPSACK_<SECTION>_<KEY>`), command line
+//! (`--<section>-<key>`). All four speak of the same keys, listed once in [`keys::KEYS`], and each effective value
+//! remembers its [`Origin`]. It does not read the store: what concerns the whole cluster is said there, once.
+//!
+//! Invariant: a `Config` can be acted on. Whatever can be told wrong without asking the kernel was refused here, with
+//! the place where it was said and the mend.
+#![forbid(unsafe_code)]
+
+mod file;
+pub mod keys;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+pub use file::FileConfig;
+
+use crate::forward::VerifySource;
+
+/// Where `hopsack run` looks for its file if it is not told.
+pub const DEFAULT_PATH: &str = "/etc/hopsack/hopsack.toml";
+
+/// Why there is no configuration. Always exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error(
+        "cannot read {path}: {error}; name another with --config, or write it (see configs/hopsack.toml)"
+    )]
+    Unreadable {
+        /// As given.
+        path: PathBuf,
+        /// From the kernel.
+        error: std::io::Error,
+    },
+    /// It is no TOML, or has an unknown key or a value of the wrong type.
+    #[error("{path}: {error}")]
+    Syntax {
+        /// As given.
+        path: PathBuf,
+        /// With line and column.
+        error: Box<toml::de::Error>,
+    },
+    /// One value cannot be.
+    #[error("{key} = {value:?} ({origin}): {problem}")]
+    Value {
+        /// `section.key`.
+        key: &'static str,
+        /// As written.
+        value: String,
+        /// Who said it.
+        origin: Origin,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+/// Who said a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody: built in.
+    Default,
+    /// This file.
+    File(PathBuf),
+    /// This environment variable.
+    Environment(String),
+    /// This option.
+    Option(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => write!(f, "default"),
+            Self::File(path) => write!(f, "from {}", path.display()),
+            Self::Environment(name) => write!(f, "from ${name}"),
+            Self::Option(name) => write!(f, "from {name}"),
+        }
+    }
+}
+
+/// What a node is to do.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Who we are and where we keep things.
+    pub node: Node,
+    /// Where the subnet-to-host map is kept.
+    pub store: Store,
+    /// The overlay device and wire format.
+    pub overlay: Overlay,
+    /// How packets are moved.
+    pub dataplane: Dataplane,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// What is logged.
+    pub log: Log,
+    /// The effective values as text, with their origins, in the order of [`keys::KEYS`].
+    pub values: Vec<Value>,
+}
+
+/// One effective value.
+#[derive(Debug, Clone)]
+pub struct Value {
+    /// Section of the file.
+    pub section: &'static str,
+    /// Key in the section.
+    pub key: &'static str,
+    /// As TOML.
+    pub value: String,
+    /// Who said it.
+    pub origin: Origin,
+}
+
+/// `[node]`
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// The underlay interface.
+    pub interface: Interface,
+    /// Our address on the underlay; `None`: the interface's.
+    pub public_ip: Option<IpAddr>,
+    /// What survives a reboot.
+    pub state_dir: PathBuf,
+    /// What does not: the control socket.
+    pub run_dir: PathBuf,
+    /// Flannel's environment file.
+    pub subnet_env: PathBuf,
+}
+
+impl Node {
+    /// Where the running daemon answers.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.run_dir.join("control.sock")
+    }
+}
+
+/// How the underlay interface is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interface {
+    /// The one with the default route, or the one that bears `public_ip`.
+    Auto,
+    /// By name.
+    Name(String),
+    /// The one that bears this address.
+    Address(IpAddr),
+}
+
+/// `[store]`
+#[derive(Debug, Clone)]
+pub enum Store {
+    /// A static cluster in a TOML file.
+    File {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// `[overlay]`
+#[derive(Debug, Clone)]
+pub struct Overlay {
+    /// Name of the TUN device; at most 15 bytes.
+    pub device: String,
+    /// UDP port of every host in the cluster.
+    pub port: u16,
+    /// MTU of the overlay device in bytes; `None`: interface MTU minus overhead.
+    pub mtu: Option<u16>,
+    /// What inner sources must prove.
+    pub verify_source: VerifySource,
+}
+
+/// `[dataplane]`
+#[derive(Debug, Clone)]
+pub struct Dataplane {
+    /// Which engine moves packets.
+    pub engine: EngineChoice,
+}
+
+/// `dataplane.engine`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// The best that runs here.
+    Auto,
+    /// One packet a system call.
+    Simple,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// A `tracing` filter: a level, or `target=level,...`.
+    pub filter: String,
+    /// One JSON object a line instead of text.
+    pub json: bool,
+}
+
+/// What a command line and environment add to the file.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// `--config`; `None`: [`DEFAULT_PATH`] if it is there.
+    pub file: Option<PathBuf>,
+    /// `HOPSACK_*` variables.
+    pub environment: Vec<(String, String)>,
+    /// `--section-key value`, as (`section`, `key`, value).
+    pub options: Vec<(&'static str, &'static str, String)>,
+}
+
+impl Sources {
+    /// Only this process's environment and the default file.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let environment = std::env::vars().filter(|(name, _)| name.starts_with("HOPSACK_")).collect();
+        Self { environment, ..Self::default() }
+    }
+
+    /// Reads, layers and checks.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let (text, path) = self.read_file()?;
+        let merged = file::merge(&text, &path, self)?;
+        merged.mean()
+    }
+
+    fn read_file(&self) -> Result<(String, PathBuf), ConfigError> {
+        let path = self.file.clone().unwrap_or_else(|| Path::new(DEFAULT_PATH).to_owned());
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok((text, path)),
+            Err(error) if self.file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                Ok((String::new(), path))
+            }
+            Err(error) => Err(ConfigError::Unreadable { path, error }),
+        }
+    }
+}

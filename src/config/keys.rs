@@ -1,0 +1,68 @@
+//! Every key of the configuration, once: options, environment names, `--help` and `hopsack config` come from here.
+//!
+//! It holds names and sentences, not values: defaults are [`super::FileConfig::default`]'s.
+//!
+//! Invariant: the keys are exactly those of `FileConfig` (test `keys_are_those_of_the_file`).
+#![forbid(unsafe_code)]
+
+/// A configuration key.
+#[derive(Debug)]
+pub struct Key {
+    /// `[section]` of the file.
+    pub section: &'static str,
+    /// Its name there.
+    pub name: &'static str,
+    /// `--<section>-<key>`, without the dashes in front.
+    pub option: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+}
+
+impl Key {
+    /// `HOPSACK_<SECTION>_<KEY>`.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("HOPSACK_{}_{}", self.section, self.name).to_uppercase()
+    }
+}
+
+macro_rules! keys {
+    ($($section:ident . $name:ident, $option:literal, $help:literal;)*) => {
+        &[$(Key { section: stringify!($section), name: stringify!($name), option: $option, help: $help }),*]
+    };
+}
+
+/// All keys, in the order of the file.
+pub const KEYS: &[Key] = keys! {
+    node.interface, "node-interface", "underlay interface: a name, an address it bears, or \"auto\" (the default route's)";
+    node.public_ip, "node-public-ip", "address at which other hosts reach this one, or \"auto\" (the interface's first)";
+    node.state_dir, "node-state-dir", "folder for what survives a reboot";
+    node.run_dir, "node-run-dir", "folder for the control socket";
+    node.subnet_env, "node-subnet-env", "file for FLANNEL_SUBNET, FLANNEL_MTU ..., read by CNI plugins and Docker scripts";
+    store.kind, "store-kind", "where the subnet-to-host map is kept: \"file\" (\"etcd\" is not in this version)";
+    store.path, "store-path", "kind = \"file\": the cluster file; it is read again when it changes";
+    store.endpoints, "store-endpoints", "kind = \"etcd\": its endpoints, separated by commas";
+    store.prefix, "store-prefix", "kind = \"etcd\": prefix of all keys";
+    store.ca, "store-ca", "kind = \"etcd\": file with the CA certificates to trust";
+    store.cert, "store-cert", "kind = \"etcd\": file with the client certificate";
+    store.key, "store-key", "kind = \"etcd\": file with the client certificate's key";
+    store.username, "store-username", "kind = \"etcd\": user name";
+    store.password_file, "store-password-file", "kind = \"etcd\": file with the user's password";
+    overlay.device, "overlay-device", "name of the overlay device";
+    overlay.port, "overlay-port", "UDP port, the same on every host";
+    overlay.mtu, "overlay-mtu", "MTU of the overlay device, or \"auto\" (interface MTU - 28, on an IPv6 underlay - 48)";
+    overlay.source_port, "overlay-source-port", "\"spread\" (one source port a worker) or \"fixed\" (the cluster's)";
+    overlay.verify_source, "overlay-verify-source", "inner source must lie in the sender's \"subnet\", sender must be a \"peer\", or \"off\"";
+    dataplane.engine, "dataplane-engine", "how packets are moved: \"auto\" or \"simple\" (\"batch\" and \"uring\" are not in this version)";
+    dataplane.workers, "dataplane-workers", "threads that move packets, or \"auto\"; the simple engine has 1";
+    dataplane.offload, "dataplane-offload", "use segmentation offloads where the engine can; the simple engine cannot";
+    dataplane.busy_poll_us, "dataplane-busy-poll-us", "microseconds to spin before sleeping; the simple engine knows 0 only";
+    security.mode, "security-mode", "encryption: \"none\" (\"sealed\" and \"quic\" are not in this version)";
+    security.ca, "security-ca", "file with the cluster CA";
+    security.cert, "security-cert", "file with this node's certificate";
+    security.key, "security-key", "file with this node's key";
+    nat.masquerade, "nat-masquerade", "masquerade what leaves the overlay; not in this version: false";
+    metrics.listen, "metrics-listen", "address for /metrics, /healthz and /readyz; \"\" = off";
+    log.filter, "log-filter", "error, warn, info, debug, or target=level,...";
+    log.format, "log-format", "\"text\" or \"json\"";
+};
