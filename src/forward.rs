@@ -78,11 +78,9 @@ pub enum VerifySource {
     Off,
 }
 
-/// The state of one worker's forwarding: what `egress` and `ingress` keep between packets.
+/// What one worker keeps between packets: the rate limit of ICMP errors, and room to write one.
 #[derive(Debug)]
 pub struct Forwarder {
-    /// Applied by [`ingress`].
-    pub verify: VerifySource,
     limiter: Limiter,
     scratch: Box<[u8; MAX_ERROR]>,
 }
@@ -90,8 +88,8 @@ pub struct Forwarder {
 impl Forwarder {
     /// `now` starts the ICMP rate limit.
     #[must_use]
-    pub fn new(verify: VerifySource, now: Nanos) -> Self {
-        Self { verify, limiter: Limiter::new(now), scratch: Box::new([0; MAX_ERROR]) }
+    pub fn new(now: Nanos) -> Self {
+        Self { limiter: Limiter::new(now), scratch: Box::new([0; MAX_ERROR]) }
     }
 
     /// Drops a packet for `reason` and, within the rate limit, tells its sender.
@@ -412,7 +410,7 @@ mod tests {
 
     fn send(bytes: &[u8]) -> (Sink, Counters) {
         let (mut net, mut tun, counters) = (Sink::default(), Sink::default(), Counters::default());
-        let mut forwarder = Forwarder::new(VerifySource::Subnet, Nanos(0));
+        let mut forwarder = Forwarder::new(Nanos(0));
         egress(&fib(), bytes, Nanos(0), &mut forwarder, &counters, &mut Net(&mut net), &mut tun);
         (Sink { sent: net.sent, ..tun }, counters)
     }

@@ -1,5 +1,11 @@
+pub mod backend;
 pub mod config;
+pub mod control;
+pub mod engine;
 pub mod forward;
+pub mod metrics;
+pub mod netlink;
 pub mod packet;
 pub mod route;
 pub mod store;
+pub mod sys;

@@ -35,6 +35,16 @@ pub const IPV4_HEADER: usize = 20;
 /// Bytes of an IPv6 header without extension headers.
 pub const IPV6_HEADER: usize = 40;
 
+/// What the overlay adds to an inner packet on an underlay of this family, in bytes: an IP header (20 or 40) and 8 bytes
+/// of UDP.
+#[must_use]
+pub const fn outer_overhead(underlay: Family) -> u16 {
+    match underlay {
+        Family::V4 => 28,
+        Family::V6 => 48,
+    }
+}
+
 /// These bytes are not one whole IP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("these bytes are not one whole IP packet")]

@@ -1,0 +1,439 @@
+//! The control socket: what a running node says of itself, and how it is asked.
+//!
+//! One JSON object a line in each direction over a unix socket: `{"command":"status"}` brings `{"ok":{...}}` or
+//! `{"error":"..."}`. The answers ([`Status`], [`Peer`], [`Route`], [`Drop`]) are the structs that the commands print,
+//! as tables for people or as JSON. It only tells; nothing here changes the node.
+//!
+//! Invariant: at most one daemon answers at a path, and a path whose daemon is dead is taken over.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+
+use crate::engine::View;
+use crate::forward::{Direction, DropReason};
+use crate::netlink::Netlink;
+use crate::route::Local;
+
+/// A question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase")]
+pub enum Request {
+    /// [`Status`]
+    Status,
+    /// A list of [`Peer`]
+    Peers,
+    /// A list of [`Route`]
+    Routes,
+    /// A list of [`Drop`]
+    Drops,
+}
+
+/// An answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Ok(serde_json::Value),
+    Error(String),
+}
+
+/// The node in one screen.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the program.
+    pub version: String,
+    /// Of the daemon.
+    pub pid: u32,
+    /// Packets of all routes can pass, and others know us.
+    pub ready: bool,
+    /// Why not.
+    pub not_ready: Option<String>,
+    /// Since the daemon started.
+    pub uptime_seconds: u64,
+    /// This host's name in the store.
+    pub node: String,
+    /// Its address on the underlay.
+    pub public_ip: IpAddr,
+    /// The underlay interface.
+    pub interface: String,
+    /// The overlay device.
+    pub device: String,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// The UDP port.
+    pub port: u16,
+    /// This host's subnets.
+    pub subnets: Vec<String>,
+    /// The overlay's networks.
+    pub networks: Vec<String>,
+    /// What moves packets.
+    pub engine: String,
+    /// Its threads.
+    pub workers: usize,
+    /// Where the map comes from.
+    pub store: String,
+    /// What is wrong with it; the last good map is in force.
+    pub store_trouble: Option<String>,
+    /// Since the map in force was read.
+    pub map_age_seconds: u64,
+    /// Hosts that packets can be sent to.
+    pub peers: usize,
+    /// Hosts in the store that cannot be reached, and why.
+    pub unreachable: Vec<String>,
+    /// Packets that left.
+    pub egress_packets: u64,
+    /// Their bytes.
+    pub egress_bytes: u64,
+    /// Packets that came in.
+    pub ingress_packets: u64,
+    /// Their bytes.
+    pub ingress_bytes: u64,
+    /// All drops together; `hopsack drops` tells them apart.
+    pub dropped_packets: u64,
+}
+
+/// A host that packets can be sent to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name in the store.
+    pub name: String,
+    /// Its address and port.
+    pub endpoint: String,
+    /// What it owns.
+    pub subnets: Vec<String>,
+    /// The longest inner packet that it is sent, in bytes.
+    pub mtu: u16,
+    /// How its packets travel.
+    pub transport: String,
+}
+
+/// A route.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Route {
+    /// The prefix.
+    pub subnet: String,
+    /// The host that owns it.
+    pub host: String,
+    /// Where packets for it go: an address and port, or "local".
+    pub next_hop: String,
+    /// In bytes.
+    pub mtu: u16,
+}
+
+/// Packets that went nowhere.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Drop {
+    /// `egress` (from the TUN) or `ingress` (from the network).
+    pub direction: String,
+    /// The metric label.
+    pub reason: String,
+    /// How many.
+    pub packets: u64,
+    /// What it means.
+    pub meaning: String,
+}
+
+/// What is fixed while a node runs.
+#[derive(Debug)]
+pub struct Identity {
+    /// This host's name in the store.
+    pub name: String,
+    /// Our part in the overlay.
+    pub local: Local,
+    /// The overlay's networks.
+    pub networks: Vec<String>,
+    /// The underlay interface.
+    pub interface: String,
+    /// The overlay device.
+    pub device: String,
+    /// Where the map comes from.
+    pub store: String,
+}
+
+/// What changes.
+#[derive(Debug)]
+pub struct Facts {
+    /// `Err`: why not.
+    pub ready: Result<(), String>,
+    /// What is wrong with the store.
+    pub trouble: Option<String>,
+    /// When the map in force was read.
+    pub map_since: Instant,
+}
+
+/// A running node, as others may look at it: the source of the control socket's answers and of the metrics.
+#[derive(Debug)]
+pub struct State {
+    /// Fixed at start.
+    pub identity: Identity,
+    /// The engine's counters and table.
+    pub view: View,
+    started: Instant,
+    facts: Mutex<Facts>,
+    netlink: Netlink,
+}
+
+impl State {
+    /// Not ready yet.
+    #[must_use]
+    pub fn new(identity: Identity, view: View, netlink: Netlink) -> Self {
+        let ready = Err("the node is starting".to_owned());
+        let facts = Facts { ready, trouble: None, map_since: Instant::now() };
+        Self { identity, view, started: Instant::now(), facts: Mutex::new(facts), netlink }
+    }
+
+    /// For reading and changing; held for a moment only.
+    pub fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Packets dropped by us, and by the kernel on our behalf, in both directions; what never happened is left out.
+    pub async fn drops(&self) -> Vec<Drop> {
+        let mut drops = Vec::new();
+        let mut add = |direction: &str, reason: &str, packets: u64, meaning: &str| {
+            if packets > 0 {
+                let (direction, reason, meaning) = (direction.into(), reason.into(), meaning.into());
+                drops.push(Drop { direction, reason, packets, meaning });
+            }
+        };
+        for (name, pick) in DIRECTIONS {
+            for reason in DropReason::ALL {
+                let packets = self.sum(|direction| direction.dropped(reason), pick);
+                add(name, reason.label(), packets, reason.sentence());
+            }
+        }
+        let full = "the overlay device's queue was full, or no daemon had it open";
+        add("egress", "device_queue_full", self.device_drops().await, full);
+        let full = "the UDP socket's receive queue was full: this host gets more than one thread can take";
+        add("ingress", "socket_queue_full", self.view.socket_drops().into(), full);
+        drops
+    }
+
+    /// Sums over the workers.
+    fn sum(&self, count: impl Fn(&Direction) -> u64, pick: Pick) -> u64 {
+        self.view.accounts().iter().map(|account| count(pick(&account.counters))).sum()
+    }
+
+    async fn device_drops(&self) -> u64 {
+        let link = self.netlink.link(&self.identity.device).await;
+        link.ok().flatten().map_or(0, |link| link.tx_dropped)
+    }
+
+    async fn answer(&self, request: Request) -> serde_json::Result<serde_json::Value> {
+        match request {
+            Request::Status => serde_json::to_value(self.status().await),
+            Request::Peers => serde_json::to_value(self.peers()),
+            Request::Routes => serde_json::to_value(self.routes()),
+            Request::Drops => serde_json::to_value(self.drops().await),
+        }
+    }
+
+    async fn status(&self) -> Status {
+        let dropped_packets = self.drops().await.iter().map(|drop| drop.packets).sum();
+        let (Identity { local, .. }, fib) = (&self.identity, self.view.fib());
+        let facts = self.facts();
+        let [(_, egress), (_, ingress)] = DIRECTIONS;
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            ready: facts.ready.is_ok(),
+            not_ready: facts.ready.clone().err(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            node: self.identity.name.clone(),
+            public_ip: local.public,
+            interface: self.identity.interface.clone(),
+            device: self.identity.device.clone(),
+            mtu: local.mtu,
+            port: local.port,
+            subnets: local.subnets.iter().map(ToString::to_string).collect(),
+            networks: self.identity.networks.clone(),
+            engine: self.view.engine().into(),
+            workers: self.view.accounts().len(),
+            store: self.identity.store.clone(),
+            store_trouble: facts.trouble.clone(),
+            map_age_seconds: facts.map_since.elapsed().as_secs(),
+            peers: fib.peers().len(),
+            unreachable: fib
+                .unreachable()
+                .iter()
+                .map(|lost| format!("{}: {}", lost.name, lost.reason))
+                .collect(),
+            egress_packets: self.sum(|direction| direction.packets.get(), egress),
+            egress_bytes: self.sum(|direction| direction.bytes.get(), egress),
+            ingress_packets: self.sum(|direction| direction.packets.get(), ingress),
+            ingress_bytes: self.sum(|direction| direction.bytes.get(), ingress),
+            dropped_packets,
+        }
+    }
+
+    fn peers(&self) -> Vec<Peer> {
+        let fib = self.view.fib();
+        let peer = |peer: &crate::route::Peer| Peer {
+            name: peer.name.clone(),
+            endpoint: peer.endpoint.to_string(),
+            subnets: peer.subnets.iter().map(ToString::to_string).collect(),
+            mtu: peer.mtu,
+            transport: "udp".into(),
+        };
+        fib.peers().iter().map(peer).collect()
+    }
+
+    fn routes(&self) -> Vec<Route> {
+        let (local, fib) = (&self.identity.local, self.view.fib());
+        let route = |subnet: &ipnet::IpNet, host: &str, next_hop: String, mtu| {
+            (*subnet, Route { subnet: subnet.to_string(), host: host.into(), next_hop, mtu })
+        };
+        let own =
+            local.subnets.iter().map(|subnet| route(subnet, &self.identity.name, "local".into(), local.mtu));
+        let theirs = fib.peers().iter().flat_map(|peer| {
+            peer.subnets.iter().map(|subnet| route(subnet, &peer.name, peer.endpoint.to_string(), peer.mtu))
+        });
+        let mut routes: Vec<_> = own.chain(theirs).collect();
+        routes.sort_by_key(|(subnet, _)| *subnet);
+        routes.into_iter().map(|(_, route)| route).collect()
+    }
+}
+
+type Pick = fn(&crate::forward::Counters) -> &Direction;
+const DIRECTIONS: [(&str, Pick); 2] =
+    [("egress", |counters| &counters.egress), ("ingress", |counters| &counters.ingress)];
+
+/// Why the control socket cannot be ours.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// A daemon answers there.
+    #[error("another hopsack (pid {pid}) runs with {path}: stop it, or give this one its own node.run_dir")]
+    Running {
+        /// Its process.
+        pid: u32,
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The file system refuses.
+    #[error("cannot make the control socket {path}: {error}; is node.run_dir writable?")]
+    Unwritable {
+        /// The socket.
+        path: PathBuf,
+        /// From the kernel.
+        error: io::Error,
+    },
+    /// Nobody answers.
+    #[error(
+        "no hopsack answers at {path} ({error}): start it with `hopsack run`, or name its socket with --socket"
+    )]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// From the kernel.
+        error: io::Error,
+    },
+    /// It answered, but not so.
+    #[error("the daemon at {path} answered: {problem}")]
+    Answer {
+        /// The socket.
+        path: PathBuf,
+        /// What it said.
+        problem: String,
+    },
+}
+
+/// The daemon's end. The socket file goes with it.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Server {
+    /// Takes the path, unless a living daemon has it.
+    pub fn bind(path: &Path) -> Result<Self, ControlError> {
+        if let Ok(status) = ask::<Status>(path, Request::Status) {
+            return Err(ControlError::Running { pid: status.pid, path: path.to_owned() });
+        }
+        let unwritable = |error| ControlError::Unwritable { path: path.to_owned(), error };
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(unwritable)?;
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unwritable(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(unwritable)?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Answers until dropped.
+    pub async fn serve(self, state: Arc<State>) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let state = state.clone();
+                    tokio::spawn(async move {
+                        // Whoever asks and hangs up has nothing more to hear.
+                        let _ = converse(stream, &state).await;
+                    });
+                }
+                // Out of descriptors, most likely: they come back.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+}
+
+impl std::ops::Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn converse(stream: tokio::net::UnixStream, state: &State) -> io::Result<()> {
+    /// No question is longer.
+    const LONGEST: u64 = 4096;
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = tokio::io::BufReader::new(reader);
+    loop {
+        let mut line = String::new();
+        if (&mut reader).take(LONGEST).read_line(&mut line).await? == 0 {
+            return Ok(());
+        }
+        let answer = match serde_json::from_str::<Request>(&line) {
+            Ok(request) => match state.answer(request).await {
+                Ok(value) => Answer::Ok(value),
+                Err(error) => Answer::Error(error.to_string()),
+            },
+            Err(error) => Answer::Error(format!(
+                "{error}; ask {{\"command\":\"status\"}}, or \"peers\", \"routes\", \"drops\""
+            )),
+        };
+        let mut text = serde_json::to_string(&answer)?;
+        text.push('\n');
+        writer.write_all(text.as_bytes()).await?;
+    }
+}
+
+/// Asks the daemon at `path` and reads its answer as a `T`.
+pub fn ask<T: serde::de::DeserializeOwned>(path: &Path, request: Request) -> Result<T, ControlError> {
+    /// A daemon that takes longer is as good as dead to whoever asks.
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let silent = |error| ControlError::Silent { path: path.to_owned(), error };
+    let stream = UnixStream::connect(path).map_err(silent)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(silent)?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(silent)?;
+    let mut line = serde_json::to_string(&request).map_err(|error| silent(error.into()))?;
+    line.push('\n');
+    (&stream).write_all(line.as_bytes()).map_err(silent)?;
+    line.clear();
+    BufReader::new(&stream).read_line(&mut line).map_err(silent)?;
+    let wrong = |problem: String| ControlError::Answer { path: path.to_owned(), problem };
+    match serde_json::from_str::<Answer>(&line).map_err(|error| wrong(error.to_string()))? {
+        Answer::Ok(value) => serde_json::from_value(value).map_err(|error| wrong(error.to_string())),
+        Answer::Error(problem) => Err(wrong(problem)),
+    }
+}

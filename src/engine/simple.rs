@@ -1,0 +1,203 @@
+//! The simple engine: tun-tap and one UDP socket, one packet a system call, one thread that sleeps in poll(2).
+//!
+//! It is Flannel's design on purpose: the reference that faster engines are compared with, packet for packet, and the
+//! fallback where nothing else runs. It has no offloads, so each read is one packet and each train one datagram.
+//!
+//! Functions stand in the order in which a packet meets them.
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Cache};
+
+use super::{Account, Io, Op, WorkerError};
+use crate::forward::{DropReason, Forwarder, ToNet, ToTun, Train, VerifySource, egress, ingress};
+use crate::packet::icmp::Problem;
+use crate::packet::{Family, IpPacket, outer_overhead};
+use crate::route::{Fib, Peer};
+use crate::sys::tun::SimpleTun;
+use crate::sys::{Event, Interest, now, poll, udp};
+
+/// Packets taken from one side before the other gets its turn. Large enough that the poll is a small part of the work,
+/// small enough that neither direction starves.
+const BURST: usize = 64;
+/// One read takes any IP packet.
+const BUFFER: usize = 65536;
+/// How long a full send queue may hold up the worker before the packet is given up.
+const SEND_PATIENCE: Duration = Duration::from_millis(100);
+
+pub(super) struct Worker {
+    tun: SimpleTun,
+    socket: UdpSocket,
+    fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
+    forwarder: Forwarder,
+    verify: VerifySource,
+    account: Arc<Account>,
+    stop: Arc<Event>,
+    buffer: Box<[u8]>,
+}
+
+impl Worker {
+    pub(super) fn new(io: Io, fib: Arc<ArcSwap<Fib>>, account: Arc<Account>, stop: Arc<Event>) -> Self {
+        Self {
+            tun: io.tun,
+            socket: io.socket,
+            fib: Cache::new(fib),
+            forwarder: Forwarder::new(now()),
+            verify: io.verify,
+            account,
+            stop,
+            buffer: vec![0; BUFFER].into(),
+        }
+    }
+
+    /// Turns until told to stop.
+    pub(super) fn run(mut self) -> Result<(), WorkerError> {
+        loop {
+            let waiting = [
+                (self.tun.as_fd(), Interest::Read),
+                (self.socket.as_fd(), Interest::Read),
+                (self.stop.as_fd(), Interest::Read),
+            ];
+            let [tun, socket, stop] =
+                poll(waiting, None).map_err(|error| WorkerError::System { call: "poll", error })?;
+            if stop {
+                return Ok(());
+            }
+            self.account.counters.turns.add(1);
+            if tun {
+                self.outbound()?;
+            }
+            if socket {
+                self.inbound();
+            }
+        }
+    }
+
+    /// From the TUN to the network, until it has nothing more or the other side is due.
+    fn outbound(&mut self) -> Result<(), WorkerError> {
+        let Self { tun, socket, fib, forwarder, account, buffer, .. } = self;
+        let (fib, now, counters) = (fib.load(), now(), &account.counters);
+        for _ in 0..BURST {
+            let length = match tun.read(buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // tun_chr_read_iter: EBADFD once the device has been unregistered.
+                Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
+                    return Err(WorkerError::DeviceGone(error));
+                }
+                Err(error) => return Err(WorkerError::System { call: "read of the overlay device", error }),
+            };
+            counters.tun_reads.add(1);
+            let mut net = Net { socket, account, too_big: None };
+            let mut device = Device { tun, account };
+            egress(fib, &buffer[..length], now, forwarder, counters, &mut net, &mut device);
+            if let Some(mtu) = net.too_big
+                && let Ok(packet) = IpPacket::parse(&buffer[..length])
+            {
+                let refusal = (DropReason::TooBig, Problem::TooBig { mtu });
+                forwarder.refuse(fib, &packet, refusal, now, counters, &mut device);
+            }
+        }
+        Ok(())
+    }
+
+    /// From the network to the TUN, likewise.
+    fn inbound(&mut self) {
+        let Self { tun, socket, fib, verify, account, buffer, .. } = self;
+        let (fib, counters) = (fib.load(), &account.counters);
+        for _ in 0..BURST {
+            let (length, from) = match socket.recv_from(buffer) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => return account.error(Op::UdpReceive, &error),
+            };
+            counters.udp_receives.add(1);
+            counters.udp_datagrams.add(1);
+            let train = Train::single(&buffer[..length]);
+            ingress(fib, from.ip(), train, *verify, counters, &mut Device { tun, account });
+        }
+    }
+}
+
+/// The underlay socket as a place for packets.
+struct Net<'a> {
+    socket: &'a UdpSocket,
+    account: &'a Account,
+    /// The kernel knows that the path is narrower than we thought: the inner MTU that it takes.
+    too_big: Option<u16>,
+}
+
+impl ToNet for Net<'_> {
+    fn push(&mut self, peer: &Peer, train: Train<'_>) {
+        for datagram in train.datagrams() {
+            match self.send(peer, datagram) {
+                Ok(()) => {
+                    self.account.counters.egress_sends.add(1);
+                    self.account.counters.egress.forwarded(datagram.len());
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => self.too_big(peer, &error),
+                Err(error) => {
+                    self.account.error(Op::UdpSend, &error);
+                    self.account.counters.egress.drop(DropReason::SendFailed);
+                }
+            }
+        }
+    }
+}
+
+impl Net<'_> {
+    /// Sends one datagram. A full queue is waited for: the TUN's own queue is the place where packets should pile up.
+    fn send(&self, peer: &Peer, datagram: &[u8]) -> io::Result<()> {
+        match self.socket.send_to(datagram, peer.endpoint) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                poll([(self.socket.as_fd(), Interest::Write)], Some(SEND_PATIENCE))?;
+                self.socket.send_to(datagram, peer.endpoint).map(drop)
+            }
+            result => result.map(drop),
+        }
+    }
+
+    /// Asks the kernel what the path takes, so that the sender can be told.
+    fn too_big(&mut self, peer: &Peer, error: &io::Error) {
+        let path = self.socket.local_addr().and_then(|from| udp::path_mtu(from.ip(), peer.endpoint));
+        let overhead = outer_overhead(Family::of(peer.endpoint.ip()));
+        let inner = path.ok().and_then(|mtu| u16::try_from(mtu.checked_sub(overhead.into())?).ok());
+        if inner.is_none() {
+            self.account.error(Op::UdpSend, error);
+            self.account.counters.egress.drop(DropReason::SendFailed);
+        }
+        self.too_big = inner;
+    }
+}
+
+/// The overlay device as a place for packets.
+struct Device<'a> {
+    tun: &'a SimpleTun,
+    account: &'a Account,
+}
+
+impl ToTun for Device<'_> {
+    fn push(&mut self, packet: IpPacket<'_>) {
+        match self.tun.write(packet.bytes()) {
+            Ok(()) => {
+                self.account.counters.ingress_writes.add(1);
+                self.account.counters.ingress.forwarded(packet.bytes().len());
+            }
+            Err(error) => {
+                self.account.error(Op::TunWrite, &error);
+                self.account.counters.ingress.drop(DropReason::WriteFailed);
+            }
+        }
+    }
+
+    fn reply(&mut self, error: &[u8]) {
+        match self.tun.write(error) {
+            Ok(()) => self.account.counters.ingress_writes.add(1),
+            Err(error) => self.account.error(Op::TunWrite, &error),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Metrics and health over HTTP: `/metrics` (OpenMetrics), `/healthz`, `/readyz`.
+//!
+//! Workers count in their own cache lines; a collector sums them at scrape time, so that a packet pays for no metric.
+//! Names follow the Prometheus conventions: base units, `_total`, few labels. This is no web server: it answers GET, one
+//! request a connection.
+//!
+//! Invariant: a scrape changes nothing.
+
+use std::fmt::{Error, Write as _};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::control::{Drop, State};
+use crate::forward::{Counter, Counters};
+
+/// Everything that is scraped.
+#[derive(Debug)]
+pub struct Metrics {
+    state: Arc<State>,
+    /// Seconds from a change of the map to the new table in force.
+    pub publish_seconds: Histogram,
+}
+
+impl Metrics {
+    /// Of a node.
+    #[must_use]
+    pub fn new(state: Arc<State>) -> Self {
+        // 10 us to 1.3 s: a table of ten leases to one of ten thousand on a busy machine.
+        let buckets = prometheus_client::metrics::histogram::exponential_buckets(1e-5, 2.0, 18);
+        Self { state, publish_seconds: Histogram::new(buckets) }
+    }
+
+    /// Answers on `listener` until dropped.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+        /// Longer than any scraper needs for a request line.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let metrics = self.clone();
+                    tokio::spawn(tokio::time::timeout(PATIENCE, async move { metrics.answer(stream).await }));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    async fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
+        let mut request = [0; 1024];
+        let mut length = 0;
+        while length < request.len() && !request[..length].windows(2).any(|end| end == b"\r\n") {
+            match stream.read(&mut request[length..]).await? {
+                0 => break,
+                n => length += n,
+            }
+        }
+        let line = String::from_utf8_lossy(&request[..length]);
+        let mut words = line.split_ascii_whitespace();
+        let (status, kind, body) = match (words.next(), words.next()) {
+            (Some("GET"), Some("/metrics")) => ("200 OK", OPENMETRICS, self.text().await),
+            (Some("GET"), Some("/healthz")) => ("200 OK", PLAIN, "hopsack is running\n".to_owned()),
+            (Some("GET"), Some("/readyz")) => match self.state.facts().ready.clone() {
+                Ok(()) => ("200 OK", PLAIN, "hopsack is ready\n".to_owned()),
+                Err(reason) => {
+                    ("503 Service Unavailable", PLAIN, format!("hopsack is not ready: {reason}\n"))
+                }
+            },
+            (Some("GET"), _) => ("404 Not Found", PLAIN, "try /metrics, /healthz or /readyz\n".to_owned()),
+            _ => ("405 Method Not Allowed", PLAIN, "only GET is answered\n".to_owned()),
+        };
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(body.as_bytes()).await?;
+        stream.shutdown().await
+    }
+
+    /// The exposition.
+    pub async fn text(&self) -> String {
+        let snapshot = Snapshot { state: self.state.clone(), drops: self.state.drops().await };
+        let mut registry = Registry::with_prefix("hopsack");
+        registry.register_collector(Box::new(snapshot));
+        let help = "Seconds from a change of the map to the new table in force";
+        registry.register("fib_publish_seconds", help, self.publish_seconds.clone());
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &registry) {
+            Ok(()) => text,
+            // Writing to a String cannot fail; if it did, a scraper must not take half a page for a whole one.
+            Err(Error) => String::new(),
+        }
+    }
+}
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// One scrape.
+#[derive(Debug)]
+struct Snapshot {
+    state: Arc<State>,
+    drops: Vec<Drop>,
+}
+
+type Count = fn(&Counters) -> &Counter;
+
+/// Counters that each worker has, with their help.
+const PER_WORKER: &[(&str, &str, Count)] = &[
+    ("egress_packets", "Packets sent to peers", |c| &c.egress.packets),
+    ("egress_bytes", "Bytes of inner packets sent to peers", |c| &c.egress.bytes),
+    ("ingress_packets", "Packets from peers written to the overlay device", |c| &c.ingress.packets),
+    ("ingress_bytes", "Bytes of inner packets written to the overlay device", |c| &c.ingress.bytes),
+    ("tun_reads", "Reads of the overlay device", |c| &c.tun_reads),
+    ("egress_sends", "Send calls", |c| &c.egress_sends),
+    ("udp_receives", "Receive calls", |c| &c.udp_receives),
+    ("udp_datagrams", "Datagrams received", |c| &c.udp_datagrams),
+    ("ingress_writes", "Writes to the overlay device", |c| &c.ingress_writes),
+    ("turns", "Times that a worker woke up", |c| &c.turns),
+    ("icmp_suppressed", "ICMP errors not sent for the rate limit", |c| &c.icmp_suppressed),
+];
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
+        let accounts = self.state.view.accounts();
+        let mut family = encoder.encode_descriptor("build", "The program", None, MetricType::Info)?;
+        family
+            .encode_info(&[("version", env!("CARGO_PKG_VERSION")), ("engine", self.state.view.engine())])?;
+
+        for (name, help, count) in PER_WORKER {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (worker, account) in accounts.iter().enumerate() {
+                let counter = ConstCounter::new(count(&account.counters).get());
+                counter.encode(family.encode_family(&[("worker", worker)])?)?;
+            }
+        }
+        let help = "Packets that went nowhere";
+        let mut family = encoder.encode_descriptor("dropped_packets", help, None, MetricType::Counter)?;
+        for drop in &self.drops {
+            let labels = [("direction", drop.direction.as_str()), ("reason", drop.reason.as_str())];
+            ConstCounter::new(drop.packets).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "System calls on the data path that failed";
+        let mut family = encoder.encode_descriptor("io_errors", help, None, MetricType::Counter)?;
+        for (op, errno, count) in accounts.iter().flat_map(|account| account.errors()) {
+            let labels = [("op", op.label().to_owned()), ("errno", errno_name(errno))];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let mut family =
+            encoder.encode_descriptor("icmp_sent", "ICMP errors sent to pods", None, MetricType::Counter)?;
+        let kinds: [(&str, Count); 2] =
+            [("unreachable", |c| &c.icmp_unreachable), ("too_big", |c| &c.icmp_too_big)];
+        for (kind, count) in kinds {
+            let sum = accounts.iter().map(|account| count(&account.counters).get()).sum::<u64>();
+            ConstCounter::new(sum).encode(family.encode_family(&[("type", kind)])?)?;
+        }
+        self.gauges(encoder)
+    }
+}
+
+impl Snapshot {
+    fn gauges(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
+        let fib = self.state.view.fib();
+        let routes: usize = fib.peers().iter().map(|peer| peer.subnets.len()).sum();
+        let facts = self.state.facts();
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        for (name, help, value) in [
+            ("routes", "Subnets of peers that packets are sent to", gauge(routes)),
+            ("peers", "Hosts that packets are sent to", gauge(fib.peers().len())),
+            (
+                "unreachable_hosts",
+                "Hosts in the store without a usable address",
+                gauge(fib.unreachable().len()),
+            ),
+            ("fib_generation", "Tables published since the start", fib.generation().cast_signed()),
+            ("store_connected", "1 if the store is in order", i64::from(facts.trouble.is_none())),
+            ("ready", "1 if the node is ready", i64::from(facts.ready.is_ok())),
+        ] {
+            let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(family)?;
+        }
+        Ok(())
+    }
+}
+
+/// `ENOBUFS` reads better than `105`.
+fn errno_name(errno: i32) -> String {
+    match errno {
+        libc::EPERM => "EPERM".into(),
+        libc::EIO => "EIO".into(),
+        libc::EAGAIN => "EAGAIN".into(),
+        libc::EINVAL => "EINVAL".into(),
+        libc::EMSGSIZE => "EMSGSIZE".into(),
+        libc::ENETUNREACH => "ENETUNREACH".into(),
+        libc::EHOSTUNREACH => "EHOSTUNREACH".into(),
+        libc::ENETDOWN => "ENETDOWN".into(),
+        libc::ENOBUFS => "ENOBUFS".into(),
+        libc::ECONNREFUSED => "ECONNREFUSED".into(),
+        other => {
+            let mut text = String::new();
+            let _ = write!(text, "{other}");
+            text
+        }
+    }
+}

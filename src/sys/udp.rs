@@ -1,0 +1,114 @@
+//! The underlay socket: bound to our public address, never fragmenting, with a receive queue worth the name.
+//!
+//! It does not read or send; the engines do. Source: ip(7), ipv6(7), socket(7), udp(7).
+
+use std::io;
+use std::mem::size_of;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Bytes of receive queue asked for. A burst of one bandwidth-delay product of 10 Gbit/s and 3 ms; the kernel counts
+/// each packet with its overhead, about twice its length.
+pub const RECEIVE_QUEUE: usize = 8 << 20;
+
+/// Opens a non-blocking UDP socket on `address`. Datagrams leave with "don't fragment", and one that is too long for the
+/// path fails with EMSGSIZE.
+///
+/// Errors: EADDRINUSE if another socket has the port, EADDRNOTAVAIL if no interface bears the address.
+pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    let fd = socket.as_raw_fd();
+    match address {
+        SocketAddr::V4(_) => {
+            set(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?;
+        }
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            set(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
+            set(fd, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)?;
+        }
+    }
+    // Forced where permitted; else what net.core.rmem_max allows.
+    let queue = libc::c_int::try_from(RECEIVE_QUEUE).unwrap_or(libc::c_int::MAX);
+    if set(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, queue).is_err() {
+        socket.set_recv_buffer_size(RECEIVE_QUEUE)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Datagrams that the kernel dropped because the socket's receive queue was full, since it was opened.
+pub fn queue_drops(socket: &UdpSocket) -> io::Result<u32> {
+    // include/uapi/linux/sock_diag.h: SK_MEMINFO_DROPS = 8, SK_MEMINFO_VARS = 9.
+    let mut info = [0u32; 9];
+    get(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, &mut info)?;
+    Ok(info[8])
+}
+
+/// The MTU, in bytes of IP packet, that the kernel knows for the path from `from` to `to`. Opens a socket for the
+/// question: not for every packet.
+pub fn path_mtu(from: IpAddr, to: SocketAddr) -> io::Result<u32> {
+    let socket = UdpSocket::bind(SocketAddr::new(from, 0))?;
+    socket.connect(to)?;
+    let mut mtu = [0i32];
+    match to {
+        SocketAddr::V4(_) => get(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU, &mut mtu)?,
+        SocketAddr::V6(_) => get(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU, &mut mtu)?,
+    }
+    u32::try_from(mtu[0]).map_err(io::Error::other)
+}
+
+fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(io::Error::other)?;
+    // SAFETY: the option value is one c_int that lives across the call, and `length` is its size.
+    let result = unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), length) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Reads an option made of 32-bit integers.
+fn get<T: Copy, const N: usize>(
+    fd: RawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &mut [T; N],
+) -> io::Result<()> {
+    const { assert!(size_of::<T>() == 4) };
+    let mut length = libc::socklen_t::try_from(size_of::<[T; N]>()).map_err(io::Error::other)?;
+    // SAFETY: `value` is `length` bytes of plain integers, writable across the call; the kernel writes at most that.
+    let result = unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut length) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_is_counted_and_a_taken_port_refused() {
+        let socket = bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
+        let address = socket.local_addr().expect("bound");
+        assert_eq!(queue_drops(&socket).expect("SO_MEMINFO"), 0);
+        assert_eq!(bind(address).expect_err("taken").kind(), io::ErrorKind::AddrInUse);
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        for _ in 0..2000 {
+            sender.send_to(&[0; 60_000], address).expect("sent");
+        }
+        let dropped = queue_drops(&socket).expect("SO_MEMINFO");
+        let mut received = 0;
+        while socket.recv(&mut [0; 65536]).is_ok() {
+            received += 1;
+        }
+        assert_eq!(dropped + received, 2000);
+        assert!(dropped > 0);
+    }
+
+    #[test]
+    fn the_path_to_loopback_is_known() {
+        let mtu =
+            path_mtu([127, 0, 0, 1].into(), "127.0.0.1:9".parse().expect("an address")).expect("IP_MTU");
+        assert!(mtu >= 1500, "{mtu}");
+    }
+}
