@@ -1,10 +1,13 @@
 pub mod backend;
+pub mod cli;
+pub mod cni;
 pub mod config;
 pub mod control;
 pub mod engine;
 pub mod forward;
 pub mod metrics;
 pub mod netlink;
+pub mod node;
 pub mod packet;
 pub mod route;
 pub mod store;

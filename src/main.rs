@@ -1,1 +1,41 @@
-fn main() {}
+//! hopsack: parse, run, and turn what happened into an exit code: 0 ok, 1 failed, 2 bad usage or configuration.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use hopsack::cli::Cli;
+use hopsack::config::Config;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt, reload};
+
+fn main() -> ExitCode {
+    match Cli::parse().run(start_log) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("hopsack: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Logs to standard error. Returns what changes the filter of the running program.
+fn start_log(config: &Config) -> impl Fn(&Config) + use<> {
+    let (filter, handle) = reload::Layer::new(targets(config));
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = if config.log.json { lines.json().boxed() } else { lines.with_ansi(colour).boxed() };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "hopsack");
+    move |config| {
+        if let Err(error) = handle.reload(targets(config)) {
+            tracing::warn!(%error, "the log filter stays as it was");
+        }
+    }
+}
+
+fn targets(config: &Config) -> Targets {
+    // The configuration has checked it.
+    config.log.filter.parse().unwrap_or_default()
+}

@@ -49,8 +49,6 @@ pub struct Opened {
 pub enum Update {
     /// The map changed.
     Change(Change),
-    /// The store is in order again after an [`Update::Trouble`].
-    Recovered,
     /// The map cannot be read; the last good one stays in force. One sentence for the operator.
     Trouble(String),
 }

@@ -1,1 +1,17 @@
-fn main() {}
+//! hopsack-cni: the CNI plugin. What it says is decided in [`hopsack::cni`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let command = std::env::var("CNI_COMMAND").ok();
+    match hopsack::cni::answer(command.as_deref()) {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(text) => {
+            println!("{text}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -7,7 +7,7 @@
 //! Source: Documentation/networking/tuntap.rst, include/uapi/linux/if_tun.h.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// The clone device.
 pub const DEVICE: &str = "/dev/net/tun";
@@ -36,8 +36,19 @@ impl SimpleTun {
         self.0.send(packet).map(drop)
     }
 
+    /// The right to decide what happens to the device when its last descriptor closes.
+    pub fn persistence(&self) -> io::Result<Persistence> {
+        Ok(Persistence(self.as_fd().try_clone_to_owned()?))
+    }
+}
+
+/// A second descriptor of a TUN device, to decide about its end.
+#[derive(Debug)]
+pub struct Persistence(OwnedFd);
+
+impl Persistence {
     /// `true`: the device stays when the last descriptor closes. `false`: it goes.
-    pub fn set_persistent(&self, persistent: bool) -> io::Result<()> {
+    pub fn set(&self, persistent: bool) -> io::Result<()> {
         // SAFETY: TUNSETPERSIST takes an integer, no pointer; the descriptor is open as long as `self`.
         let result =
             unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETPERSIST, libc::c_ulong::from(persistent)) };

@@ -1,0 +1,302 @@
+//! The command line: subcommands, and how their answers are printed.
+//!
+//! Every command that prints has `--json`; the table for people and the JSON come from one struct. Nothing is decided here:
+//! a command calls the library and prints what came back.
+//!
+//! Invariant: `--json` prints one JSON value on standard output and nothing else there.
+
+mod options;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::config::{Config, Sources};
+use crate::control::{self, Drop, Peer, Request, Route, Status};
+use crate::node::{self, Node, NodeError};
+use options::ConfigOptions;
+use table::Table;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The node's own reasons.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// Standard output, or the runtime.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl CliError {
+    /// 2 for what an edit mends, 1 for the rest.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Node(error) => error.exit_code(),
+            Self::Io(_) => 1,
+        }
+    }
+}
+
+/// What the program takes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hopsack",
+    version,
+    about = "A userspace overlay router for containers: Flannel's UDP mode done right",
+    long_about = "hopsack carries packets between containers on different hosts. A daemon on each host (`hopsack run`) \
+                  reads pod packets from a TUN device, puts each into a UDP datagram to the host that owns the \
+                  destination's subnet, and writes what it receives back to its TUN.",
+    after_help = "Try it on this machine, in namespaces of its own:  hopsack lab demo\n\
+                  Find out whether this host can run it:            hopsack check"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground
+    ///
+    /// Joins the cluster, makes the overlay device and forwards until SIGTERM or SIGINT. SIGHUP reads the cluster file and
+    /// the log filter again. A device that a killed daemon left is adopted, with its routes.
+    #[command(after_help = "Example: hopsack run --store-path ./cluster.toml --node-interface eth1")]
+    Run(ConfigOptions),
+    /// Can this host do it? Each line ok, or FAIL with the mend; exit 1 on FAIL
+    Check {
+        #[command(flatten)]
+        config: ConfigOptions,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// How the running daemon is
+    Status(Ask),
+    /// The hosts that packets can be sent to
+    Peers(Ask),
+    /// Which subnet is reached through which host
+    Routes(Ask),
+    /// Packets that went nowhere, and why
+    Drops(Ask),
+    /// The effective configuration, with the origin of each value
+    Config {
+        #[command(flatten)]
+        config: ConfigOptions,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Remove the devices, routes and files that a killed daemon left on this host
+    ///
+    /// Only what this program made is touched. It refuses while a daemon runs.
+    Clean {
+        /// Only list what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        config: ConfigOptions,
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Format {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Options of the commands that ask the running daemon.
+#[derive(Debug, Args)]
+struct Ask {
+    /// The daemon's configuration file, to find its control socket by [default: /etc/hopsack/hopsack.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The daemon's control socket itself
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    socket: Option<PathBuf>,
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Ask {
+    fn of<T: serde::de::DeserializeOwned>(&self, request: Request) -> Result<T, NodeError> {
+        let socket = match &self.socket {
+            Some(socket) => socket.clone(),
+            None => {
+                let sources = Sources { file: self.config.clone(), ..Sources::from_environment() };
+                sources.load()?.node.control_socket()
+            }
+        };
+        Ok(control::ask(&socket, request)?)
+    }
+}
+
+impl Cli {
+    /// Does it. `start_log` sets up logging for the daemon and returns what changes it later.
+    pub fn run<R: Fn(&Config)>(self, start_log: impl FnOnce(&Config) -> R) -> Result<ExitCode, CliError> {
+        match self.command {
+            Command::Run(options) => run(&options.sources(), start_log)?,
+            Command::Check { config, format } => return check(&config.sources(), &format),
+            Command::Status(ask) => print(&ask.format, &ask.of::<Status>(Request::Status)?, status)?,
+            Command::Peers(ask) => {
+                print(&ask.format, &ask.of::<Vec<Peer>>(Request::Peers)?, |list| peers(list))?
+            }
+            Command::Routes(ask) => {
+                print(&ask.format, &ask.of::<Vec<Route>>(Request::Routes)?, |list| routes(list))?
+            }
+            Command::Drops(ask) => {
+                print(&ask.format, &ask.of::<Vec<Drop>>(Request::Drops)?, |list| drops(list))?
+            }
+            Command::Config { config, format } => show_config(&config.sources(), &format)?,
+            Command::Clean { dry_run, config, format } => return clean(&config.sources(), dry_run, &format),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn run<R: Fn(&Config)>(sources: &Sources, start_log: impl FnOnce(&Config) -> R) -> Result<(), CliError> {
+    let config = sources.load().map_err(NodeError::from)?;
+    let reconfigure = start_log(&config);
+    runtime()?.block_on(async {
+        let node = Node::start(config).await?;
+        node.run(sources, reconfigure).await
+    })?;
+    Ok(())
+}
+
+/// Store, netlink, sockets and signals share one thread; packets have their own.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn check(sources: &Sources, format: &Format) -> Result<ExitCode, CliError> {
+    let config = sources.load().map_err(NodeError::from)?;
+    let findings = runtime()?.block_on(node::check(&config));
+    print(format, &findings, |findings| {
+        let mut table = Table::new(&[]);
+        for finding in findings {
+            table.row(&[if finding.ok { "ok" } else { "FAIL" }, finding.question, &finding.answer]);
+        }
+        table
+    })?;
+    Ok(ExitCode::from(u8::from(!findings.iter().all(|finding| finding.ok))))
+}
+
+fn clean(sources: &Sources, dry_run: bool, format: &Format) -> Result<ExitCode, CliError> {
+    let config = sources.load().map_err(NodeError::from)?;
+    let cleaned = runtime()?.block_on(node::clean(&config, dry_run))?;
+    print(format, &cleaned, |cleaned| {
+        let mut table = Table::new(&[]);
+        for item in cleaned {
+            let done = if dry_run { "would remove" } else { "removed" };
+            match &item.problem {
+                None => table.row(&[done, &item.what]),
+                Some(problem) => table.row(&["could not remove", &format!("{}: {problem}", item.what)]),
+            }
+        }
+        if cleaned.is_empty() {
+            table.row(&["nothing of hopsack's is left on this host"]);
+        }
+        table
+    })?;
+    Ok(ExitCode::from(u8::from(cleaned.iter().any(|item| item.problem.is_some()))))
+}
+
+fn show_config(sources: &Sources, format: &Format) -> Result<(), CliError> {
+    #[derive(Serialize)]
+    struct Row {
+        key: String,
+        value: String,
+        origin: String,
+    }
+    let config = sources.load().map_err(NodeError::from)?;
+    let row = |value: &crate::config::Value| Row {
+        key: format!("{}.{}", value.section, value.key),
+        value: value.value.clone(),
+        origin: value.origin.to_string(),
+    };
+    let rows: Vec<Row> = config.values.iter().map(row).collect();
+    print(format, &rows, |rows| {
+        let mut table = Table::new(&["KEY", "VALUE", "ORIGIN"]);
+        for row in rows {
+            table.row(&[&row.key, &row.value, &row.origin]);
+        }
+        table
+    })
+}
+
+/// One struct, two forms.
+fn print<T: Serialize>(format: &Format, value: &T, table: impl FnOnce(&T) -> Table) -> Result<(), CliError> {
+    use std::io::Write;
+    let text = if format.json {
+        serde_json::to_string_pretty(value).map_err(std::io::Error::other)? + "\n"
+    } else {
+        table(value).to_string()
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // `hopsack routes | head` is no failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn status(status: &Status) -> Table {
+    let mut table = Table::new(&[]);
+    let ready = match &status.not_ready {
+        None => "yes".to_owned(),
+        Some(reason) => format!("no: {reason}"),
+    };
+    table.row(&["ready", &ready]);
+    table.row(&[
+        "daemon",
+        &format!("hopsack {}, pid {}, up {} s", status.version, status.pid, status.uptime_seconds),
+    ]);
+    table.row(&["host", &format!("{:?} at {} on {}", status.node, status.public_ip, status.interface)]);
+    table.row(&["overlay", &format!("{}, MTU {}, UDP port {}", status.device, status.mtu, status.port)]);
+    table.row(&["subnets", &format!("{} of {}", status.subnets.join(" "), status.networks.join(" "))]);
+    table.row(&["engine", &format!("{}, {} worker", status.engine, status.workers)]);
+    let trouble =
+        status.store_trouble.as_ref().map_or(String::new(), |problem| format!("; TROUBLE: {problem}"));
+    table.row(&["store", &format!("{}; map read {} s ago{trouble}", status.store, status.map_age_seconds)]);
+    table.row(&["peers", &status.peers.to_string()]);
+    for lost in &status.unreachable {
+        table.row(&["unreachable", lost]);
+    }
+    table.row(&["sent", &format!("{} packets, {} bytes", status.egress_packets, status.egress_bytes)]);
+    table.row(&["received", &format!("{} packets, {} bytes", status.ingress_packets, status.ingress_bytes)]);
+    table.row(&["dropped", &format!("{} packets (`hopsack drops` tells why)", status.dropped_packets)]);
+    table
+}
+
+fn peers(list: &[Peer]) -> Table {
+    let mut table = Table::new(&["HOST", "ENDPOINT", "TRANSPORT", "MTU", "SUBNETS"]);
+    for peer in list {
+        let (mtu, subnets) = (peer.mtu.to_string(), peer.subnets.join(" "));
+        table.row(&[&peer.name, &peer.endpoint, &peer.transport, &mtu, &subnets]);
+    }
+    table
+}
+
+fn routes(list: &[Route]) -> Table {
+    let mut table = Table::new(&["SUBNET", "HOST", "NEXT HOP", "MTU"]);
+    for route in list {
+        table.row(&[&route.subnet, &route.host, &route.next_hop, &route.mtu.to_string()]);
+    }
+    table
+}
+
+fn drops(list: &[Drop]) -> Table {
+    let mut table = Table::new(&["DIRECTION", "REASON", "PACKETS", "MEANING"]);
+    for drop in list {
+        table.row(&[&drop.direction, &drop.reason, &drop.packets.to_string(), &drop.meaning]);
+    }
+    if list.is_empty() {
+        table.row(&["no packet was dropped"]);
+    }
+    table
+}

@@ -1,0 +1,123 @@
+//! `hopsack check`: can this host do it? The questions of the start, asked one by one, with nothing made or changed.
+//!
+//! Invariant: where every finding is good, `hopsack run` starts.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{NodeError, bind_metrics, bind_udp, device, local, privileged, underlay};
+use crate::config::Config;
+use crate::control::{Request, Status, ask};
+use crate::netlink::Netlink;
+use crate::store::Store;
+use crate::sys::Capabilities;
+
+/// One question and its answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// What was asked.
+    pub question: &'static str,
+    /// `false`: `hopsack run` would fail.
+    pub ok: bool,
+    /// What was found; if it is not good, with the mend.
+    pub answer: String,
+}
+
+/// Asks everything, even after a bad answer.
+pub async fn check(config: &Config) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    let capabilities = Capabilities::probe();
+    findings.add("kernel", Ok(format!("Linux {}", capabilities.kernel)));
+    findings.add(
+        "privileges",
+        privileged(&capabilities).map(|()| "CAP_NET_ADMIN, and /dev/net/tun opens".into()),
+    );
+    let running = ask::<Status>(&config.node.control_socket(), Request::Status).ok();
+    if let Some(status) = &running {
+        findings.add("daemon", Ok(format!("runs (pid {}): port and device are its own", status.pid)));
+    }
+    if let Err(error) = of_the_network(config, running.is_some(), &mut findings).await {
+        findings.add("netlink", Err(error));
+    }
+    findings.add("subnet.env", writable(&config.node.subnet_env));
+    findings.add("control socket", writable(&config.node.control_socket()));
+    findings.0
+}
+
+async fn of_the_network(config: &Config, running: bool, findings: &mut Findings) -> Result<(), NodeError> {
+    let netlink = Netlink::new()?;
+    let name = &config.overlay.device;
+    let device = match netlink.link(name).await? {
+        None => Ok(format!("{name} is free")),
+        Some(link) if device::is_ours(&link) && running => Ok(format!("{name} is the running daemon's")),
+        Some(link) if device::is_ours(&link) => {
+            Ok(format!("{name} was left by a hopsack and will be adopted"))
+        }
+        Some(_) => Err(device::taken(name)),
+    };
+    findings.add("overlay device", device);
+    if !running {
+        let free = bind_metrics(config.metrics).await.map(|_| match config.metrics {
+            Some(address) => format!("{address} is free"),
+            None => "off".into(),
+        });
+        findings.add("metrics", free);
+    }
+
+    let underlay = match underlay::find(&netlink, &config.node).await {
+        Ok(underlay) => underlay,
+        Err(error) => {
+            findings.add("underlay", Err(error));
+            return Ok(());
+        }
+    };
+    let addresses: Vec<_> = underlay.addresses.iter().map(ToString::to_string).collect();
+    let text = format!("{}, MTU {}, {}", underlay.interface, underlay.mtu, addresses.join(", "));
+    findings.add("underlay", Ok(text));
+
+    let (store, opened) = match Store::open(&config.store, &underlay.addresses).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            findings.add("store", Err(error.into()));
+            return Ok(());
+        }
+    };
+    findings.add("store", Ok(format!("{}; this host is {:?} there", store.describe(), opened.lease.name)));
+    match local(config, &underlay, &opened) {
+        Ok(local) => {
+            findings.add("overlay MTU", Ok(format!("{} bytes", local.mtu)));
+            if !running {
+                let address = (local.public, local.port).into();
+                findings.add("UDP port", bind_udp(address).map(|_| format!("{address} is free")));
+            }
+        }
+        Err(error) => findings.add("overlay MTU", Err(error)),
+    }
+    Ok(())
+}
+
+/// Whether the file's folder, or the nearest that exists above it, can be written.
+fn writable(path: &Path) -> Result<String, NodeError> {
+    let above = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let probe = above.join(format!(".hopsack-check-{}", std::process::id()));
+    match std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe)) {
+        Ok(()) => Ok(format!("{} can be written", path.display())),
+        Err(error) => Err(NodeError::Environment(format!(
+            "{} cannot be written: {error} in {}; run as root, or set another path",
+            path.display(),
+            above.display()
+        ))),
+    }
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, question: &'static str, answer: Result<String, NodeError>) {
+        let ok = answer.is_ok();
+        let answer = answer.unwrap_or_else(|error| error.to_string());
+        self.0.push(Finding { question, ok, answer });
+    }
+}

@@ -1,0 +1,53 @@
+//! `hopsack clean`: removes what daemons that are no more have left on this host.
+//!
+//! It removes devices with our mark (and with them their addresses and routes), a control socket that nobody answers, and
+//! `subnet.env` if we wrote it. It refuses while a daemon runs, and never touches what is not ours.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{NodeError, device, subnet_env};
+use crate::config::Config;
+use crate::control::{ControlError, Request, Status, ask};
+use crate::netlink::Netlink;
+
+/// Something that was found, and what became of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Cleaned {
+    /// What it is.
+    pub what: String,
+    /// `None`: gone, or with `--dry-run` would go. Else why it stays.
+    pub problem: Option<String>,
+}
+
+/// Removes, or with `dry_run` only lists.
+pub async fn clean(config: &Config, dry_run: bool) -> Result<Vec<Cleaned>, NodeError> {
+    let socket = config.node.control_socket();
+    if let Ok(status) = ask::<Status>(&socket, Request::Status) {
+        return Err(ControlError::Running { pid: status.pid, path: socket }.into());
+    }
+    let mut cleaned = Vec::new();
+    let mut add = |what: String, problem: Option<String>| cleaned.push(Cleaned { what, problem });
+    let netlink = Netlink::new()?;
+    for link in netlink.links().await?.iter().filter(|link| device::is_ours(link)) {
+        let problem =
+            if dry_run { None } else { netlink.delete(link.index).await.err().map(|e| e.to_string()) };
+        add(format!("device {} with its addresses and routes", link.name), problem);
+    }
+    let copy = subnet_env::copy(&config.node);
+    let ours = fs::read(&copy).ok();
+    let env_is_ours = ours.is_some() && fs::read(&config.node.subnet_env).ok() == ours;
+    let files = [(socket.as_path(), true), (&config.node.subnet_env, env_is_ours), (copy.as_path(), true)];
+    for (path, ours) in files {
+        if ours && path.exists() {
+            add(format!("file {}", path.display()), if dry_run { None } else { remove(path) });
+        }
+    }
+    Ok(cleaned)
+}
+
+fn remove(path: &Path) -> Option<String> {
+    fs::remove_file(path).err().map(|error| error.to_string())
+}

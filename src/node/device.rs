@@ -1,0 +1,122 @@
+//! The overlay device from the node's side: made or adopted at start, shaped, kept across a crash, removed at a clean end.
+//!
+//! A device is ours if it is a TUN and bears [`ALIAS`]. What a killed daemon left is adopted as it stands; a device of the
+//! same name that is not ours is never touched.
+//!
+//! Invariant: until [`Device::keep`], everything made here vanishes with the descriptor.
+
+use std::fs;
+use std::net::IpAddr;
+
+use super::NodeError;
+use crate::netlink::{Link, Netlink, Shape};
+use crate::packet::Family;
+use crate::route::{Local, Networks};
+use crate::sys::tun::{Persistence, SimpleTun};
+
+/// How our devices are known (`ip -d link` shows it).
+pub(super) const ALIAS: &str = "hopsack overlay";
+
+/// An overlay device in use.
+#[derive(Debug)]
+pub(super) struct Device {
+    netlink: Netlink,
+    name: String,
+    index: u32,
+    /// The worker has the device itself.
+    persistence: Persistence,
+}
+
+/// True of a TUN that this program made.
+pub(super) fn is_ours(link: &Link) -> bool {
+    link.is_tun && link.alias == ALIAS
+}
+
+/// Makes or adopts the device `name`, gives it addresses, MTU and routes, and lets the host forward.
+pub(super) async fn open(
+    netlink: &Netlink,
+    name: &str,
+    local: &Local,
+    networks: &Networks,
+) -> Result<(Device, SimpleTun), NodeError> {
+    let found = netlink.link(name).await?;
+    if let Some(link) = &found
+        && !is_ours(link)
+    {
+        return Err(taken(name));
+    }
+    let tun = SimpleTun::open(name).map_err(|error| cannot_open(name, &error))?;
+    if found.is_some() {
+        tracing::info!(device = name, "adopted the device that an earlier hopsack left");
+    }
+    let link = netlink.link(name).await?;
+    let index = link.ok_or_else(|| NodeError::Environment(format!("the device {name} went away")))?.index;
+
+    // No link-local address, no router solicitations into a network that has no link layer. Without IPv6 there is
+    // no such file, and no such noise.
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
+    let addresses: Vec<IpAddr> =
+        [Family::V4, Family::V6].into_iter().filter_map(|family| local.device_address(family)).collect();
+    let shape = Shape { mtu: local.mtu, alias: ALIAS.into(), addresses, routes: networks.iter().collect() };
+    netlink.shape(index, &shape).await?;
+    forward(networks)?;
+    let persistence = tun.persistence().map_err(|error| cannot_open(name, &error))?;
+    Ok((Device { netlink: netlink.clone(), name: name.to_owned(), index, persistence }, tun))
+}
+
+impl Device {
+    /// From here on the device survives a crash.
+    pub(super) fn keep(&self) -> Result<(), NodeError> {
+        self.persistence.set(true).map_err(|error| cannot_open(&self.name, &error))
+    }
+
+    /// Removes the device, its addresses and its routes.
+    pub(super) async fn remove(self) {
+        let there =
+            self.netlink.link(&self.name).await.ok().flatten().is_some_and(|link| link.index == self.index);
+        if there && let Err(error) = self.netlink.delete(self.index).await {
+            tracing::warn!(device = self.name, %error, "the overlay device stays; `hopsack clean` removes it");
+        }
+    }
+}
+
+/// The name belongs to somebody else.
+pub(super) fn taken(name: &str) -> NodeError {
+    NodeError::Environment(format!(
+        "a device named {name} is there already and is not hopsack's: remove it (ip link del {name}), or set \
+         overlay.device to another name"
+    ))
+}
+
+fn cannot_open(name: &str, error: &std::io::Error) -> NodeError {
+    NodeError::Environment(match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            format!(
+                "the device {name} is in use by another process: stop that hopsack, or set overlay.device"
+            )
+        }
+        Some(libc::EPERM) => format!(
+            "the kernel does not let this process make {name} (EPERM): it needs CAP_NET_ADMIN in this network namespace"
+        ),
+        _ => format!("cannot open the TUN device {name}: {error}"),
+    })
+}
+
+/// Lets the host route between pods and the overlay. Other programs rely on these switches too, so they stay on when we end.
+fn forward(networks: &Networks) -> Result<(), NodeError> {
+    let v4 = networks.v4.map(|_| "/proc/sys/net/ipv4/ip_forward");
+    let v6 = networks.v6.map(|_| "/proc/sys/net/ipv6/conf/all/forwarding");
+    for path in v4.into_iter().chain(v6) {
+        let failed = |error: std::io::Error| {
+            let key = path.trim_start_matches("/proc/sys/").replace('/', ".");
+            NodeError::Environment(format!(
+                "cannot set {key} = 1 ({error}), without which pods reach no other host: set it with sysctl"
+            ))
+        };
+        if fs::read_to_string(path).map_err(failed)?.trim() == "0" {
+            fs::write(path, "1").map_err(failed)?;
+            tracing::info!(path, "set to 1: this host forwards packets now");
+        }
+    }
+    Ok(())
+}
