@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::config::{Config, Sources};
 use crate::control::{self, Drop, Peer, Request, Route, Status};
+use crate::lab;
 use crate::node::{self, Node, NodeError};
 use options::ConfigOptions;
 use table::Table;
@@ -26,6 +27,9 @@ pub enum CliError {
     /// The node's own reasons.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The lab's.
+    #[error(transparent)]
+    Lab(#[from] lab::LabError),
     /// Standard output, or the runtime.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -37,6 +41,7 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Node(error) => error.exit_code(),
+            Self::Lab(error) => 1 + u8::from(error.is_usage()),
             Self::Io(_) => 1,
         }
     }
@@ -101,6 +106,7 @@ enum Command {
         #[command(flatten)]
         format: Format,
     },
+    Lab(lab::cli::LabArgs),
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +160,7 @@ impl Cli {
             }
             Command::Config { config, format } => show_config(&config.sources(), &format)?,
             Command::Clean { dry_run, config, format } => return clean(&config.sources(), dry_run, &format),
+            Command::Lab(args) => lab::cli::run(args, &std::env::current_exe()?)?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod control;
 pub mod engine;
 pub mod forward;
+pub mod lab;
 pub mod metrics;
 pub mod netlink;
 pub mod node;

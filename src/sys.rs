@@ -4,6 +4,8 @@
 //!
 //! Invariant: no function here is `unsafe` to call; each `unsafe` block names what makes it sound and who upholds it.
 
+pub mod netns;
+pub mod process;
 pub mod tun;
 pub mod udp;
 

@@ -1,0 +1,163 @@
+//! Pings from a namespace and says what came back.
+//!
+//! It runs the `ping` of iputils and reads its summary; it sends nothing itself.
+
+use std::io;
+use std::net::IpAddr;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use super::{LabError, programs};
+use crate::sys::process::{Process, Signal, own_session};
+
+/// How to ping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ping {
+    /// The address.
+    pub to: IpAddr,
+    /// How many requests.
+    pub count: u32,
+    /// Time between two.
+    pub interval: Duration,
+    /// Bytes of ICMP payload: the packet is 28 bytes longer in IPv4, 48 in IPv6.
+    pub payload: u16,
+    /// `-M do`: not to be fragmented, by anyone.
+    pub dont_fragment: bool,
+}
+
+impl Ping {
+    /// Three small requests, 20 ms apart.
+    #[must_use]
+    pub fn to(to: impl Into<IpAddr>) -> Self {
+        let interval = Duration::from_millis(20);
+        Self { to: to.into(), count: 3, interval, payload: 56, dont_fragment: false }
+    }
+}
+
+/// What a ping came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pinged {
+    /// Requests sent.
+    pub sent: u32,
+    /// Replies, without duplicates.
+    pub received: u32,
+    /// Replies that came more than once.
+    pub duplicates: u32,
+    /// ICMP errors that came back.
+    pub errors: u32,
+    /// The average round trip, in milliseconds; none without a reply.
+    pub average_ms: Option<f64>,
+    /// All that the program printed.
+    pub output: String,
+}
+
+impl Pinged {
+    /// Whether every request was answered, once.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.sent > 0 && self.received == self.sent && self.duplicates == 0 && self.errors == 0
+    }
+}
+
+/// Pings from a namespace and waits for the end: 2 s after the last request for a reply that doesn't come.
+///
+/// # Errors
+/// `ping` could not run, or not send at all. Lost replies are no error.
+pub fn ping(netns: &str, how: Ping) -> Result<Pinged, LabError> {
+    Pinger::start(netns, how)?.wait()
+}
+
+/// A ping that is running. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Pinger(Option<Child>);
+
+impl Pinger {
+    /// Starts pinging from a namespace.
+    ///
+    /// # Errors
+    /// The program could not be run.
+    pub fn start(netns: &str, how: Ping) -> Result<Self, LabError> {
+        let Ping { to, count, interval, payload, dont_fragment } = how;
+        let numbers = [count.to_string(), interval.as_secs_f64().to_string(), payload.to_string()];
+        let [count, interval, payload] = numbers.each_ref().map(String::as_str);
+        let to = to.to_string();
+        let mut argv = vec!["ping", "-n", "-W", "2", "-c", count, "-i", interval, "-s", payload];
+        argv.extend(if dont_fragment { ["-M", "do"].as_slice() } else { &[] });
+        argv.push(&to);
+        let mut command = programs::command_in(netns, &argv);
+        command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        own_session(&mut command).spawn().map(|child| Self(Some(child))).map_err(LabError::io("run ping"))
+    }
+
+    /// Ends it early and reports, as Ctrl-C at the terminal does.
+    ///
+    /// # Errors
+    /// As [`ping`].
+    pub fn stop(self) -> Result<Pinged, LabError> {
+        if let Some(child) = &self.0 {
+            // Our child that nobody has reaped: its number cannot have been given away.
+            let interrupted = Process::open(child.id()).and_then(|process| process.signal(Signal::Interrupt));
+            interrupted.map_err(LabError::io("stop ping"))?;
+        }
+        self.wait()
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// As [`ping`].
+    pub fn wait(mut self) -> Result<Pinged, LabError> {
+        let child = self.0.take().ok_or_else(|| LabError::io("run ping")(io::ErrorKind::NotFound.into()))?;
+        let output = child.wait_with_output().map_err(LabError::io("run ping"))?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let printed = printed + &String::from_utf8_lossy(&output.stderr);
+        parse(printed).map_err(|printed| LabError::Command { command: "ping".into(), stderr: printed })
+    }
+}
+
+impl Drop for Pinger {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // Fails if it has ended, which is as good.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Reads the summary of iputils' ping; gives the text back if there is none.
+fn parse(output: String) -> Result<Pinged, String> {
+    let Some(line) = output.lines().find(|line| line.contains(" packets transmitted")) else {
+        return Err(output.trim().to_owned());
+    };
+    // "5 packets transmitted, 4 received, +1 duplicates, +2 errors, 20% packet loss, time 81ms"
+    let number = |what: &str| -> u32 {
+        let part = line.split(", ").find(|part| part.contains(what)).unwrap_or_default();
+        let digits = part.trim_start_matches('+').split(' ').next().unwrap_or_default();
+        digits.parse().unwrap_or(0)
+    };
+    let (sent, received) = (number("transmitted"), number("received"));
+    let (duplicates, errors) = (number("duplicates"), number("errors"));
+    // "rtt min/avg/max/mdev = 0.021/0.027/0.033/0.004 ms"
+    let times = output.lines().find_map(|line| line.strip_prefix("rtt ")?.split_once(" = "));
+    let average_ms = times.and_then(|(_, times)| times.split('/').nth(1)?.parse().ok());
+    Ok(Pinged { sent, received, duplicates, errors, average_ms, output })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_are_read() {
+        let text = "5 packets transmitted, 4 received, +1 duplicates, +2 errors, 20% packet loss, time 81ms\n\
+                    rtt min/avg/max/mdev = 0.021/0.027/0.033/0.004 ms\n";
+        let pinged = parse(text.into()).unwrap();
+        assert_eq!((pinged.sent, pinged.received, pinged.duplicates, pinged.errors), (5, 4, 1, 2));
+        assert_eq!(pinged.average_ms, Some(0.027));
+        assert!(!pinged.is_whole());
+        let lost = parse("3 packets transmitted, 0 received, 100% packet loss, time 40ms".into()).unwrap();
+        assert_eq!((lost.received, lost.average_ms), (0, None));
+        assert_eq!(parse("ping: unknown host".into()), Err("ping: unknown host".into()));
+    }
+}

@@ -1,0 +1,101 @@
+//! Runs `ip` and other programs in the lab's namespaces, and asks first whether a lab can be made at all.
+//!
+//! Helpers run in sessions of their own, so that Ctrl-C reaches the lab and not the `ip` that is taking it down.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use caps::{CapSet, Capability};
+
+use super::LabError;
+use crate::sys::netns::in_netns;
+use crate::sys::process::own_session;
+
+/// Fails with the sentence that mends it if this process cannot make a lab here.
+pub(super) fn preflight() -> Result<(), LabError> {
+    privileged()?;
+    for (program, package) in [("ip", "iproute2"), ("ping", "iputils-ping")] {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        if !std::env::split_paths(&path).any(|directory| directory.join(program).is_file()) {
+            return Err(LabError::Missing { program, package });
+        }
+    }
+    fs::File::options().read(true).write(true).open("/dev/net/tun").map_err(LabError::Tun)?;
+    Ok(())
+}
+
+/// Fails if this process cannot enter and remove namespaces.
+pub(super) fn privileged() -> Result<(), LabError> {
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    let able = has(Capability::CAP_SYS_ADMIN) && has(Capability::CAP_NET_ADMIN);
+    if able { Ok(()) } else { Err(LabError::Privilege) }
+}
+
+/// Runs lines of `ip` commands in one process, in `netns` or where we are. Stops at the first failure unless `force`.
+pub(super) fn ip_batch(netns: Option<&str>, lines: &str, force: bool) -> Result<(), LabError> {
+    let mut ip = Command::new("ip");
+    ip.args(netns.iter().flat_map(|netns| ["-n", netns]));
+    ip.args(force.then_some("-force")).args(["-batch", "-"]);
+    let described = format!("ip{} -batch", netns.map(|netns| format!(" -n {netns}")).unwrap_or_default());
+    let spawned =
+        own_session(&mut ip).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = spawned.map_err(LabError::io("run ip"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // An `ip` that has given up reads no further; its exit status says it better than our broken pipe.
+        let _ = stdin.write_all(lines.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(LabError::io("run ip"))?;
+    succeed(&described, &output).map_err(|error| match (&error, failed_line(&output, lines)) {
+        (LabError::Command { stderr, .. }, Some(line)) => {
+            LabError::Command { command: format!("{described}: {line}"), stderr: stderr.clone() }
+        }
+        _ => error,
+    })
+}
+
+/// A command that will run in `netns`, standard streams inherited.
+pub(super) fn command_in<S: AsRef<OsStr>>(netns: &str, argv: &[S]) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", netns]).args(argv);
+    command
+}
+
+/// Runs a command in a namespace to its end, with nothing on standard input. That it fails is no error: see its status.
+///
+/// # Errors
+/// `ip` could not be run.
+pub fn exec<S: AsRef<OsStr>>(netns: &str, argv: &[S]) -> Result<Output, LabError> {
+    let mut command = command_in(netns, argv);
+    own_session(&mut command).stdin(Stdio::null()).output().map_err(LabError::io("run ip netns exec"))
+}
+
+/// Writes settings below `/proc/sys/net`, as seen from a namespace.
+pub(super) fn set_sysctls(netns: &str, settings: &[(&str, &str)]) -> Result<(), LabError> {
+    let write = || {
+        settings.iter().try_for_each(|(key, value)| {
+            let path = format!("/proc/sys/net/{key}");
+            fs::write(&path, value).map_err(LabError::io(format!("write {value} to {path} in {netns}")))
+        })
+    };
+    in_netns(netns, write).map_err(LabError::io(format!("enter the namespace {netns}")))?
+}
+
+/// Turns a failed exit into an error with what the program said.
+pub(super) fn succeed(command: &str, output: &Output) -> Result<(), LabError> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = if said.trim().is_empty() { output.status.to_string() } else { said.trim().to_owned() };
+    Err(LabError::Command { command: command.to_owned(), stderr })
+}
+
+/// `ip -batch` names the line that failed by its number only.
+fn failed_line<'a>(output: &Output, lines: &'a str) -> Option<&'a str> {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let (_, after) = said.split_once("Command failed -:")?;
+    let number: usize = after.lines().next()?.trim().parse().ok()?;
+    lines.lines().nth(number.checked_sub(1)?)
+}
