@@ -52,9 +52,7 @@ pub(super) async fn open(
     let link = netlink.link(name).await?;
     let index = link.ok_or_else(|| NodeError::Environment(format!("the device {name} went away")))?.index;
 
-    // No link-local address, no router solicitations into a network that has no link layer. Without IPv6 there is
-    // no such file, and no such noise.
-    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
+    quiet(name)?;
     let addresses: Vec<IpAddr> =
         [Family::V4, Family::V6].into_iter().filter_map(|family| local.device_address(family)).collect();
     let shape = Shape { mtu: local.mtu, alias: ALIAS.into(), addresses, routes: networks.iter().collect() };
@@ -78,6 +76,16 @@ impl Device {
             tracing::warn!(device = self.name, %error, "the overlay device stays; `hopsack clean` removes it");
         }
     }
+}
+
+/// Device settings that have no netlink attribute.
+fn quiet(name: &str) -> Result<(), NodeError> {
+    // No link-local address, no router solicitations into a network that has no link layer. Without IPv6 there is
+    // no such file, and no such noise.
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
+    // Our ICMP errors come in by the device with the device's own address as source, which the kernel takes for a
+    // martian unless told otherwise (fib_validate_source). From peers no such source passes `ingress`.
+    set(&format!("/proc/sys/net/ipv4/conf/{name}/accept_local"))
 }
 
 /// The name belongs to somebody else.
@@ -107,16 +115,18 @@ fn forward(networks: &Networks) -> Result<(), NodeError> {
     let v4 = networks.v4.map(|_| "/proc/sys/net/ipv4/ip_forward");
     let v6 = networks.v6.map(|_| "/proc/sys/net/ipv6/conf/all/forwarding");
     for path in v4.into_iter().chain(v6) {
-        let failed = |error: std::io::Error| {
-            let key = path.trim_start_matches("/proc/sys/").replace('/', ".");
-            NodeError::Environment(format!(
-                "cannot set {key} = 1 ({error}), without which pods reach no other host: set it with sysctl"
-            ))
-        };
-        if fs::read_to_string(path).map_err(failed)?.trim() == "0" {
-            fs::write(path, "1").map_err(failed)?;
-            tracing::info!(path, "set to 1: this host forwards packets now");
+        if fs::read_to_string(path).is_ok_and(|text| text.trim() == "1") {
+            continue;
         }
+        set(path)?;
+        tracing::info!(path, "set to 1: this host forwards packets now");
     }
     Ok(())
+}
+
+fn set(path: &str) -> Result<(), NodeError> {
+    fs::write(path, "1").map_err(|error| {
+        let key = path.trim_start_matches("/proc/sys/").replace('/', ".");
+        NodeError::Environment(format!("cannot set {key} = 1 ({error}); set it with sysctl before the start"))
+    })
 }
