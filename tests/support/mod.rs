@@ -1,0 +1,115 @@
+//! What the system tests share: labs of their own, commands in them, and the daemons' metrics.
+//!
+//! Each test binary uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use hopsack::lab::{Lab, Options, exec};
+use hopsack::packet::Family;
+use hopsack::sys::netns::in_netns;
+
+/// The daemon under test.
+pub const HOPSACK: &str = env!("CARGO_BIN_EXE_hopsack");
+
+/// A lab with a name that no other test has. It goes when it is dropped.
+pub fn lab(label: &str, hosts: u8, underlay: Family) -> Lab {
+    let options = Options { hosts, underlay, ..Options::unique(label, HOPSACK) };
+    Lab::up(options)
+        .expect("these tests need root (or a user namespace), /dev/net/tun, ip and ping: run scripts/test")
+}
+
+/// Standard output of a command in a namespace, which must succeed.
+pub fn run(netns: &str, argv: &[&str]) -> String {
+    let output = exec(netns, argv).expect("the program is there: scripts/test installs it");
+    assert!(output.status.success(), "{argv:?} in {netns}: {}", text(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Both outputs of a command in a namespace, whatever its exit code.
+pub fn attempt(netns: &str, argv: &[&str]) -> String {
+    text(&exec(netns, argv).expect("the program is there: scripts/test installs it"))
+}
+
+pub fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// hopsack itself, in this test's own namespace.
+pub fn hopsack(argv: &[&str]) -> Output {
+    Command::new(HOPSACK).args(argv).output().expect("it was built")
+}
+
+/// A value of `ip -j`, `hopsack --json` and the like.
+pub fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("no JSON ({error}): {text}"))
+}
+
+/// Tries until it holds or 10 s have passed.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(10), "not within 10 s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// GET of a daemon's HTTP port: the whole answer, with its head.
+pub fn http(netns: &str, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: lab\r\n\r\n");
+    in_netns(netns, move || {
+        let mut stream = TcpStream::connect("127.0.0.1:9285")?;
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    })
+    .and_then(|result: std::io::Result<String>| result)
+    .expect("the daemon serves metrics")
+}
+
+/// A daemon's metrics, summed over workers: `name` or `name{label="value",...}` without the worker label.
+#[derive(Debug)]
+pub struct Scrape(BTreeMap<String, f64>);
+
+impl Scrape {
+    pub fn of(netns: &str) -> Self {
+        let mut values = BTreeMap::new();
+        let answer = http(netns, "/metrics");
+        for line in answer.lines().filter(|line| line.starts_with("hopsack_")) {
+            let (name, value) = line.rsplit_once(' ').expect("name and value");
+            let name = name.split_once("{worker=").map_or(name, |(name, _)| name);
+            *values.entry(name.to_owned()).or_insert(0.0) += value.parse::<f64>().expect("a number");
+        }
+        Self(values)
+    }
+
+    pub fn get(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0.0) as u64
+    }
+
+    pub fn dropped(&self, direction: &str, reason: &str) -> u64 {
+        self.get(&format!("hopsack_dropped_packets_total{{direction=\"{direction}\",reason=\"{reason}\"}}"))
+    }
+
+    /// Packets that the daemon itself dropped: without those that the kernel dropped before it saw them.
+    pub fn all_dropped(&self, direction: &str) -> u64 {
+        let prefix = format!("hopsack_dropped_packets_total{{direction=\"{direction}\"");
+        let ours = |name: &str| name.starts_with(&prefix) && !name.contains("queue_full");
+        self.0.iter().filter(|(name, _)| ours(name)).map(|(_, value)| *value as u64).sum()
+    }
+}
+
+/// Replaces one text by another in a file, atomically.
+pub fn edit(path: &Path, from: &str, to: &str) {
+    let before = std::fs::read_to_string(path).expect("the file is there");
+    assert!(before.contains(from), "{from:?} is not in {}", path.display());
+    let temporary = path.with_extension("edit");
+    std::fs::write(&temporary, before.replace(from, to)).expect("written");
+    std::fs::rename(&temporary, path).expect("renamed");
+}
