@@ -29,9 +29,9 @@ fn hosts_and_pods_reach_their_neighbours_at_once() {
             let down = ping(&lab.host(2).netns, Ping::to(lab.pod(2).address(family))).unwrap();
             assert!(down.is_whole(), "{}", down.output);
         }
-        let mtu = std::fs::read_to_string;
+        let read = std::fs::read_to_string;
         let inside =
-            in_netns(&lab.pod(1).netns, || mtu("/proc/sys/net/ipv6/conf/eth0/mtu")).unwrap().unwrap();
+            in_netns(&lab.pod(1).netns, || read("/proc/sys/net/ipv6/conf/eth0/mtu")).unwrap().unwrap();
         assert_eq!(inside.trim(), lab.overlay_mtu().to_string());
     }
 }
@@ -90,6 +90,8 @@ fn traffic_is_counted_and_verified() {
         let moved = tcp(Flow { from, to, family, amount: Amount::Bytes(3_000_001), verify: true }).unwrap();
         assert_eq!(moved.bytes, 3_000_001);
     }
+    let route = lab.pod(1).exec(&["ip", "route", "show", "default"]).unwrap();
+    assert!(String::from_utf8(route.stdout).unwrap().contains("via 10.244.1.1"));
     let nobody = ping(&lab.pod(1).netns, Ping { count: 1, ..Ping::to([10, 244, 1, 99]) }).unwrap();
     assert_eq!((nobody.sent, nobody.received), (1, 0));
 }
