@@ -143,7 +143,7 @@ impl Lab {
     /// Finds a lab that was made earlier. Dropping it leaves it there.
     ///
     /// # Errors
-    /// There is none, or not all of it.
+    /// There is none, or not all of it, or the process that made it is alive and will remove it.
     pub fn open(name: &str) -> Result<Self, LabError> {
         topology::check_name(name)?;
         programs::privileged()?;
@@ -151,8 +151,13 @@ impl Lab {
         if namespaces.is_empty() && !state::directory(name).exists() {
             return Err(LabError::Absent(name.to_owned()));
         }
-        let record = state::record(name).filter(|record| record.built);
-        let Some(Record { options, .. }) = record else { return Err(LabError::HalfBuilt(name.to_owned())) };
+        let record = state::record(name);
+        if let Some(owner) = record.as_ref().and_then(Record::live_owner) {
+            return Err(LabError::Busy { name: name.to_owned(), pid: owner.pid });
+        }
+        let Some(Record { options, .. }) = record.filter(|record| record.built) else {
+            return Err(LabError::HalfBuilt(name.to_owned()));
+        };
         let plan = Plan::new(&options, &state::directory(name))?;
         if !plan.namespaces().iter().all(|netns| namespaces.contains(netns)) {
             return Err(LabError::HalfBuilt(name.to_owned()));
@@ -389,6 +394,8 @@ pub struct Summary {
     pub whole: bool,
     /// The process that will remove it when it ends, while that runs.
     pub owner: Option<u32>,
+    /// That process has ended without removing it.
+    pub abandoned: bool,
 }
 
 /// All labs of this machine, by name.
@@ -396,12 +403,13 @@ pub struct Summary {
 pub fn list() -> Vec<Summary> {
     let summary = |name: String| {
         let record = state::record(&name);
-        let owner = record.as_ref().and_then(|record| record.owner).filter(|owner| owner.alive());
+        let owner = record.as_ref().and_then(Record::live_owner);
         Summary {
             hosts: record.as_ref().map(|record| record.options.hosts),
             daemons: state::daemons(&name).len(),
             whole: record.as_ref().is_some_and(|record| record.built),
             owner: owner.map(|owner| owner.pid),
+            abandoned: owner.is_none() && record.is_some_and(|record| record.owner.is_some()),
             name,
         }
     };

@@ -133,7 +133,7 @@ fn up(args: UpArgs, binary: &Path) -> Result<(), LabError> {
     let Store::File = args.store;
     let mut options = options(&args.lab.name, args.hosts, args.ipv6, binary);
     match Lab::open(&args.lab.name) {
-        Ok(lab) => return mend(&lab, &options),
+        Ok(mut lab) => return mend(&mut lab, &options),
         Err(LabError::Absent(_)) => {}
         Err(error) => return Err(error),
     }
@@ -152,23 +152,17 @@ fn up(args: UpArgs, binary: &Path) -> Result<(), LabError> {
 }
 
 /// What `up` does to a lab that is there.
-fn mend(lab: &Lab, wanted: &Options) -> Result<(), LabError> {
+fn mend(lab: &mut Lab, wanted: &Options) -> Result<(), LabError> {
     let Options { name, hosts, underlay, .. } = lab.options();
-    if let Some(pid) = state::record(name).and_then(|record| record.owner).filter(|owner| owner.alive()) {
-        return Err(LabError::Busy { name: name.clone(), pid: pid.pid });
-    }
     if (*hosts, *underlay) != (wanted.hosts, wanted.underlay) {
         let has = format!("{hosts} hosts on an {} underlay", family(*underlay));
         return Err(LabError::Differs { name: name.clone(), has });
     }
-    let stopped: Vec<&str> = lab
-        .hosts()
-        .iter()
-        .zip(1..)
-        .filter(|(_, number)| lab.daemon(*number).pid().is_none())
-        .map(|(host, _)| host.name.as_str())
-        .collect();
+    let stopped = lab.hosts().iter().zip(1..).filter(|(_, number)| lab.daemon(*number).pid().is_none());
+    let stopped: Vec<String> = stopped.map(|(host, _)| host.name.clone()).collect();
+    let name = name.clone();
     lab.start()?;
+    lab.keep()?;
     match stopped.as_slice() {
         [] => say(&format!("lab {name} is up already\n\n"))?,
         stopped => say(&format!("lab {name} was up; started the daemon of {}\n\n", stopped.join(", ")))?,
@@ -258,12 +252,13 @@ fn table(labs: &[Summary]) -> String {
         return "there is no lab\n".into();
     }
     let mut text = String::from("name                              hosts  daemons  state\n");
-    for Summary { name, hosts, daemons, whole, owner } in labs {
+    for Summary { name, hosts, daemons, whole, owner, abandoned } in labs {
         let hosts = hosts.map_or("?".into(), |hosts| hosts.to_string());
-        let state = match (whole, owner) {
-            (_, Some(pid)) => format!("used by process {pid}"),
-            (true, None) => "up".into(),
-            (false, None) => format!("incomplete: hopsack lab down --name {name}"),
+        let state = match owner {
+            Some(pid) => format!("used by process {pid}"),
+            None if *abandoned => format!("abandoned: hopsack lab down --name {name}"),
+            None if *whole => "up".into(),
+            None => format!("incomplete: hopsack lab down --name {name}"),
         };
         let _ = writeln!(text, "{name:<34}{hosts:>5}  {daemons:>7}  {state}");
     }

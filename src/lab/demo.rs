@@ -40,17 +40,21 @@ pub fn run(options: Options, time: Duration, out: &mut dyn Write) -> Result<(), 
     let mut show = Show { out, step: 0 };
     let begin = Instant::now();
     show.step("hosts, pods and daemons")?;
-    let lab = Lab::up(options)?;
+    // A lab that fails to come up is removed by the time that we know.
+    let lab = Lab::up(options).inspect_err(|error| show.failure(error))?;
     show.result(&format!("ready in {:.2} s", begin.elapsed().as_secs_f64()))?;
 
-    let shown = steps(&lab, &interrupt, time, family, &mut show);
-    // Whatever happened, remove the lab first and then say it.
-    let removing = show.step("remove everything");
-    let removed = lab.down();
+    let shown = steps(&lab, &interrupt, time, family, &mut show).inspect_err(|error| show.failure(error));
+    // Whatever happened, and even if it cannot be told, the lab is removed.
+    let telling = show.step("remove everything");
+    let removed = lab.down().inspect_err(|error| show.failure(error));
+    let told = removed.as_ref().map(|removed| {
+        show.result(&format!("{} processes, {} namespaces", removed.processes, removed.namespaces))
+    });
     shown?;
-    removing?;
-    let removed = removed?;
-    show.result(&format!("{} processes, {} namespaces", removed.processes, removed.namespaces))?;
+    telling?;
+    told.unwrap_or(Ok(()))?;
+    removed?;
     show.line(&format!("\nEvery step held, in {:.0} s.", begin.elapsed().as_secs_f64()))
 }
 
@@ -247,6 +251,13 @@ impl Show<'_> {
 
     fn result(&mut self, what: &str) -> Result<(), LabError> {
         self.line(what)
+    }
+
+    /// Ends the line of a step that did not hold; the error itself is told by who gets it.
+    fn failure(&mut self, error: &LabError) {
+        let word = if matches!(error, LabError::Interrupted) { "interrupted" } else { "FAILED" };
+        // Whether the terminal takes it changes nothing: there is an error already.
+        let _ = self.line(word);
     }
 
     /// Lines below a step, indented.

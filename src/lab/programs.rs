@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use caps::{CapSet, Capability};
 
-use super::LabError;
+use super::{Host, LabError, Pod};
 use crate::sys::netns::in_netns;
 use crate::sys::process::own_session;
 
@@ -69,6 +69,26 @@ pub(super) fn command_in<S: AsRef<OsStr>>(netns: &str, argv: &[S]) -> Command {
 pub fn exec<S: AsRef<OsStr>>(netns: &str, argv: &[S]) -> Result<Output, LabError> {
     let mut command = command_in(netns, argv);
     own_session(&mut command).stdin(Stdio::null()).output().map_err(LabError::io("run ip netns exec"))
+}
+
+impl Host {
+    /// Runs a command on the host to its end. That it fails is no error: see its status.
+    ///
+    /// # Errors
+    /// `ip` could not be run.
+    pub fn exec<S: AsRef<OsStr>>(&self, argv: &[S]) -> Result<Output, LabError> {
+        exec(&self.netns, argv)
+    }
+}
+
+impl Pod {
+    /// Runs a command in the pod to its end. That it fails is no error: see its status.
+    ///
+    /// # Errors
+    /// `ip` could not be run.
+    pub fn exec<S: AsRef<OsStr>>(&self, argv: &[S]) -> Result<Output, LabError> {
+        exec(&self.netns, argv)
+    }
 }
 
 /// Writes settings below `/proc/sys/net`, as seen from a namespace.

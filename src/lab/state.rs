@@ -32,6 +32,13 @@ pub(super) struct Record {
     pub(super) built: bool,
 }
 
+impl Record {
+    /// The owner, while it runs.
+    pub(super) fn live_owner(&self) -> Option<ProcessId> {
+        self.owner.filter(|owner| owner.alive())
+    }
+}
+
 /// A process, told apart from all others since boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ProcessId {
