@@ -296,12 +296,13 @@ impl Table {
         };
         let mut slots = vec![NONE; subnets as usize];
         ranges.retain(|range| {
-            let inside = range.first >= base && range.last <= regular.net.last.0;
-            if !inside {
+            let (first, last) = (range.first.max(base), range.last.min(regular.net.last.0));
+            let outside = range.first < base || range.last > regular.net.last.0;
+            if first > last {
                 return true;
             }
-            let mut leftover = false;
-            for index in (range.first - base) >> shift..=(range.last - base) >> shift {
+            let mut leftover = outside;
+            for index in (first - base) >> shift..=(last - base) >> shift {
                 let first = base + (index << shift);
                 let whole = range.first <= first && range.last >= first + ((1 << shift) - 1);
                 leftover |= !whole;

@@ -1,0 +1,246 @@
+//! Properties of the pure core, against slow models and arbitrary input.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use hopsack::forward::{Counters, DropReason, Forwarder, ToNet, ToTun, Train, VerifySource, egress, ingress};
+use hopsack::packet::IpPacket;
+use hopsack::packet::icmp::Nanos;
+use hopsack::route::{Change, Event, Fib, Hop, Lease, Local, Networks, Peer, Public, Rib};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use proptest::prelude::*;
+
+fn networks() -> Networks {
+    Networks {
+        v4: Some((Ipv4Net::new_assert([10, 1, 0, 0].into(), 16), 24)),
+        v6: Some((Ipv6Net::new_assert("fd00:1::".parse().expect("an address"), 48), 64)),
+    }
+}
+
+fn local() -> Local {
+    let subnets = ["10.1.1.0/24", "fd00:1:0:1::/64"].map(|net| net.parse().expect("a prefix"));
+    Local { subnets: subnets.into(), public: [192, 0, 2, 1].into(), port: 8285, mtu: 1472 }
+}
+
+/// Mostly regular subnets, some of other lengths, some elsewhere; close together, so that they overlap.
+fn subnet() -> impl Strategy<Value = IpNet> {
+    let v4 = |first: [u8; 2], third: u8, fourth: u8, len: u8| {
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(first[0], first[1], third, fourth), len).trunc())
+    };
+    prop_oneof![
+        4 => (0u8..20).prop_map(move |third| v4([10, 1], third, 0, 24)),
+        2 => (0u8..20, any::<u8>(), 17u8..=32).prop_map(move |(third, fourth, len)| v4([10, 1], third, fourth, len)),
+        1 => (any::<u8>(), 8u8..=32).prop_map(move |(third, len)| v4([172, 16], third, 0, len)),
+        1 => (0u8..4).prop_map(move |len| v4([128, 0], 0, 0, len)),
+        2 => (0u16..20, 44u8..=128).prop_map(|(fourth, len)| {
+            let address = Ipv6Addr::new(0xfd00, 1, 0, fourth, 0, 0, 0, 7);
+            IpNet::V6(Ipv6Net::new_assert(address, len).trunc())
+        }),
+    ]
+}
+
+fn lease() -> impl Strategy<Value = Lease> {
+    (subnet(), 2u8..30, 1u64..1000).prop_map(|(subnet, host, revision)| Lease {
+        name: format!("h{host}"),
+        subnets: vec![subnet],
+        public: Public { v4: Some([192, 0, 2, host].into()), v6: None },
+        revision,
+    })
+}
+
+fn destination() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        6 => (0u8..22, any::<u8>()).prop_map(|(third, fourth)| IpAddr::from([10, 1, third, fourth])),
+        1 => any::<[u8; 4]>().prop_map(IpAddr::from),
+        3 => (0u16..22, any::<u64>()).prop_map(|(fourth, low)| {
+            IpAddr::V6(((0xfd00_0001_u128 << 96) | (u128::from(fourth) << 64) | u128::from(low)).into())
+        }),
+        1 => any::<[u8; 16]>().prop_map(IpAddr::from),
+    ]
+}
+
+fn rib_of(leases: &[Lease]) -> Rib {
+    let mut rib = Rib::default();
+    rib.apply(Change::Snapshot { leases: leases.to_vec(), revision: 10_000 });
+    rib
+}
+
+/// The definition: of all leases that hold `dst`, the longest prefix; of equal ones the later revision; ours above all.
+fn scan(rib: &Rib, local: &Local, dst: IpAddr) -> Option<(u8, u64, String)> {
+    let ours = local.subnets.iter().map(|net| (*net, u64::MAX, "local".to_owned()));
+    let theirs = rib
+        .leases()
+        .flat_map(|lease| lease.subnets.iter().map(|net| (*net, lease.revision, lease.name.clone())));
+    ours.chain(theirs.filter(|(net, ..)| !local.subnets.contains(net)))
+        .filter(|(net, ..)| net.contains(&dst))
+        .map(|(net, revision, name)| (net.prefix_len(), revision, name))
+        .max()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn fib_equals_a_linear_scan(
+        leases in proptest::collection::vec(lease(), 0..60),
+        destinations in proptest::collection::vec(destination(), 1..60),
+    ) {
+        let (rib, local) = (rib_of(&leases), local());
+        let fib = Fib::compile(1, &rib, &networks(), &local);
+        for dst in destinations {
+            let fast = fib.lookup(dst).map(|hop| match hop {
+                Hop::Local => "local".to_owned(),
+                Hop::Peer(peer) => peer.name.clone(),
+            });
+            let slow = scan(&rib, &local, dst);
+            let (name, revision) = slow.map(|(_, revision, name)| (name, revision)).unzip();
+            // Two hosts may claim one prefix at one revision: then either may win.
+            let tie = rib.leases().filter(|lease| Some(lease.revision) == revision).count() > 1;
+            prop_assert!(tie || fast == name, "{}: fib {:?}, scan {:?}", dst, fast, name);
+        }
+    }
+
+    #[test]
+    fn ingress_never_yields_what_the_peer_does_not_own(
+        leases in proptest::collection::vec(lease(), 0..30),
+        from in 0u8..40,
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        shape in 0u8..4,
+        src in destination(),
+        dst in destination(),
+    ) {
+        forge(&mut bytes, shape, src, dst);
+        let (rib, local) = (rib_of(&leases), local());
+        let fib = Fib::compile(1, &rib, &networks(), &local);
+        let (counters, mut sink) = (Counters::default(), Sink::default());
+        let from = IpAddr::from([192, 0, 2, from]);
+        ingress(&fib, from, Train::single(&bytes), VerifySource::Subnet, &counters, &mut sink);
+        let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.ingress.dropped(reason)).sum();
+        prop_assert_eq!(sink.packets.len() as u64 + dropped, 1, "one datagram, one fate");
+        for packet in sink.packets {
+            let inner = IpPacket::parse(&packet).expect("only whole packets pass");
+            let Some(Hop::Peer(owner)) = fib.lookup(inner.src()) else { panic!("a source that nobody owns passed") };
+            prop_assert_eq!(owner.endpoint.ip(), from);
+            prop_assert_eq!(fib.lookup(inner.dst()), Some(Hop::Local));
+        }
+    }
+
+    #[test]
+    fn egress_gives_each_packet_one_fate(
+        leases in proptest::collection::vec(lease(), 0..30),
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..2000),
+        shape in 0u8..4,
+        src in destination(),
+        dst in destination(),
+    ) {
+        forge(&mut bytes, shape, src, dst);
+        let fib = Fib::compile(1, &rib_of(&leases), &networks(), &local());
+        let (counters, mut forwarder) = (Counters::default(), Forwarder::new(Nanos(0)));
+        let (mut net, mut tun) = (Sent::default(), Sink::default());
+        egress(&fib, &bytes, Nanos(0), &mut forwarder, &counters, &mut net, &mut tun);
+        let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.egress.dropped(reason)).sum();
+        prop_assert_eq!(net.0.len() as u64 + dropped, 1);
+        for reply in tun.replies {
+            let error = IpPacket::parse(&reply).expect("our own errors are whole packets");
+            prop_assert_eq!(error.dst(), IpPacket::parse(&bytes).expect("answered").src());
+        }
+    }
+
+    /// A store's history, delivered with repetitions, out of order and with snapshots in between, ends like its last list.
+    #[test]
+    fn rib_equals_a_fresh_list(
+        history in proptest::collection::vec((lease(), any::<bool>()), 1..60),
+        order in proptest::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..120),
+    ) {
+        // What happened: a revision each, the truth after each.
+        let mut truth: BTreeMap<Vec<IpNet>, Lease> = BTreeMap::new();
+        let (mut events, mut lists) = (Vec::new(), Vec::new());
+        for (revision, (mut lease, delete)) in (1u64..).zip(history) {
+            lease.revision = revision;
+            if delete && truth.remove(&lease.subnets).is_some() {
+                events.push(Event::Delete { subnets: lease.subnets, revision });
+            } else {
+                truth.insert(lease.subnets.clone(), lease.clone());
+                events.push(Event::Put(lease));
+            }
+            lists.push(Change::Snapshot { leases: truth.values().cloned().collect(), revision });
+        }
+        // What was delivered: any of it in any order, then all of it once more.
+        let mut rib = Rib::default();
+        for (index, list) in order {
+            let change = match list {
+                true => lists[index.index(lists.len())].clone(),
+                false => Change::Delta(vec![events[index.index(events.len())].clone()]),
+            };
+            rib.apply(change);
+        }
+        rib.apply(Change::Delta(events));
+        prop_assert!(rib.leases().eq(truth.values()));
+    }
+}
+
+/// Makes `bytes` look like a packet from `src` to `dst`, the more so the higher `shape`.
+fn forge(bytes: &mut [u8], shape: u8, src: IpAddr, dst: IpAddr) {
+    let length = bytes.len();
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) if length >= 20 && shape > 0 => {
+            bytes[0] = 0x45;
+            bytes[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+            bytes[12..16].copy_from_slice(&src.octets());
+            bytes[16..20].copy_from_slice(&dst.octets());
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) if length >= 40 && shape > 0 => {
+            bytes[0] = 0x60;
+            bytes[4..6].copy_from_slice(&((length - 40) as u16).to_be_bytes());
+            bytes[8..24].copy_from_slice(&src.octets());
+            bytes[24..40].copy_from_slice(&dst.octets());
+        }
+        _ => {}
+    }
+}
+
+#[derive(Default)]
+struct Sink {
+    packets: Vec<Vec<u8>>,
+    replies: Vec<Vec<u8>>,
+}
+
+impl ToTun for Sink {
+    fn push(&mut self, packet: IpPacket<'_>) {
+        self.packets.push(packet.bytes().to_vec());
+    }
+    fn reply(&mut self, error: &[u8]) {
+        self.replies.push(error.to_vec());
+    }
+}
+
+#[derive(Default)]
+struct Sent(Vec<Vec<u8>>);
+
+impl ToNet for Sent {
+    fn push(&mut self, _peer: &Peer, train: Train<'_>) {
+        self.0.extend(train.datagrams().map(<[u8]>::to_vec));
+    }
+}
+
+#[test]
+fn ten_thousand_leases_are_each_found() {
+    let leases: Vec<Lease> = (0..10_000u32)
+        .map(|n| Lease {
+            name: format!("h{n}"),
+            subnets: vec![IpNet::V4(Ipv4Net::new_assert((0x0a00_0000 + (n + 2) * 256).into(), 24))],
+            public: Public { v4: Some((0xac10_0000 + n).into()), v6: None },
+            revision: 1,
+        })
+        .collect();
+    let networks = Networks { v4: Some((Ipv4Net::new_assert([10, 0, 0, 0].into(), 8), 24)), v6: None };
+    let local = Local { subnets: vec!["10.0.1.0/24".parse().expect("a prefix")], ..local() };
+    let fib = Fib::compile(1, &rib_of(&leases), &networks, &local);
+    for (n, lease) in (0u32..).zip(&leases) {
+        let dst = IpAddr::from(Ipv4Addr::from(0x0a00_0000 + (n + 2) * 256 + 9));
+        let Some(Hop::Peer(peer)) = fib.lookup(dst) else { panic!("{dst} is not found") };
+        assert_eq!(peer.name, lease.name);
+        assert_eq!(fib.peer_by_address(peer.endpoint.ip()).map(|peer| &peer.name), Some(&lease.name));
+    }
+    assert_eq!(fib.lookup([10, 255, 255, 1].into()), None);
+}
