@@ -36,12 +36,16 @@ pub enum ConfigError {
         error: std::io::Error,
     },
     /// It is no TOML, or has an unknown key or a value of the wrong type.
-    #[error("{path}: {error}")]
+    #[error("{path}: line {line}, column {column}: {problem}")]
     Syntax {
         /// As given.
         path: PathBuf,
-        /// With line and column.
-        error: Box<toml::de::Error>,
+        /// From 1.
+        line: usize,
+        /// From 1, in characters.
+        column: usize,
+        /// What is wrong there.
+        problem: String,
     },
     /// One value cannot be.
     #[error("{key} = {value:?} ({origin}): {problem}")]
@@ -55,6 +59,21 @@ pub enum ConfigError {
         /// What is wrong and what would be right.
         problem: String,
     },
+}
+
+/// Line and column, both from 1, of a byte offset in a text: what an editor wants to hear.
+#[must_use]
+pub fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    (line, column)
+}
+
+/// A TOML error as one line.
+#[must_use]
+pub fn one_line(error: &toml::de::Error) -> String {
+    error.message().trim().replace('\n', ", ")
 }
 
 /// Who said a value.

@@ -15,7 +15,7 @@ use toml::{Table, Value as Toml};
 use super::keys::{KEYS, Key};
 use super::{
     Config, ConfigError, Dataplane, EngineChoice, Interface, Log, Node, Origin, Overlay, Sources, Store,
-    Value,
+    Value, one_line, place,
 };
 use crate::forward::VerifySource;
 
@@ -111,7 +111,10 @@ pub(super) struct Merged {
 
 /// Lays environment and options over the file's `text`.
 pub(super) fn merge(text: &str, path: &Path, sources: &Sources) -> Result<Merged, ConfigError> {
-    let syntax = |error| ConfigError::Syntax { path: path.to_owned(), error: Box::new(error) };
+    let syntax = |error: toml::de::Error| {
+        let (line, column) = place(text, error.span().map_or(0, |span| span.start));
+        ConfigError::Syntax { path: path.to_owned(), line, column, problem: one_line(&error) }
+    };
     // Once into the typed form, for errors with line and column; once into a table, to see what was said at all.
     toml::from_str::<FileConfig>(text).map_err(syntax)?;
     let said: Table = toml::from_str(text).map_err(syntax)?;

@@ -29,6 +29,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Cluster, Opened, StoreError, Update};
+use crate::config;
 use crate::route::{Change, Lease, Networks, Public};
 
 /// How often the file is looked at (one `stat`).
@@ -78,9 +79,8 @@ pub struct MapError {
 impl Map {
     /// Reads the text of a cluster file.
     pub fn parse(text: &str) -> Result<Self, MapError> {
-        let file: FileCluster = toml::from_str(text).map_err(|error| {
-            MapError::at(text, error.span().unwrap_or(0..0), error.message().trim().replace('\n', ", "))
-        })?;
+        let file: FileCluster = toml::from_str(text)
+            .map_err(|error| MapError::at(text, error.span().unwrap_or(0..0), config::one_line(&error)))?;
         let fail = |span: Range<usize>, problem: String| MapError::at(text, span, problem);
         let networks = networks(&file).map_err(|(span, problem)| fail(span, problem))?;
         let mut leases: Vec<Lease> = Vec::new();
@@ -100,9 +100,7 @@ impl Map {
 
 impl MapError {
     fn at(text: &str, span: Range<usize>, problem: String) -> Self {
-        let before = &text[..span.start.min(text.len())];
-        let line = before.matches('\n').count() + 1;
-        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        let (line, column) = config::place(text, span.start);
         Self { line, column, problem }
     }
 }

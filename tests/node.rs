@@ -1,0 +1,550 @@
+//! The daemon as a process: start, kill, restart, reload, stop, and what it says when it cannot.
+
+mod support;
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+use hopsack::lab::ping::{Ping, Pinger, ping};
+use hopsack::lab::traffic::{Amount, Flow, Transfer};
+use hopsack::lab::{Lab, Options};
+use hopsack::packet::Family;
+use hopsack::sys::netns::in_netns;
+use support::{HOPSACK, Scrape, attempt, edit, eventually, hopsack, http, json, lab, run, text};
+
+const READY: Duration = Duration::from_secs(10);
+
+#[test]
+fn tcp_survives_kill_9_and_the_device_is_adopted() {
+    let lab = lab("kill9", 2, Family::V4);
+    let host = lab.host(1).netns.clone();
+    let device = || json(&run(&host, &["ip", "-j", "-d", "addr", "show", "hopsack0"]))[0].clone();
+    let routes = || {
+        let all = json(&run(&host, &["ip", "-j", "route", "show", "dev", "hopsack0"]));
+        let all6 = json(&run(&host, &["ip", "-j", "-6", "route", "show", "dev", "hopsack0"]));
+        (all, all6)
+    };
+    let (device_before, routes_before) = (device(), routes());
+
+    let flow = Flow {
+        from: lab.pod(1),
+        to: lab.pod(2),
+        family: Family::V4,
+        amount: Amount::Time(Duration::from_secs(60)),
+        verify: true,
+    };
+    let transfer = Transfer::start(flow).expect("TCP connects");
+    for _ in 0..3 {
+        let before = transfer.received();
+        eventually("bytes flow", || transfer.received() > before + 1_000_000);
+        lab.daemon(1).kill9().expect("killed");
+        // While nobody has the device open its route stays: pods' packets don't leak out by another.
+        assert_eq!(routes().0.as_array().map(Vec::len), routes_before.0.as_array().map(Vec::len));
+        lab.daemon(1).start().expect("started");
+        lab.daemon(1).wait_ready(READY).expect("ready");
+    }
+    let before = transfer.received();
+    eventually("bytes flow again", || transfer.received() > before + 1_000_000);
+    transfer.finish();
+    let moved = transfer.wait().expect("not one reset, not one wrong byte");
+    assert!(moved.bytes > 3_000_000);
+
+    assert!(lab.daemon(1).log().contains("adopted the device"), "{}", lab.daemon(1).log());
+    assert_eq!(device()["ifindex"], device_before["ifindex"], "the same device");
+    assert_eq!(
+        device()["addr_info"].as_array().map(Vec::len),
+        device_before["addr_info"].as_array().map(Vec::len)
+    );
+    assert_eq!(routes(), routes_before, "no route twice");
+}
+
+#[test]
+fn a_clean_stop_leaves_nothing_and_so_does_clean_after_kill_9() {
+    let lab = lab("stop", 1, Family::V4);
+    let (host, daemon) = (&lab.host(1).netns, lab.daemon(1));
+    let config = daemon.config_path().to_string_lossy().into_owned();
+    let there = || attempt(host, &["ip", "link", "show", "hopsack0"]).contains("mtu");
+
+    // SIGTERM: device, routes and socket go; subnet.env stays, as Flannel's does.
+    assert!(there() && daemon.control_path().exists());
+    let status = daemon.terminate().expect("it ends").expect("it is our child");
+    assert_eq!(status.code(), Some(0));
+    assert!(!there() && !daemon.control_path().exists());
+    assert!(lab.host(1).directory.join("subnet.env").exists());
+
+    // kill -9: everything stays for the next start, or for `clean`.
+    daemon.start().expect("started");
+    daemon.wait_ready(READY).expect("ready");
+    let refused = attempt(host, &[HOPSACK, "clean", "--config", &config]);
+    assert!(
+        refused.contains("another hopsack (pid"),
+        "clean must not pull the device from a daemon: {refused}"
+    );
+    daemon.kill9().expect("killed");
+    assert!(there() && daemon.control_path().exists());
+    let dry = run(host, &[HOPSACK, "clean", "--dry-run", "--config", &config]);
+    assert!(dry.contains("would remove") && dry.contains("hopsack0") && there(), "{dry}");
+    let cleaned = json(&run(host, &[HOPSACK, "clean", "--json", "--config", &config]));
+    assert_eq!(
+        cleaned.as_array().map(Vec::len),
+        Some(4),
+        "device, socket, subnet.env and its copy: {cleaned}"
+    );
+    assert!(!there() && !daemon.control_path().exists());
+    assert!(!lab.host(1).directory.join("subnet.env").exists());
+    let again = run(host, &[HOPSACK, "clean", "--config", &config]);
+    assert!(again.contains("nothing"), "{again}");
+
+    // And it starts again from nothing.
+    daemon.start().expect("started");
+    daemon.wait_ready(READY).expect("ready");
+    assert!(there());
+}
+
+#[test]
+fn an_edit_is_in_force_at_once_and_a_bad_one_never() {
+    let lab = lab("edit", 2, Family::V4);
+    let (netns, cluster) = (lab.host(1).netns.clone(), lab.cluster_path());
+    let status = || lab.daemon(1).status().expect("it answers");
+    let whole = || {
+        ping(&lab.pod(1).netns, Ping { count: 3, ..Ping::to(lab.pod(2).v4) }).expect("ping runs").is_whole()
+    };
+    assert_eq!(status()["peers"], 1);
+
+    // A bad edit: refused with its place, and forwarding goes on.
+    edit(&cluster, "10.244.2.0/24", "10.244.2.0/2four");
+    eventually("the bad edit is reported", || status()["store_trouble"].is_string());
+    let trouble = status()["store_trouble"].to_string();
+    assert!(
+        trouble.contains("line ") && trouble.contains("column ") && trouble.contains("2four"),
+        "{trouble}"
+    );
+    assert_eq!(Scrape::of(&netns).get("hopsack_store_connected"), 0);
+    assert!(status()["ready"].as_bool().expect("a bool") && whole());
+
+    // Mended, with one host more.
+    edit(&cluster, "10.244.2.0/2four", "10.244.2.0/24");
+    let mut file = std::fs::OpenOptions::new().append(true).open(&cluster).expect("the cluster file");
+    writeln!(file, "[[hosts]]\nname = \"h9\"\npublic = [\"192.0.2.9\"]\nsubnets = [\"10.244.9.0/24\"]")
+        .expect("written");
+    eventually("the new host is a peer", || status()["peers"] == 2);
+    assert!(status()["store_trouble"].is_null() && whole());
+
+    // Gone again, told by SIGHUP.
+    let text = std::fs::read_to_string(&cluster).expect("the cluster file");
+    let (without, _) = text.split_once("[[hosts]]\nname = \"h9\"").expect("it is there");
+    std::fs::write(&cluster, without).expect("written");
+    let pid = lab.daemon(1).pid().expect("it runs").to_string();
+    run(&netns, &["kill", "-HUP", &pid]);
+    eventually("the host is gone", || status()["peers"] == 1);
+    assert!(lab.daemon(1).log().contains("SIGHUP"));
+
+    // The store away altogether is no event for packets either.
+    std::fs::remove_file(&cluster).expect("removed");
+    eventually("that is reported", || status()["store_trouble"].is_string());
+    assert!(whole());
+}
+
+#[test]
+fn commands_and_endpoints_tell_one_story() {
+    let lab = lab("tell", 3, Family::V4);
+    let netns = &lab.host(1).netns;
+    let config = lab.daemon(1).config_path().to_string_lossy().into_owned();
+    assert!(
+        ping(&lab.pod(1).netns, Ping { count: 3, ..Ping::to(lab.pod(2).v4) }).expect("ping runs").is_whole()
+    );
+    let ask = |command: &str| json(&run(netns, &[HOPSACK, command, "--json", "--config", &config]));
+    let table = |command: &str| run(netns, &[HOPSACK, command, "--config", &config]);
+
+    let status = ask("status");
+    assert_eq!((&status["ready"], &status["peers"]), (&true.into(), &2.into()));
+    assert!(table("status").contains("10.244.1.0/24"));
+    assert_eq!(ask("peers").as_array().map(Vec::len), Some(2));
+    assert!(table("peers").contains("192.0.2.2:8285"));
+    assert_eq!(ask("routes").as_array().map(Vec::len), Some(6), "three hosts, two families");
+    assert!(table("routes").contains("local"));
+    let drops = ask("drops");
+    let of_scrape = Scrape::of(netns);
+    for drop in drops.as_array().expect("a list") {
+        let (direction, reason) =
+            (drop["direction"].as_str().expect("text"), drop["reason"].as_str().expect("text"));
+        assert_eq!(of_scrape.dropped(direction, reason), drop["packets"].as_u64().expect("a number"));
+    }
+    assert!(of_scrape.get("hopsack_egress_packets_total") >= 3);
+    let origin = ask("config");
+    let port = origin.as_array().and_then(|rows| rows.iter().find(|row| row["key"] == "overlay.port"));
+    assert_eq!(port.expect("listed")["origin"], format!("from {config}"));
+    assert!(run(netns, &[HOPSACK, "check", "--config", &config]).contains("runs (pid"));
+
+    assert!(http(netns, "/healthz").starts_with("HTTP/1.1 200"));
+    assert!(http(netns, "/readyz").contains("hopsack is ready"));
+    assert!(http(netns, "/metrics").contains("application/openmetrics-text"));
+    assert!(http(netns, "/metrics").trim_end().ends_with("# EOF"));
+    assert!(http(netns, "/nowhere").starts_with("HTTP/1.1 404"));
+    // Garbage on the control socket is answered, not fatal.
+    let error = lab.daemon(1).ask("{\"command\":\"reboot\"}").expect_err("no such command").to_string();
+    assert!(error.contains("reboot"), "{error}");
+    assert_eq!(lab.daemon(1).status().expect("it still answers")["ready"], true);
+    let env = std::fs::read_to_string(lab.host(1).directory.join("subnet.env")).expect("written");
+    assert!(env.starts_with("FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n"), "{env}");
+}
+
+/// A million datagrams at the port, from a peer and from strangers; the daemon's account must add up to the last one.
+#[test]
+fn a_million_forged_datagrams_are_each_accounted_for() {
+    const TOTAL: u64 = 1_000_000;
+    let lab = lab("forged", 2, Family::V4);
+    let (target, host) = (SocketAddr::new(lab.host(1).public, 8285), lab.host(1).netns.clone());
+    let stranger: IpAddr = [192, 0, 2, 99].into();
+    run(&lab.host(2).netns, &["ip", "addr", "add", "192.0.2.99/24", "dev", "eth0"]);
+    // What is delivered must not be answered by the pod: silence is easier to count.
+    run(&lab.pod(1).netns, &["ip", "route", "del", "default"]);
+    let rx_packets = || {
+        let link = json(&run(&host, &["ip", "-j", "-s", "link", "show", "hopsack0"]));
+        link[0]["stats64"]["rx"]["packets"].as_u64().expect("a number")
+    };
+    let memory = || {
+        let pid = lab.daemon(1).pid().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("there is such a line");
+        line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("in kB")
+    };
+    let (before, device_before, memory_before) = (Scrape::of(&host), rx_packets(), memory());
+
+    let peer = lab.host(2).public;
+    let bind = |address: IpAddr| {
+        in_netns(&lab.host(2).netns, move || UdpSocket::bind((address, 0))).expect("netns").expect("bound")
+    };
+    let (peer, stranger) = (bind(peer), bind(stranger));
+    let received = || Scrape::of(&host).get("hopsack_udp_datagrams_total");
+    let lost = || Scrape::of(&host).dropped("ingress", "socket_queue_full");
+    let (start, lost_before) = (received(), lost());
+    let mut forger = Forger::new(0x5eed);
+    let mut sent = 0;
+    while sent < TOTAL {
+        for _ in 0..1000 {
+            let from = if forger.next() % 4 == 0 { &stranger } else { &peer };
+            from.send_to(forger.datagram(), target).expect("sent");
+            sent += 1;
+        }
+        // Not faster than it reads: a full socket queue is counted, but would test the kernel and not us.
+        eventually("the daemon keeps up", || received() - start + lost() - lost_before + 3000 > sent);
+    }
+    eventually("all have arrived", || received() - start + lost() - lost_before == sent);
+
+    let after = Scrape::of(&host);
+    let grown = |name: &str| after.get(name) - before.get(name);
+    let dropped = after.all_dropped("ingress") - before.all_dropped("ingress");
+    let delivered = grown("hopsack_ingress_packets_total");
+    assert_eq!(grown("hopsack_udp_datagrams_total"), delivered + dropped, "received = delivered + dropped");
+    assert_eq!(
+        rx_packets() - device_before,
+        grown("hopsack_ingress_writes_total"),
+        "the device saw what we wrote"
+    );
+    for reason in ["malformed", "unknown_type", "unknown_peer", "spoofed_source", "misrouted"] {
+        assert!(after.dropped("ingress", reason) > 1000, "{reason} was hardly tried");
+    }
+    assert!(delivered > 10_000, "valid ones pass");
+    assert!(memory() < memory_before + 4096, "no leak: {memory_before} kB before, {} kB after", memory());
+    assert_eq!(lab.daemon(1).status().expect("it answers")["ready"], true);
+}
+
+/// Valid, truncated, mutated, spoofed, misrouted and random datagrams, from a fixed seed.
+struct Forger {
+    state: u64,
+    valid: Vec<Vec<u8>>,
+    buffer: Vec<u8>,
+}
+
+impl Forger {
+    fn new(seed: u64) -> Self {
+        let udp = |src, dst, length| {
+            let mut out = Vec::new();
+            let builder = PacketBuilder::ipv4(src, dst, 64).udp(1, 2);
+            builder.write(&mut out, &vec![7; length]).expect("fits");
+            out
+        };
+        let own = [10, 244, 2, 9];
+        let valid = vec![
+            udp(own, [10, 244, 1, 77], 10),
+            udp(own, [10, 244, 1, 77], 1400),
+            udp([10, 244, 3, 9], [10, 244, 1, 77], 10),
+            udp([10, 244, 1, 9], [10, 244, 1, 77], 10),
+            udp(own, [10, 244, 3, 9], 10),
+            udp(own, [203, 0, 113, 1], 10),
+        ];
+        Self { state: seed, valid, buffer: Vec::new() }
+    }
+
+    fn next(&mut self) -> usize {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        usize::try_from(self.state >> 33).expect("31 bits")
+    }
+
+    fn datagram(&mut self) -> &[u8] {
+        let (kind, which) = (self.next() % 5, self.next() % self.valid.len());
+        self.buffer.clear();
+        self.buffer.extend(&self.valid[which]);
+        match kind {
+            // As it is.
+            0 | 1 => {}
+            // Cut short, or with something behind it.
+            2 => {
+                let length = self.next() % (self.buffer.len() + 40);
+                self.buffer.resize(length, 0xaa);
+            }
+            // A few bits turned.
+            3 => {
+                for _ in 0..=self.next() % 4 {
+                    let (at, bit) = (self.next() % self.buffer.len(), self.next() % 8);
+                    self.buffer[at] ^= 1 << bit;
+                }
+            }
+            // Noise.
+            _ => {
+                let length = self.next() % 100;
+                self.buffer.clear();
+                for _ in 0..length {
+                    let byte = self.next().to_le_bytes()[0];
+                    self.buffer.push(byte);
+                }
+            }
+        }
+        &self.buffer
+    }
+}
+
+/// A lab whose only host has no daemon yet, to try configurations on.
+struct Bench {
+    lab: Lab,
+    config: PathBuf,
+}
+
+impl Bench {
+    fn new(label: &str) -> Self {
+        let lab = Lab::create(Options { hosts: 1, ..Options::unique(label, HOPSACK) }).expect(
+            "these tests need root (or a user namespace), /dev/net/tun, ip and ping: run scripts/test",
+        );
+        let config = lab.daemon(1).config_path();
+        Self { lab, config }
+    }
+
+    fn netns(&self) -> &str {
+        &self.lab.host(1).netns
+    }
+
+    /// `hopsack run` with options; it must refuse.
+    fn refused(&self, before: &[&str], options: &[&str], code: i32) -> String {
+        let config = self.config.to_string_lossy();
+        let mut argv = before.to_vec();
+        argv.extend([HOPSACK, "run", "--config", &config]);
+        argv.extend(options);
+        let mut full = vec!["netns", "exec", self.netns(), "timeout", "10"];
+        full.extend(argv);
+        let output = Command::new("ip").args(full).output().expect("ip runs");
+        self.judge(&output, code)
+    }
+
+    fn judge(&self, output: &Output, code: i32) -> String {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let error: Vec<&str> = said.lines().filter(|line| line.starts_with("hopsack: ")).collect();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert_eq!(error.len(), 1, "one sentence: {said}");
+        let left = attempt(self.netns(), &["ip", "-d", "link"]);
+        assert!(!left.contains("hopsack overlay"), "a device was left: {left}");
+        assert!(!self.lab.daemon(1).control_path().exists(), "a control socket was left");
+        assert!(!self.lab.host(1).directory.join("subnet.env").exists(), "a subnet.env was left");
+        error[0].to_owned()
+    }
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_in_one_sentence() {
+    let bench = Bench::new("wrong");
+    let cluster = bench.lab.cluster_path();
+    let good = std::fs::read_to_string(&cluster).expect("the cluster file");
+
+    for (options, says) in [
+        (&["--overlay-port", "99999"][..], "1 to 65535"),
+        (&["--node-interface", "eth7"], "no such interface; there are"),
+        (
+            &["--node-public-ip", "198.51.100.7"],
+            "is on no interface of this host; its addresses are: 192.0.2.1",
+        ),
+        (&["--node-interface", "auto", "--node-public-ip", "198.51.100.7"], "is on no interface"),
+        (&["--overlay-mtu", "1473"], "leaves 1472"),
+        (&["--overlay-mtu", "1000"], "too small for IPv6"),
+        (&["--store-path", "/nowhere/cluster.toml"], "cannot read the cluster file"),
+        (&["--store-kind", "etcd"], "not in this version"),
+    ] {
+        let error = bench.refused(&[], options, 2);
+        assert!(error.contains(says), "{options:?}: {error}");
+    }
+    // The file itself.
+    let config = std::fs::read_to_string(&bench.config).expect("the configuration");
+    std::fs::write(&bench.config, config.replace("device =", "devise =")).expect("written");
+    let error = bench.refused(&[], &[], 2);
+    assert!(error.contains("line ") && error.contains("devise"), "{error}");
+    std::fs::write(&bench.config, config).expect("written");
+    let output = hopsack(&["run", "--config", "/nowhere/hopsack.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output).contains("cannot read /nowhere/hopsack.toml"), "{}", text(&output));
+    assert_eq!(hopsack(&["run", "--no-such-option"]).status.code(), Some(2));
+
+    // The cluster file.
+    let host = "[[hosts]]\nname = \"h2\"\npublic = [\"192.0.2.2\"]\nsubnets = [\"10.244.2.0/24\"]\n";
+    for (from, to, says) in [
+        ("10.244.2.0/24", "10.244.2.0/99", "is not a prefix"),
+        ("10.244.2.0/24", "10.244.1.0/25", "overlaps 10.244.1.0/24 of host \"h1\""),
+        ("192.0.2.2", "192.0.2.1", "the same public address 192.0.2.1"),
+        ("name =", "nmae =", "nmae"),
+    ] {
+        std::fs::write(&cluster, format!("{good}\n{}", host.replace(from, to))).expect("written");
+        let error = bench.refused(&[], &[], 2);
+        assert!(error.contains(says) && error.contains("line "), "{from} -> {to}: {error}");
+    }
+    std::fs::write(&cluster, good.replace("192.0.2.1", "192.0.2.8")).expect("written");
+    let error = bench.refused(&[], &[], 2);
+    assert!(error.contains("lists no host with this host's address 192.0.2.1"), "{error}");
+}
+
+#[test]
+fn a_host_that_cannot_is_told_why_in_one_sentence() {
+    let bench = Bench::new("cannot");
+    let netns = bench.netns().to_owned();
+
+    let taken = in_netns(&netns, || UdpSocket::bind("192.0.2.1:8285")).expect("netns").expect("bound");
+    let error = bench.refused(&[], &[], 1);
+    assert!(error.contains("UDP port 8285 is in use"), "{error}");
+    drop(taken);
+
+    let listener =
+        in_netns(&netns, || std::net::TcpListener::bind("127.0.0.1:9285")).expect("netns").expect("bound");
+    let error = bench.refused(&[], &[], 1);
+    assert!(error.contains("cannot serve metrics on 127.0.0.1:9285"), "{error}");
+    drop(listener);
+
+    for somebody_s in
+        [["link", "add", "hopsack0", "type", "bridge"], ["tuntap", "add", "hopsack0", "mode", "tun"]]
+    {
+        run(&netns, &[&["ip"][..], &somebody_s].concat());
+        let error = bench.refused(&[], &[], 1);
+        assert!(error.contains("a device named hopsack0 is there already and is not hopsack's"), "{error}");
+        run(&netns, &["ip", "link", "del", "hopsack0"]);
+    }
+
+    let error = bench.refused(&["setpriv", "--bounding-set", "-net_admin"], &[], 1);
+    assert!(error.contains("CAP_NET_ADMIN") && error.contains("run it as root"), "{error}");
+
+    // No /dev/net/tun: an empty /dev/net of this process's own.
+    let script = "mount -t tmpfs tmpfs /dev/net && exec \"$@\"";
+    let error = bench.refused(&["unshare", "--mount", "sh", "-c", script, "sh"], &[], 1);
+    assert!(error.contains("/dev/net/tun") && error.contains("modprobe tun"), "{error}");
+
+    let error = bench.refused(&[], &["--node-subnet-env", "/proc/nowhere/subnet.env"], 1);
+    assert!(error.contains("cannot write /proc/nowhere/subnet.env"), "{error}");
+
+    // `check` says the same beforehand, and is content otherwise.
+    let config = bench.config.to_string_lossy().into_owned();
+    let fine = run(&netns, &[HOPSACK, "check", "--config", &config]);
+    assert!(!fine.contains("FAIL"), "{fine}");
+    run(&netns, &["ip", "link", "add", "hopsack0", "type", "bridge"]);
+    let found = attempt(&netns, &[HOPSACK, "check", "--config", &config]);
+    assert!(found.contains("FAIL  overlay device"), "{found}");
+}
+
+#[test]
+fn two_daemons_do_not_share_what_is_one_s_own() {
+    let lab = lab("two", 1, Family::V4);
+    let netns = &lab.host(1).netns;
+    let config = lab.daemon(1).config_path().to_string_lossy().into_owned();
+    let second = |options: &[&str]| {
+        attempt(netns, &[&["timeout", "10", HOPSACK, "run", "--config", &config], options].concat())
+    };
+    assert!(second(&[]).contains("another hopsack (pid"), "the same run_dir");
+    let other = lab.host(1).directory.join("other").to_string_lossy().into_owned();
+    let own = ["--node-run-dir", &other, "--metrics-listen", ""];
+    let said = second(&own);
+    assert!(said.contains("UDP port 8285 is in use"), "{said}");
+    let said = second(&[&own[..], &["--overlay-port", "9999"]].concat());
+    assert!(said.contains("hopsack0 is in use by another process"), "{said}");
+    assert_eq!(lab.daemon(1).status().expect("the first is unharmed")["ready"], true);
+    assert!(
+        ping(&lab.pod(1).netns, Ping::to(lab.host(1).subnet_v4.network())).expect("ping runs").is_whole()
+    );
+}
+
+/// systemd's side of the conversation: READY=1, a status, and STOPPING=1 on a socket in NOTIFY_SOCKET.
+#[test]
+fn systemd_is_told() {
+    let bench = Bench::new("notify");
+    let path = bench.lab.host(1).directory.join("notify.sock");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("bound");
+    socket.set_read_timeout(Some(READY)).expect("a timeout");
+    let mut child = Stopped(
+        Command::new("ip")
+            .args(["netns", "exec", bench.netns(), HOPSACK, "run", "--config"])
+            .arg(&bench.config)
+            .env("NOTIFY_SOCKET", &path)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("ip runs"),
+    );
+    let mut told = String::new();
+    let mut until = |word: &str| {
+        let mut buffer = [0; 4096];
+        while !told.contains(word) {
+            let length =
+                socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {word} ({error}): {told}"));
+            told += &String::from_utf8_lossy(&buffer[..length]);
+        }
+    };
+    until("READY=1");
+    until("STATUS=forwarding to 0 hosts");
+    run(bench.netns(), &["kill", "-TERM", &child.0.id().to_string()]);
+    until("STOPPING=1");
+    assert!(child.0.wait().expect("it ends").success());
+}
+
+/// A child that does not outlive its test.
+struct Stopped(Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_removed_device_ends_the_daemon_with_exit_code_1() {
+    let lab = lab("gone", 1, Family::V4);
+    run(&lab.host(1).netns, &["ip", "link", "del", "hopsack0"]);
+    eventually("it ends", || lab.daemon(1).pid().is_none());
+    let log = lab.daemon(1).log();
+    assert!(log.contains("the overlay device is gone"), "{log}");
+    lab.daemon(1).start().expect("started");
+    lab.daemon(1).wait_ready(READY).expect("as systemd would have it");
+}
+
+#[test]
+fn pings_are_lost_only_while_the_daemon_is_away() {
+    let lab = lab("away", 2, Family::V6);
+    let how = Ping { count: 10_000, interval: Duration::from_millis(5), ..Ping::to(lab.pod(2).v6) };
+    let pinger = Pinger::start(&lab.pod(1).netns, how).expect("ping runs");
+    std::thread::sleep(Duration::from_millis(300));
+    lab.daemon(2).terminate().expect("it ends");
+    lab.daemon(2).start().expect("started");
+    lab.daemon(2).wait_ready(READY).expect("ready");
+    std::thread::sleep(Duration::from_millis(300));
+    let pinged = pinger.stop().expect("ping ends");
+    assert_eq!(pinged.duplicates, 0);
+    assert!(pinged.received >= 50, "{}", pinged.output);
+}
