@@ -17,7 +17,7 @@ pub struct Sum(u64);
 impl Sum {
     /// Adds `bytes`, as if padded by one zero byte to an even length.
     #[must_use]
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn add_bytes(self, bytes: &[u8]) -> Self {
         let mut total = self.0;
         // Four lanes of 32-bit words: 32 bytes a step, no carry to look after (64 KiB of 2^32 is below 2^47),
         // and a loop that the compiler turns into vector adds.
@@ -41,18 +41,46 @@ impl Sum {
         Self(total)
     }
 
+    /// Copies `from` to `to`, which is as long, and adds it.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    #[must_use]
+    pub fn add_copied(self, from: &[u8], to: &mut [u8]) -> Self {
+        to.copy_from_slice(from);
+        self.add_bytes(to)
+    }
+
+    /// Adds one 16-bit word, such as a length.
+    #[must_use]
+    pub fn add_word(self, word: u16) -> Self {
+        Self(self.0 + u64::from(word.to_be()))
+    }
+
+    /// Adds what another sum holds.
+    #[must_use]
+    pub fn add_sum(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
+    /// Takes away one 16-bit word that was added before: in one's complement, minus `x` is plus `!x`.
+    #[must_use]
+    pub fn sub_word(self, word: u16) -> Self {
+        self.add_word(!word)
+    }
+
     /// Adds the pseudo-header of `protocol` between two addresses of one family; `length` is that of the
     /// transport header and payload, in bytes.
     #[must_use]
     pub fn add_pseudo_header(self, src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> Self {
         let sum = match (src, dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => self.add(&src.octets()).add(&dst.octets()),
-            (IpAddr::V6(src), IpAddr::V6(dst)) => self.add(&src.octets()).add(&dst.octets()),
+            (IpAddr::V4(src), IpAddr::V4(dst)) => self.add_bytes(&src.octets()).add_bytes(&dst.octets()),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => self.add_bytes(&src.octets()).add_bytes(&dst.octets()),
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
                 unreachable!("one packet has addresses of one family")
             }
         };
-        sum.add(&(length as u64).to_be_bytes()).add(&u16::from(protocol).to_be_bytes())
+        sum.add_bytes(&(length as u64).to_be_bytes()).add_bytes(&u16::from(protocol).to_be_bytes())
     }
 
     /// The checksum to store: folded, complemented, in network byte order.
@@ -79,7 +107,7 @@ impl Sum {
 /// The checksum of one byte string, to store in network byte order.
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> [u8; 2] {
-    Sum::default().add(bytes).finish()
+    Sum::default().add_bytes(bytes).finish()
 }
 
 #[cfg(test)]
@@ -102,7 +130,7 @@ mod tests {
     #[test]
     fn rfc_1071_example() {
         // §3: 0001 f203 f4f5 f6f7 sum to ddf2.
-        let sum = Sum::default().add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        let sum = Sum::default().add_bytes(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
         assert_eq!(sum.partial(), [0xdd, 0xf2]);
     }
 
@@ -121,7 +149,7 @@ mod tests {
         #[test]
         fn adds_up_in_pieces(bytes in proptest::collection::vec(any::<u8>(), 0..500), cut in 0usize..250) {
             let (a, b) = bytes.split_at((cut * 2).min(bytes.len() & !1));
-            prop_assert_eq!(Sum::default().add(a).add(b).finish(), checksum(&bytes));
+            prop_assert_eq!(Sum::default().add_bytes(a).add_bytes(b).finish(), checksum(&bytes));
         }
     }
 }
