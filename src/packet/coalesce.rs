@@ -535,10 +535,10 @@ mod tests {
     fn one_packet_is_left_as_it_came() {
         for recipe in recipes() {
             let packet = recipe.build();
-            assert_eq!(merge(&[packet.clone()]), [(VnetHeader::default(), packet, 1)]);
+            assert_eq!(merge(std::slice::from_ref(&packet)), [(VnetHeader::default(), packet, 1)]);
         }
         let longest = Recipe::tcp(Family::V6, 65_535 - 32).build();
-        assert_eq!(merge(&[longest.clone()]), [(VnetHeader::default(), longest, 1)]);
+        assert_eq!(merge(std::slice::from_ref(&longest)), [(VnetHeader::default(), longest, 1)]);
     }
 
     #[test]

@@ -314,8 +314,8 @@ mod tests {
 
     #[test]
     fn ecn_bits_are_copied() {
-        for segment in segments(&Recipe { tos: 0b10_1110_10, ..Recipe::tcp(Family::V4, 2500) }, 1000) {
-            assert_eq!(segment[1], 0b10_1110_10);
+        for segment in segments(&Recipe { tos: 0b1011_1010, ..Recipe::tcp(Family::V4, 2500) }, 1000) {
+            assert_eq!(segment[1], 0b1011_1010);
         }
     }
 
