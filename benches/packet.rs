@@ -1,7 +1,8 @@
 //! What the pure core costs: nanoseconds for one operation, without a kernel. No root needed.
 //!
-//! Throughput is counted in bytes of IP packets (checksum, split, coalesce) or in packets (all others). All inputs are
-//! hot in the cache, which they are not behind a kernel: these are floors, to compare with each other.
+//! Throughput is counted in bytes of IP packets (checksum, split, coalesce) or in packets (all others). All
+//! inputs are hot in the cache, which they are not behind a kernel: these are floors, to compare with each
+//! other.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,17 +1,17 @@
-//! The inverse of [`split`](super::split::split): merges packets that a peer sent into super packets, so that the
-//! kernel's receive path behind a TUN write runs once for many.
+//! The inverse of [`split`](super::split::split): merges packets that a peer sent into super packets, so that
+//! the kernel's receive path behind a TUN write runs once for many.
 //!
-//! A [`Coalescer`] keeps *runs*: consecutive packets of one flow, of which every header follows from the first. Each
-//! run lies contiguous in memory that is taken once, behind room for its [`VnetHeader`]: the sum of every packet must be
-//! verified anyway before it is merged, so one pass copies and verifies, and each run is written from one iovec
-//! (DATAPLANE.md §3: 46 entries cost 3.6 us, a copy of 64 KiB in the cache 1.4 to 1.9 us). The receive buffer is free
-//! when [`Coalescer::push`] returns.
+//! A [`Coalescer`] keeps *runs*: consecutive packets of one flow, of which every header follows from the
+//! first. Each run lies contiguous in memory that is taken once, behind room for its [`VnetHeader`]: the sum
+//! of every packet must be verified anyway before it is merged, so it is copied while it is in the cache, and
+//! each run is written from one iovec (DATAPLANE.md §3: 46 entries cost 3.6 us, a copy of 64 KiB in the cache
+//! 1.4 to 1.9 us). The receive buffer is free when [`Coalescer::push`] returns.
 //!
 //! It does not write, has no clock and keeps nothing back: whoever pushed a batch flushes at its end.
 //!
-//! Invariant: within a flow no packet passes another, and `split` of what comes out gives what went in, byte for byte,
-//! but for the identification of IPv4 packets with DF set, which means nothing (RFC 6864 §4.1) (property test
-//! `runs_split_into_what_was_pushed`).
+//! Invariant: within a flow no packet passes another, and `split` of what comes out gives what went in, byte
+//! for byte, but for the identification of IPv4 packets with DF set, which means nothing (RFC 6864 §4.1)
+//! (property test `runs_split_into_what_was_pushed`).
 //! Sources: Linux `Documentation/networking/segmentation-offloads.rst`, DATAPLANE.md §6.
 #![forbid(unsafe_code)]
 
@@ -21,28 +21,30 @@ use super::checksum::{Sum, checksum};
 use super::header::{narrow, put, tcp, udp, word};
 use super::{Family, IPV4_HEADER, IPV6_HEADER, IpPacket, Transport, VnetHeader, field, protocol};
 
-/// Runs that a worker needs: what a batch of receives brings is rarely from more flows, and the search is linear.
+/// Runs that a worker needs: what a batch of receives brings is rarely from more flows, and the search is
+/// linear.
 pub const RUNS: usize = 64;
 /// The longest super packet: what an IPv4 length field can say.
 const MAX_MERGED: usize = 65_535;
 /// The longest packet there is: the length field of IPv6 leaves its header out.
 const MAX_PACKET: usize = IPV6_HEADER + 65_535;
-/// Kernels before 6.9 cut UDP super packets into no more (`UDP_MAX_SEGMENTS`; 128 since).
+/// Older kernels cut UDP super packets into no more (`UDP_MAX_SEGMENTS`; 6.18 takes 128, DATAPLANE.md §6).
 const MAX_UDP_SEGMENTS: u32 = 64;
-/// More would be segments of fewer than 64 bytes, for which [`SPLIT_BUFFER`](super::split::SPLIT_BUFFER) must still do
-/// when the kernel refuses the super packet and it has to be cut again.
+/// More would be segments of fewer than 64 bytes, for which [`SPLIT_BUFFER`](super::split::SPLIT_BUFFER) must
+/// still do when the kernel refuses the super packet and it has to be cut again.
 const MAX_TCP_SEGMENTS: u32 = 1024;
 const _: () =
     assert!(MAX_MERGED + MAX_TCP_SEGMENTS as usize * (IPV6_HEADER + 60) <= super::split::SPLIT_BUFFER);
 
-/// Bytes from one run's memory to the next: a whole packet with its [`VnetHeader`]; then five cache lines that make
-/// the starts of runs fall into different sets of an L1 cache (whose sets repeat every 4,096 bytes).
+/// Bytes from one run's memory to the next: a whole packet with its [`VnetHeader`]; then five cache lines
+/// that make the starts of runs fall into different sets of an L1 cache (whose sets repeat every 4,096
+/// bytes).
 const SLOT: usize = (MAX_PACKET + VnetHeader::LEN).next_multiple_of(64) + 5 * 64;
 const _: () = assert!(!SLOT.is_multiple_of(4096) && SLOT.is_multiple_of(64));
 
-/// Destination ports of UDP that carries packets itself. Its receiver is a tunnel that takes one datagram at a time,
-/// often in a kernel that would have to cut the super packet again; and a datagram of a tunnel holds packets of many
-/// flows, none of which may wait for another.
+/// Destination ports of UDP that carries packets itself. Its receiver is a tunnel that takes one datagram at
+/// a time, often in a kernel that would have to cut the super packet again; and a datagram of a tunnel holds
+/// packets of many flows, none of which may wait for another.
 const TUNNEL_PORTS: [u16; 11] = [
     1701,  // L2TP
     2152,  // GTP-U
@@ -67,7 +69,8 @@ pub struct Full;
 /// A bounded list of runs.
 #[derive(Debug)]
 pub struct Coalescer {
-    /// Memory of the runs, [`SLOT`] bytes each; the first run has the first slot, so that few flows stay in the cache.
+    /// Memory of the runs, [`SLOT`] bytes each; the first run has the first slot, so that few flows stay in
+    /// the cache.
     memory: Box<[u8]>,
     runs: Vec<Run>,
     /// The flow of each run, beside `runs` for the search.
@@ -144,8 +147,8 @@ impl Coalescer {
         self.begin(flow, packet.bytes(), segment.as_ref())
     }
 
-    /// Completes the headers of all runs, and hands them out in the order of their first packets. They stand where they
-    /// are until [`Coalescer::clear`].
+    /// Completes the headers of all runs, and hands them out in the order of their first packets. They stand
+    /// where they are until [`Coalescer::clear`].
     pub fn finish(&mut self) -> impl Iterator<Item = SuperPacket<'_>> {
         self.memory.chunks_exact_mut(SLOT).zip(&self.runs).map(|(slot, run)| {
             run.seal(slot);
@@ -220,8 +223,8 @@ impl Coalescer {
         Ok(())
     }
 
-    /// A packet came of which the flow is unknown, a fragment above all: nothing that follows between its two addresses
-    /// may pass it.
+    /// A packet came of which the flow is unknown, a fragment above all: nothing that follows between its two
+    /// addresses may pass it.
     fn close_between(&mut self, packet: &IpPacket<'_>) {
         for (slot, run) in self.memory.chunks_exact(SLOT).zip(&mut self.runs) {
             let known = &slot[VnetHeader::LEN..][..run.length];
@@ -233,7 +236,8 @@ impl Coalescer {
 }
 
 impl Run {
-    /// Completes the headers of a run of several: lengths, the partial checksum, and how the kernel is to cut it.
+    /// Completes the headers of a run of several: lengths, the partial checksum, and how the kernel is to cut
+    /// it.
     fn seal(&self, slot: &mut [u8]) {
         if self.packets == 1 {
             return;
@@ -268,7 +272,8 @@ impl Run {
     }
 }
 
-/// Which headers a packet that can be merged has: IPv4 without options or IPv6 without extensions, and TCP or UDP.
+/// Which headers a packet that can be merged has: IPv4 without options or IPv6 without extensions, and TCP or
+/// UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shape {
     family: Family,
@@ -377,8 +382,8 @@ impl<'a> Segment<'a> {
         };
         let l4 = self.shape.l4();
         let ports_are_equal = equal(l4..l4 + 4);
-        // Of the flags only PSH may differ, which `Segment::of` has seen to. An equal data offset makes the options
-        // equally long.
+        // Of the flags only PSH may differ, which `Segment::of` has seen to. An equal data offset makes the
+        // options equally long.
         let transport_continues = !self.shape.is_tcp
             || (tcp::sequence(&header[l4..]) == tail.sequence
                 && equal(l4 + tcp::ACK_NUMBER..l4 + tcp::FLAGS)
@@ -411,8 +416,8 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// The transport header of a packet and a hash of its flow; `None` if the flow cannot be told. Two flows of one hash hide
-/// each other's runs, which costs merges but no order.
+/// The transport header of a packet and a hash of its flow; `None` if the flow cannot be told. Two flows of
+/// one hash hide each other's runs, which costs merges but no order.
 fn flow(packet: &IpPacket<'_>) -> Option<(Transport, u64)> {
     let transport = packet.divisible_transport()?;
     let ports = match transport.protocol {
@@ -596,7 +601,8 @@ mod tests {
                     }
                 });
                 assert_eq!(counts(&packets).iter().sum::<u64>(), 4);
-                // For UDP, another port is another flow, and the first goes on; for TCP its sequence has a gap.
+                // For UDP, another port is another flow, and the first goes on; for TCP its sequence has a
+                // gap.
                 let first = if what.ends_with("port") && !is_tcp { 3 } else { 2 };
                 assert_eq!(counts(&packets)[0], first, "{what}");
             }
@@ -656,9 +662,14 @@ mod tests {
         let options = Recipe { ip_options: vec![148, 4, 0, 0], ..Recipe::tcp(Family::V4, 100) };
         let hop_by_hop = Recipe { hop_by_hop: true, ..Recipe::udp(Family::V6, 100) };
         let fragments = Recipe { more_fragments: true, dont_fragment: false, ..Recipe::udp(Family::V4, 104) };
-        let mut without_sum = sequence(&Recipe::udp(Family::V4, 100), 3, |_, _| ());
-        let mut trailing = without_sum.clone();
-        let mut other_protocol = without_sum.clone();
+        let mut trailing = sequence(&Recipe::udp(Family::V4, 100), 3, |_, _| ());
+        let mut other_protocol = trailing.clone();
+        // With its own checksum as payload a datagram sums up to zero, which here says "none" and would be
+        // right too.
+        let mut zero = Recipe { payload: vec![0; 4], ..Recipe::udp(Family::V4, 0) };
+        let sum = word(&zero.build(), 20 + udp::CHECKSUM);
+        put(&mut zero.payload, 0, sum.to_be_bytes());
+        let mut without_sum = sequence(&zero, 3, |_, _| ());
         for packet in &mut without_sum {
             put(packet, 20 + udp::CHECKSUM, [0, 0]);
         }
@@ -715,6 +726,7 @@ mod tests {
     #[test]
     fn a_full_table_refuses_new_flows_and_takes_known_ones() {
         let mut coalescer = Coalescer::new(2);
+        let capacity = (coalescer.runs.capacity(), coalescer.flows.capacity());
         let packets: Vec<_> = (0..3)
             .map(|port| sequence(&Recipe { ports: (port, 9), ..Recipe::udp(Family::V4, 100) }, 2, |_, _| ()))
             .collect();
@@ -724,6 +736,11 @@ mod tests {
         assert_eq!(push(&packets[0][1]), Ok(()));
         assert_eq!(drain(&mut coalescer).len(), 2);
         assert!(coalescer.is_empty());
+        assert_eq!(
+            (coalescer.runs.capacity(), coalescer.flows.capacity()),
+            capacity,
+            "nothing was allocated"
+        );
         assert_eq!(coalescer.push(IpPacket::parse(&packets[2][0]).expect("well formed")), Ok(()));
     }
 

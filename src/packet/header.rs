@@ -1,7 +1,7 @@
 //! Where the fields of TCP and UDP headers stand, and how 16-bit fields are read and written.
 //!
-//! Offsets count from the start of the transport header. Nothing here checks a length: slices that are too short
-//! panic, so callers look first.
+//! Offsets count from the start of the transport header. Nothing here checks a length: slices that are too
+//! short panic, so callers look first.
 //! Sources: RFC 9293 §3.1 (TCP), RFC 768 (UDP).
 #![forbid(unsafe_code)]
 

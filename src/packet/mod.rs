@@ -162,8 +162,8 @@ impl<'a> IpPacket<'a> {
         self.walk().map(|(transport, _)| transport)
     }
 
-    /// The transport header of a packet that may be cut into several or merged with others: `None` for a fragment, the
-    /// first included, and for what an authentication header seals as a whole.
+    /// The transport header of a packet that may be cut into several or merged with others: `None` for a
+    /// fragment, the first included, and for what an authentication header seals as a whole.
     #[must_use]
     pub fn divisible_transport(&self) -> Option<Transport> {
         self.walk().filter(|(_, divisible)| *divisible).map(|(transport, _)| transport)

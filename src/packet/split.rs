@@ -1,32 +1,34 @@
 //! Cuts what one TUN read brought into wire-sized packets: the segments that the kernel would have sent.
 //!
-//! [`split`] writes them back to back into one buffer, so that they leave in one UDP_SEGMENT send of one iovec:
-//! one pass that copies and sums is cheaper than a gather of two entries a segment (DATAPLANE.md §3, §4.2). A packet
-//! that needs nothing is handed on where it stands.
+//! [`split`] writes them back to back into one buffer, so that they leave in one UDP_SEGMENT send of one
+//! iovec: to copy and sum is cheaper than a gather of two entries a segment (DATAPLANE.md §3,
+//! §4.2). A packet that needs nothing is handed on where it stands.
 //!
-//! It does not look up routes (all segments have one destination), does not know an MTU, and trusts nothing in the
-//! [`VnetHeader`] that it can find in the packet: not `hdr_len`, and `csum_start` only where it agrees.
+//! It does not look up routes (all segments have one destination), does not know an MTU, and trusts nothing
+//! in the [`VnetHeader`] that it can find in the packet: not `hdr_len`, and `csum_start` only where it
+//! agrees.
 //!
-//! Invariant: for every accepted input, each segment is one whole IP packet with right checksums, and merging them
-//! gives the input again (property test `coalesce_undoes_split`). No input panics.
-//! Sources: Linux `Documentation/networking/segmentation-offloads.rst`, RFC 3168 §6.1.2 (CWR), RFC 768 (zero).
+//! Invariant: for every accepted input, each segment is one whole IP packet with right checksums, and merging
+//! them gives the input again (property test `coalesce_undoes_split`). No input panics.
+//! Sources: Linux `Documentation/networking/segmentation-offloads.rst`, RFC 3168 §6.1.2 (CWR), RFC 768
+//! (zero).
 #![forbid(unsafe_code)]
 
 use super::checksum::Sum;
 use super::header::{narrow, put, tcp, udp, word};
 use super::{Family, IPV6_HEADER, IpPacket, Malformed, Train, Transport, VnetHeader, field, protocol};
 
-/// A buffer of this length holds the segments of every super packet that a TCP of ours makes. Linux never takes an MSS
-/// below 48 (`net.ipv4.tcp_min_snd_mss`), options included, of which there are at most 40: 65,535 bytes of at least
-/// 8 each would be 8,192 segments; with the 12 bytes of timestamps that are seen in practice they are 1,821, of up to
-/// 72 bytes of header each.
+/// A buffer of this length holds the segments of every super packet that a TCP of ours makes. Linux never
+/// takes an MSS below 48 (`net.ipv4.tcp_min_snd_mss`), options included, of which there are at most 40:
+/// 65,535 bytes of at least 8 each would be 8,192 segments; with the 12 bytes of timestamps that are seen in
+/// practice they are 1,821, of up to 72 bytes of header each.
 pub const SPLIT_BUFFER: usize = 256 * 1024;
 const _: () = assert!(65_535 + 65_535_usize.div_ceil(48 - 12) * (IPV6_HEADER + 32) <= SPLIT_BUFFER);
 
 /// Cuts `packet` as `vnet` says. The result stands in `out`, or is `packet` itself if there is nothing to do.
 ///
-/// [`Malformed`] if the header disagrees with the packet, if the packet is none that may be cut, or if the segments are
-/// longer than `out` (see [`SPLIT_BUFFER`]).
+/// [`Malformed`] if the header disagrees with the packet, if the packet is none that may be cut, or if the
+/// segments are longer than `out` (see [`SPLIT_BUFFER`]).
 pub fn split<'a>(vnet: &VnetHeader, packet: IpPacket<'a>, out: &'a mut [u8]) -> Result<Train<'a>, Malformed> {
     let expected = match vnet.gso_type {
         VnetHeader::GSO_NONE if !vnet.needs_csum() => return Ok(Train::single(packet.bytes())),
@@ -136,8 +138,9 @@ impl Common {
         checksum: usize,
     ) -> Self {
         let bytes = packet.bytes();
-        // The partial sum is the sender's word for the pseudo-header, and with a routing header the only one: the final
-        // destination is not in the IPv6 header then. A merged packet that a card has verified has none.
+        // The partial sum is the sender's word for the pseudo-header, and with a routing header the only one:
+        // the final destination is not in the IPv6 header then. A merged packet that a card has verified has
+        // none.
         let pseudo = if vnet.needs_csum() {
             let total = narrow(bytes.len() - transport.offset);
             Sum::default().add_bytes(&l4[checksum..checksum + 2]).sub_word(total)
@@ -185,7 +188,8 @@ impl Common {
     }
 }
 
-/// Sequence number; FIN and PSH on the last segment only, CWR on the first only. Returns the sum of what it wrote.
+/// Sequence number; FIN and PSH on the last segment only, CWR on the first only. Returns the sum of what it
+/// wrote.
 fn vary_tcp(l4: &mut [u8], position: Position) -> Sum {
     let sequence = tcp::sequence(l4).wrapping_add(u32::from(position.offset));
     put(l4, tcp::SEQUENCE, sequence.to_be_bytes());

@@ -1,5 +1,5 @@
-//! Packets for the tests of [`split`](super::split) and [`coalesce`](super::coalesce), and etherparse's opinion on
-//! what they make of them.
+//! Packets for the tests of [`split`](super::split) and [`coalesce`](super::coalesce), and etherparse's
+//! opinion on what they make of them.
 
 use etherparse::{
     IpDscp, IpEcn, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6FlowLabel,

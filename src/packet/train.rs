@@ -2,11 +2,12 @@
 //!
 //! It is a view: it owns nothing, and does not know what stands in its datagrams.
 //!
-//! Invariant: the datagrams, one after the other, are exactly `bytes`; only the last may be shorter than `stride`.
+//! Invariant: the datagrams, one after the other, are exactly `bytes`; only the last may be shorter than
+//! `stride`.
 #![forbid(unsafe_code)]
 
-/// Datagrams back to back in one buffer, each `stride` bytes long but for the last, which may be shorter: what one GRO
-/// receive brings and one GSO send takes. A single packet is a train of one.
+/// Datagrams back to back in one buffer, each `stride` bytes long but for the last, which may be shorter:
+/// what one GRO receive brings and one GSO send takes. A single packet is a train of one.
 #[derive(Debug, Clone, Copy)]
 pub struct Train<'a> {
     /// All datagrams.

@@ -1,10 +1,13 @@
-//! The ten bytes before each packet on a TUN queue opened with `IFF_VNET_HDR`: which checksum is still partial, and
-//! into what segments a super packet is to be cut.
+//! The ten bytes before each packet on a TUN queue opened with `IFF_VNET_HDR`: which checksum is still
+//! partial, and into what segments a super packet is to be cut.
 //!
-//! It does not look at the packet: whether the offsets lie inside it is checked by [`split`](super::split::split).
+//! It does not look at the packet: whether the offsets lie inside it is checked by
+//! [`split`](super::split::split).
 //!
-//! Invariant: [`VnetHeader::parse`] accepts only what the offloads that we ask for (checksum, TSO, USO) can bring.
-//! Sources: VIRTIO 1.2 §5.1.6, `include/uapi/linux/virtio_net.h`. A TUN with default endianness uses the machine's.
+//! Invariant: [`VnetHeader::parse`] accepts only what the offloads that we ask for (checksum, TSO, USO) can
+//! bring.
+//! Sources: VIRTIO 1.2 §5.1.6, `include/uapi/linux/virtio_net.h`. A TUN with default endianness uses the
+//! machine's.
 #![forbid(unsafe_code)]
 
 use super::Malformed;
@@ -16,8 +19,8 @@ pub struct VnetHeader {
     pub flags: u8,
     /// One of the `GSO_` constants, [`GSO_ECN`](Self::GSO_ECN) added to those of TCP where CWR is set.
     pub gso_type: u8,
-    /// Bytes of all headers. The kernel gives a hint here, on the forward path often the length of the whole first
-    /// fragment: it is written for the kernel, but never read.
+    /// Bytes of all headers. The kernel gives a hint here, on the forward path often the length of the whole
+    /// first fragment: it is written for the kernel, but never read.
     pub hdr_len: u16,
     /// Payload bytes of each segment but the last.
     pub gso_size: u16,
