@@ -16,38 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::packet::IpPacket;
+pub use crate::packet::Train;
 use crate::packet::icmp::{self, Limiter, MAX_ERROR, Nanos, Problem};
 use crate::route::{Fib, Hop, Peer};
-
-/// Datagrams back to back in one buffer, each `stride` bytes long but for the last, which may be shorter: what one GRO
-/// receive brings and one GSO send takes. A single packet is a train of one.
-#[derive(Debug, Clone, Copy)]
-pub struct Train<'a> {
-    /// All datagrams.
-    pub bytes: &'a [u8],
-    /// Bytes from one datagram to the next; at least 1.
-    pub stride: usize,
-}
-
-impl<'a> Train<'a> {
-    /// A train of one, which may be empty.
-    #[must_use]
-    pub fn single(bytes: &'a [u8]) -> Self {
-        Self { bytes, stride: bytes.len().max(1) }
-    }
-
-    /// The datagrams. An empty datagram is one datagram.
-    pub fn datagrams(self) -> impl Iterator<Item = &'a [u8]> {
-        let empty = self.bytes.is_empty().then_some(self.bytes);
-        empty.into_iter().chain(self.bytes.chunks(self.stride))
-    }
-
-    /// How many datagrams there are.
-    #[must_use]
-    pub fn count(self) -> u64 {
-        self.bytes.len().div_ceil(self.stride).max(1) as u64
-    }
-}
 
 /// Takes what must leave by UDP. The implementor counts each packet as sent, or as dropped for
 /// [`DropReason::SendFailed`].

@@ -109,8 +109,10 @@ fn error_v6(out: &mut [u8; MAX_ERROR], from: IpAddr, packet: &IpPacket<'_>, prob
         }
     }
     icmp[ICMP_HEADER..].copy_from_slice(quoted);
-    let sum =
-        Sum::default().add_pseudo_header(from, packet.src(), protocol::ICMPV6, icmp_len).add(icmp).finish();
+    let sum = Sum::default()
+        .add_pseudo_header(from, packet.src(), protocol::ICMPV6, icmp_len)
+        .add_bytes(icmp)
+        .finish();
     icmp[2..4].copy_from_slice(&sum);
     IPV6_HEADER + icmp_len
 }

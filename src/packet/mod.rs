@@ -12,11 +12,21 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod coalesce;
+mod header;
 pub mod icmp;
+pub mod split;
+#[cfg(test)]
+mod testing;
+mod train;
+pub mod vnet;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
+
+pub use train::Train;
+pub use vnet::VnetHeader;
 
 /// IP protocol numbers that this program gives a meaning to (IANA "Assigned Internet Protocol Numbers").
 pub mod protocol {
@@ -159,11 +169,26 @@ impl<'a> IpPacket<'a> {
     /// or ends in "no next header" (59) or an encrypted payload (50).
     #[must_use]
     pub fn transport(&self) -> Option<Transport> {
+        self.walk().map(|(transport, _)| transport)
+    }
+
+    /// The transport header of a packet that may be cut into several or merged with others: `None` for a
+    /// fragment, the first included, and for what an authentication header seals as a whole.
+    #[must_use]
+    pub fn divisible_transport(&self) -> Option<Transport> {
+        self.walk().filter(|(_, divisible)| *divisible).map(|(transport, _)| transport)
+    }
+
+    /// The transport header, and whether the packet is divisible.
+    fn walk(&self) -> Option<(Transport, bool)> {
         match self.family {
             Family::V4 => {
                 let word = u16::from_be_bytes([self.bytes[6], self.bytes[7]]);
                 let first_fragment = word & 0x1fff == 0;
-                Some(Transport { protocol: self.protocol(), offset: self.header_len, first_fragment })
+                let more_fragments = word & 0x2000 != 0;
+                let transport =
+                    Transport { protocol: self.protocol(), offset: self.header_len, first_fragment };
+                Some((transport, first_fragment && !more_fragments))
             }
             Family::V6 => self.walk_extensions(),
         }
@@ -171,22 +196,27 @@ impl<'a> IpPacket<'a> {
 
     /// RFC 8200 §4: each header names the next; lengths are in units of 8 bytes beyond the first 8, but for
     /// the authentication header (RFC 4302: units of 4 beyond the first 8).
-    fn walk_extensions(&self) -> Option<Transport> {
+    fn walk_extensions(&self) -> Option<(Transport, bool)> {
         let (mut next, mut offset, mut first_fragment) = (self.protocol(), IPV6_HEADER, true);
+        let mut divisible = true;
         loop {
             let length = match next {
                 extension::HOP_BY_HOP | extension::ROUTING | extension::DESTINATION => {
                     8 + 8 * usize::from(*self.bytes.get(offset + 1)?)
                 }
-                extension::AUTHENTICATION => 8 + 4 * usize::from(*self.bytes.get(offset + 1)?),
+                extension::AUTHENTICATION => {
+                    divisible = false;
+                    8 + 4 * usize::from(*self.bytes.get(offset + 1)?)
+                }
                 extension::FRAGMENT => {
+                    divisible = false;
                     let word =
                         u16::from_be_bytes([*self.bytes.get(offset + 2)?, *self.bytes.get(offset + 3)?]);
                     first_fragment &= word & 0xfff8 == 0;
                     8
                 }
                 extension::NONE | extension::ENCRYPTED => return None,
-                protocol => return Some(Transport { protocol, offset, first_fragment }),
+                protocol => return Some((Transport { protocol, offset, first_fragment }, divisible)),
             };
             let following = *self.bytes.get(offset)?;
             offset += length;
@@ -195,7 +225,7 @@ impl<'a> IpPacket<'a> {
             }
             // What follows the header of a later fragment is payload, not another header.
             if !first_fragment {
-                return Some(Transport { protocol: following, offset, first_fragment });
+                return Some((Transport { protocol: following, offset, first_fragment }, divisible));
             }
             next = following;
         }
@@ -215,9 +245,14 @@ impl<'a> IpPacket<'a> {
 
 /// Byte offsets of header fields, from the start of the IP header.
 mod field {
+    pub(super) const V4_LENGTH: usize = 2;
+    pub(super) const V4_ID: usize = 4;
+    pub(super) const V4_FRAGMENT: usize = 6;
+    pub(super) const V4_CHECKSUM: usize = 10;
     pub(super) const V4_PROTOCOL: usize = 9;
     pub(super) const V4_SRC: usize = 12;
     pub(super) const V4_DST: usize = 16;
+    pub(super) const V6_LENGTH: usize = 4;
     pub(super) const V6_NEXT_HEADER: usize = 6;
     pub(super) const V6_SRC: usize = 8;
     pub(super) const V6_DST: usize = 24;

@@ -1,0 +1,260 @@
+//! What the pure core costs: nanoseconds for one operation, without a kernel. No root needed.
+//!
+//! Throughput is counted in bytes of IP packets (checksum, split, coalesce) or in packets (all others). All
+//! inputs are hot in the cache, which they are not behind a kernel: these are floors, to compare with each
+//! other.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use etherparse::PacketBuilder;
+
+use hopsack::forward::{self, Counters, Forwarder, ToNet, ToTun, Train, VerifySource};
+use hopsack::packet::checksum::{Sum, checksum};
+use hopsack::packet::coalesce::{Coalescer, RUNS};
+use hopsack::packet::icmp::Nanos;
+use hopsack::packet::split::{SPLIT_BUFFER, split};
+use hopsack::packet::{IpPacket, VnetHeader, protocol};
+use hopsack::route::{Change, Fib, Lease, Local, Networks, Public, Rib};
+
+/// The inner MTU of an underlay of 1500 bytes.
+const MTU: usize = 1472;
+/// Bytes of IPv4 and TCP header with timestamps.
+const TCP_HEADERS: usize = 52;
+const OURS: [u8; 4] = [10, 0, 0, 2];
+const THEIRS: [u8; 4] = [10, 0, 1, 2];
+const LEASES: u32 = 10_000;
+
+criterion_group!(benches, checksums, parse, lookup, splits, coalesces, straight_lines);
+criterion_main!(benches);
+
+fn checksums(c: &mut Criterion) {
+    let mut group = c.benchmark_group("checksum");
+    for length in [64, 1400, 65_536] {
+        let bytes = vec![0x5a_u8; length];
+        let mut copy = vec![0_u8; length];
+        group.throughput(Throughput::Bytes(length as u64));
+        group.bench_with_input(BenchmarkId::new("hopsack", length), &bytes, |b, bytes| {
+            b.iter(|| checksum(black_box(bytes)));
+        });
+        group.bench_with_input(BenchmarkId::new("etherparse", length), &bytes, |b, bytes| {
+            b.iter(|| {
+                etherparse::checksum::Sum16BitWords::new().add_slice(black_box(bytes)).ones_complement()
+            });
+        });
+        group.bench_with_input(BenchmarkId::new("copied", length), &bytes, |b, bytes| {
+            b.iter(|| Sum::default().add_copied(black_box(bytes), black_box(&mut copy)));
+        });
+        group.bench_with_input(BenchmarkId::new("memcpy", length), &bytes, |b, bytes| {
+            b.iter(|| black_box(&mut copy).copy_from_slice(black_box(bytes)));
+        });
+    }
+    group.finish();
+}
+
+fn parse(c: &mut Criterion) {
+    let mut group = c.benchmark_group("parse");
+    group.throughput(Throughput::Elements(1));
+    for (name, bytes) in [("v4", udp(OURS, THEIRS, 64)), ("v6", udp_v6(64))] {
+        group.bench_function(name, |b| {
+            b.iter(|| IpPacket::parse(black_box(&bytes)).map(|packet| packet.dst()))
+        });
+    }
+    group.finish();
+}
+
+fn lookup(c: &mut Criterion) {
+    let fib = fib();
+    // A stride that visits subnets all over the table, so that neither cache nor predictor knows the next.
+    let addresses: Vec<IpAddr> = (0..LEASES).map(|n| subnet_of(n * 7919 % LEASES, 9).into()).collect();
+    let mut group = c.benchmark_group("fib");
+    group.throughput(Throughput::Elements(u64::from(LEASES)));
+    group.bench_function(BenchmarkId::new("lookup", LEASES), |b| {
+        b.iter(|| addresses.iter().filter(|dst| fib.lookup(**dst).is_some()).count());
+    });
+    group.finish();
+}
+
+fn splits(c: &mut Criterion) {
+    let mut group = c.benchmark_group("split");
+    let mut out = vec![0; SPLIT_BUFFER];
+    // 64 KiB as a pod without `gso_max_size` sends it.
+    let payload = 65_535 - TCP_HEADERS;
+    let (vnet, bytes) = super_packet(payload);
+    group.throughput(Throughput::Bytes(bytes.len() as u64));
+    group.bench_function("tcp 64 KiB", |b| {
+        b.iter(|| {
+            let packet = IpPacket::parse(black_box(&bytes)).expect("well formed");
+            split(&vnet, packet, &mut out).map(|train| train.stride)
+        });
+    });
+    let (vnet, bytes) = super_packet(MTU - TCP_HEADERS);
+    let vnet = VnetHeader { gso_type: VnetHeader::GSO_NONE, gso_size: 0, ..vnet };
+    group.throughput(Throughput::Bytes(bytes.len() as u64));
+    group.bench_function("one partial checksum", |b| {
+        b.iter(|| {
+            let packet = IpPacket::parse(black_box(&bytes)).expect("well formed");
+            split(&vnet, packet, &mut out).map(|train| train.stride)
+        });
+    });
+    group.finish();
+}
+
+fn coalesces(c: &mut Criterion) {
+    let mut group = c.benchmark_group("coalesce");
+    let (vnet, bytes) = super_packet(44 * (MTU - TCP_HEADERS));
+    let mut out = vec![0; SPLIT_BUFFER];
+    let train = split(&vnet, IpPacket::parse(&bytes).expect("well formed"), &mut out).expect("may be cut");
+    let bulk: Vec<Vec<u8>> = train.datagrams().map(<[u8]>::to_vec).collect();
+    let small =
+        |flows: u8| -> Vec<Vec<u8>> { (0..64).map(|n| udp([10, 0, 1, n % flows], OURS, 64)).collect() };
+    for (name, packets) in
+        [("44 x 1472, TCP", bulk), ("64 x 92, UDP, 1 flow", small(1)), ("64 x 92, UDP, 32 flows", small(32))]
+    {
+        let mut coalescer = Coalescer::new(RUNS);
+        group.throughput(Throughput::Bytes(packets.iter().map(|packet| packet.len() as u64).sum()));
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                for packet in &packets {
+                    let packet = IpPacket::parse(black_box(packet)).expect("well formed");
+                    coalescer.push(packet).expect("room");
+                }
+                let written: usize = coalescer.finish().map(|run| black_box(run.bytes).len()).sum();
+                coalescer.clear();
+                written
+            });
+        });
+    }
+    group.finish();
+}
+
+fn straight_lines(c: &mut Criterion) {
+    let (fib, counters) = (fib(), Counters::default());
+    let mut sink = Sink;
+    let mut group = c.benchmark_group("forward");
+    let out = udp(OURS, THEIRS, 64);
+    let mut forwarder = Forwarder::new(VerifySource::Subnet, Nanos(0));
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("egress", |b| {
+        b.iter(|| {
+            forward::egress(&fib, black_box(&out), Nanos(0), &mut forwarder, &counters, &mut Sink, &mut sink)
+        });
+    });
+    let packet = udp(THEIRS, OURS, 64);
+    let train: Vec<u8> = packet.iter().copied().cycle().take(44 * packet.len()).collect();
+    let train = Train { bytes: &train, stride: packet.len() };
+    let from = IpAddr::from(public_of(1));
+    group.throughput(Throughput::Elements(train.count()));
+    group.bench_function("ingress, a train of 44", |b| {
+        b.iter(|| forward::ingress(&fib, from, black_box(train), VerifySource::Subnet, &counters, &mut sink));
+    });
+    let mut merging = Merging(Coalescer::new(RUNS));
+    group.bench_function("ingress, a train of 44, coalesced", |b| {
+        b.iter(|| {
+            forward::ingress(&fib, from, black_box(train), VerifySource::Subnet, &counters, &mut merging);
+            let written: usize = merging.0.finish().map(|run| black_box(run.bytes).len()).sum();
+            merging.0.clear();
+            written
+        });
+    });
+    group.finish();
+}
+
+/// Takes everything and does nothing.
+struct Sink;
+
+impl ToNet for Sink {
+    fn push(&mut self, peer: &hopsack::route::Peer, train: Train<'_>) {
+        black_box((peer, train));
+    }
+}
+
+impl ToTun for Sink {
+    fn push(&mut self, packet: IpPacket<'_>) {
+        black_box(packet);
+    }
+    fn reply(&mut self, error: &[u8]) {
+        black_box(error);
+    }
+}
+
+/// Merges what it is given.
+struct Merging(Coalescer);
+
+impl ToTun for Merging {
+    fn push(&mut self, packet: IpPacket<'_>) {
+        self.0.push(packet).expect("room");
+    }
+    fn reply(&mut self, error: &[u8]) {
+        black_box(error);
+    }
+}
+
+fn udp(src: [u8; 4], dst: [u8; 4], payload: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    PacketBuilder::ipv4(src, dst, 63).udp(7, 9).write(&mut out, &vec![0x5a; payload]).expect("fits");
+    out
+}
+
+fn udp_v6(payload: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    PacketBuilder::ipv6([0xfd; 16], [0xfc; 16], 63)
+        .udp(7, 9)
+        .write(&mut out, &vec![0x5a; payload])
+        .expect("fits");
+    out
+}
+
+/// A TCP super packet with timestamps, as a TUN read brings it.
+fn super_packet(payload: usize) -> (VnetHeader, Vec<u8>) {
+    let mut bytes = Vec::new();
+    let payload: Vec<u8> = (0..payload).map(|n| n.to_le_bytes()[0]).collect();
+    PacketBuilder::ipv4(THEIRS, OURS, 63)
+        .tcp(40_000, 5201, 1, 501)
+        .ack(7)
+        .options_raw(&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2])
+        .expect("twelve bytes")
+        .write(&mut bytes, &payload)
+        .expect("fits");
+    let partial = Sum::default()
+        .add_pseudo_header(THEIRS.into(), OURS.into(), protocol::TCP, bytes.len() - 20)
+        .partial();
+    bytes[36..38].copy_from_slice(&partial);
+    let gso_size = u16::try_from(MTU - TCP_HEADERS).expect("short");
+    let vnet = VnetHeader {
+        flags: VnetHeader::NEEDS_CSUM,
+        gso_type: VnetHeader::GSO_TCPV4,
+        hdr_len: 52,
+        gso_size,
+        csum_start: 20,
+        csum_offset: 16,
+    };
+    (vnet, bytes)
+}
+
+/// An address in the subnet of host `n`.
+fn subnet_of(n: u32, host: u8) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, host).to_bits() + (n << 8))
+}
+
+fn public_of(n: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 0).to_bits() + n)
+}
+
+/// [`LEASES`] hosts, of which we are the first.
+fn fib() -> Fib {
+    let lease = |n: u32| Lease {
+        name: format!("h{n}"),
+        subnets: vec![format!("{}/24", subnet_of(n, 0)).parse().expect("a prefix")],
+        public: Public { v4: Some(public_of(n)), v6: None },
+        revision: 1,
+    };
+    let mut rib = Rib::default();
+    rib.apply(Change::Snapshot { leases: (0..LEASES).map(lease).collect(), revision: 1 });
+    let ours = lease(0);
+    let mtu = u16::try_from(MTU).expect("short");
+    let local = Local { subnets: ours.subnets, public: public_of(0).into(), port: 8285, mtu };
+    let networks = Networks { v4: Some(("10.0.0.0/8".parse().expect("a prefix"), 24)), v6: None };
+    Fib::compile(1, &rib, &networks, &local)
+}
