@@ -134,7 +134,7 @@ fn straight_lines(c: &mut Criterion) {
     let mut sink = Sink;
     let mut group = c.benchmark_group("forward");
     let out = udp(OURS, THEIRS, 64);
-    let mut forwarder = Forwarder::new(VerifySource::Subnet, Nanos(0));
+    let mut forwarder = Forwarder::new(Nanos(0));
     group.throughput(Throughput::Elements(1));
     group.bench_function("egress", |b| {
         b.iter(|| {

@@ -227,7 +227,7 @@ fn a_million_forged_datagrams_are_each_accounted_for() {
     let mut sent = 0;
     while sent < TOTAL {
         for _ in 0..1000 {
-            let from = if forger.next() % 4 == 0 { &stranger } else { &peer };
+            let from = if forger.next().is_multiple_of(4) { &stranger } else { &peer };
             from.send_to(forger.datagram(), target).expect("sent");
             sent += 1;
         }

@@ -185,13 +185,13 @@ fn forge(bytes: &mut [u8], shape: u8, src: IpAddr, dst: IpAddr) {
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) if length >= 20 && shape > 0 => {
             bytes[0] = 0x45;
-            bytes[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+            bytes[2..4].copy_from_slice(&u16::try_from(length).expect("short").to_be_bytes());
             bytes[12..16].copy_from_slice(&src.octets());
             bytes[16..20].copy_from_slice(&dst.octets());
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) if length >= 40 && shape > 0 => {
             bytes[0] = 0x60;
-            bytes[4..6].copy_from_slice(&((length - 40) as u16).to_be_bytes());
+            bytes[4..6].copy_from_slice(&u16::try_from(length - 40).expect("short").to_be_bytes());
             bytes[8..24].copy_from_slice(&src.octets());
             bytes[24..40].copy_from_slice(&dst.octets());
         }

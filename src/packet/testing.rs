@@ -1,5 +1,6 @@
 //! Packets for the tests of [`split`](super::split) and [`coalesce`](super::coalesce), and etherparse's
 //! opinion on what they make of them.
+#![forbid(unsafe_code)]
 
 use etherparse::{
     IpDscp, IpEcn, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6FlowLabel,

@@ -75,7 +75,7 @@ pub fn http(netns: &str, path: &str) -> String {
 
 /// A daemon's metrics, summed over workers: `name` or `name{label="value",...}` without the worker label.
 #[derive(Debug)]
-pub struct Scrape(BTreeMap<String, f64>);
+pub struct Scrape(BTreeMap<String, u64>);
 
 impl Scrape {
     pub fn of(netns: &str) -> Self {
@@ -83,14 +83,16 @@ impl Scrape {
         let answer = http(netns, "/metrics");
         for line in answer.lines().filter(|line| line.starts_with("hopsack_")) {
             let (name, value) = line.rsplit_once(' ').expect("name and value");
+            // Sums of seconds are no counts.
+            let Ok(value) = value.parse::<u64>() else { continue };
             let name = name.split_once("{worker=").map_or(name, |(name, _)| name);
-            *values.entry(name.to_owned()).or_insert(0.0) += value.parse::<f64>().expect("a number");
+            *values.entry(name.to_owned()).or_insert(0) += value;
         }
         Self(values)
     }
 
     pub fn get(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0.0) as u64
+        self.0.get(name).copied().unwrap_or(0)
     }
 
     pub fn dropped(&self, direction: &str, reason: &str) -> u64 {
@@ -101,7 +103,7 @@ impl Scrape {
     pub fn all_dropped(&self, direction: &str) -> u64 {
         let prefix = format!("hopsack_dropped_packets_total{{direction=\"{direction}\"");
         let ours = |name: &str| name.starts_with(&prefix) && !name.contains("queue_full");
-        self.0.iter().filter(|(name, _)| ours(name)).map(|(_, value)| *value as u64).sum()
+        self.0.iter().filter(|(name, _)| ours(name)).map(|(_, value)| *value).sum()
     }
 }
 
