@@ -1,0 +1,164 @@
+//! Fuzz targets: functions of bytes that must not panic, and say what must hold of any input.
+//!
+//! `tests/fuzz.rs` runs each over its corpus and over seeded mutations of it, with every `scripts/test`; cargo-fuzz runs them
+//! without end (tests/fuzz/README.md).
+
+use std::net::IpAddr;
+
+use hopsack::control::Request;
+use hopsack::forward::{Counters, DropReason, Forwarder, ToNet, ToTun, Train, VerifySource, egress, ingress};
+use hopsack::packet::IpPacket;
+use hopsack::packet::coalesce::Coalescer;
+use hopsack::packet::icmp::Nanos;
+use hopsack::packet::split::{SPLIT_BUFFER, split};
+use hopsack::packet::vnet::VnetHeader;
+use hopsack::route::{Change, Fib, Hop, Lease, Local, Networks, Peer, Public, Rib};
+use hopsack::store::file::Map;
+
+/// Takes any bytes, and panics if what must hold does not.
+pub type Target = fn(&[u8]);
+
+/// Every target, by the name of its corpus folder.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("ingress", fuzz_ingress),
+    ("egress", fuzz_egress),
+    ("split", fuzz_split),
+    ("coalesce", fuzz_coalesce),
+    ("cluster", fuzz_cluster),
+    ("control", fuzz_control),
+];
+
+/// First byte: the last of the outer source address. The rest: a datagram.
+pub fn fuzz_ingress(data: &[u8]) {
+    let Some((from, datagram)) = data.split_first() else { return };
+    let (fib, counters, mut sink) = (fib(), Counters::default(), Sink::default());
+    let from = IpAddr::from([192, 0, 2, *from]);
+    ingress(&fib, from, Train::single(datagram), VerifySource::Subnet, &counters, &mut sink);
+    let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.ingress.dropped(reason)).sum();
+    assert_eq!(sink.packets.len() as u64 + dropped, 1, "one datagram, one fate");
+    for packet in &sink.packets {
+        let inner = IpPacket::parse(packet).expect("only whole packets pass");
+        let Some(Hop::Peer(owner)) = fib.lookup(inner.src()) else { panic!("a source that no peer owns") };
+        assert_eq!(owner.endpoint.ip(), from, "a source that another peer owns");
+        assert_eq!(fib.lookup(inner.dst()), Some(Hop::Local));
+    }
+}
+
+/// A packet from the TUN.
+pub fn fuzz_egress(data: &[u8]) {
+    let (counters, mut forwarder) = (Counters::default(), Forwarder::new(Nanos(0)));
+    let (mut net, mut tun) = (Sent::default(), Sink::default());
+    egress(&fib(), data, Nanos(0), &mut forwarder, &counters, &mut net, &mut tun);
+    let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.egress.dropped(reason)).sum();
+    assert_eq!(net.0 + dropped, 1, "one packet, one fate");
+    for reply in &tun.replies {
+        let error = IpPacket::parse(reply).expect("our own errors are whole packets");
+        assert_eq!(error.dst(), IpPacket::parse(data).expect("only packets are answered").src());
+    }
+}
+
+/// A vnet header and a packet. Whatever is accepted is cut into whole packets of one flow.
+pub fn fuzz_split(data: &[u8]) {
+    let Ok((vnet, bytes)) = VnetHeader::parse(data) else { return };
+    let Ok(packet) = IpPacket::parse(bytes) else { return };
+    let mut out = vec![0; SPLIT_BUFFER];
+    let Ok(train) = split(&vnet, packet, &mut out) else { return };
+    for segment in train.datagrams() {
+        let segment = IpPacket::parse(segment).expect("each segment is a whole packet");
+        assert_eq!((segment.src(), segment.dst()), (packet.src(), packet.dst()));
+    }
+}
+
+/// Packets, each behind two bytes of length. None is lost, whatever they are.
+pub fn fuzz_coalesce(data: &[u8]) {
+    let mut coalescer = Coalescer::new(8);
+    let (mut rest, mut pushed, mut finished) = (data, 0, 0);
+    while let Some((length, behind)) = rest.split_first_chunk::<2>() {
+        let length = usize::from(u16::from_be_bytes(*length)).min(behind.len());
+        let (bytes, behind) = behind.split_at(length);
+        rest = behind;
+        let Ok(packet) = IpPacket::parse(bytes) else { continue };
+        pushed += 1;
+        if coalescer.push(packet).is_err() {
+            finished += finish(&mut coalescer);
+            coalescer.push(packet).expect("an empty coalescer takes any packet");
+        }
+    }
+    finished += finish(&mut coalescer);
+    assert_eq!(finished, pushed);
+}
+
+fn finish(coalescer: &mut Coalescer) -> u64 {
+    let mut packets = 0;
+    for run in coalescer.finish() {
+        assert!(IpPacket::parse(run.packet()).is_ok(), "a run is one whole packet");
+        packets += run.packets;
+    }
+    coalescer.clear();
+    packets
+}
+
+/// A cluster file. What is accepted has disjoint subnets.
+pub fn fuzz_cluster(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(map) = Map::parse(text) else { return };
+    let subnets: Vec<_> = map.leases.iter().flat_map(|lease| &lease.subnets).collect();
+    for (n, one) in subnets.iter().enumerate() {
+        assert!(subnets[n + 1..].iter().all(|other| !one.contains(*other) && !other.contains(*one)));
+    }
+}
+
+/// A line at the control socket.
+pub fn fuzz_control(data: &[u8]) {
+    // Whether it is a request does not matter; that it is looked at without harm does.
+    let _ = serde_json::from_slice::<Request>(data);
+}
+
+/// Host 1 is ourselves, 2 and 3 are peers; IPv4 and IPv6.
+fn fib() -> Fib {
+    let subnets = |n: u8| {
+        let v4 = format!("10.1.{n}.0/24").parse().expect("a prefix");
+        let v6 = format!("fd00:1:0:{n}::/64").parse().expect("a prefix");
+        vec![v4, v6]
+    };
+    let leases = (1..=3u8)
+        .map(|n| Lease {
+            name: format!("h{n}"),
+            subnets: subnets(n),
+            public: Public { v4: Some([192, 0, 2, n].into()), v6: None },
+            revision: 1,
+        })
+        .collect();
+    let mut rib = Rib::default();
+    rib.apply(Change::Snapshot { leases, revision: 1 });
+    let networks = Networks {
+        v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)),
+        v6: Some(("fd00:1::/48".parse().expect("a prefix"), 64)),
+    };
+    let local = Local { subnets: subnets(1), public: [192, 0, 2, 1].into(), port: 8285, mtu: 1472 };
+    Fib::compile(1, &rib, &networks, &local)
+}
+
+#[derive(Default)]
+struct Sink {
+    packets: Vec<Vec<u8>>,
+    replies: Vec<Vec<u8>>,
+}
+
+impl ToTun for Sink {
+    fn push(&mut self, packet: IpPacket<'_>) {
+        self.packets.push(packet.bytes().to_vec());
+    }
+    fn reply(&mut self, error: &[u8]) {
+        self.replies.push(error.to_vec());
+    }
+}
+
+#[derive(Default)]
+struct Sent(u64);
+
+impl ToNet for Sent {
+    fn push(&mut self, _peer: &Peer, train: Train<'_>) {
+        self.0 += train.count();
+    }
+}
