@@ -16,7 +16,7 @@ use hopsack::packet::coalesce::{Coalescer, RUNS};
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::{IpPacket, VnetHeader, protocol};
-use hopsack::route::{Change, Fib, Lease, Local, Networks, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Public, Rib};
 
 /// The inner MTU of an underlay of 1500 bytes.
 const MTU: usize = 1472;
@@ -248,6 +248,7 @@ fn fib() -> Fib {
         name: format!("h{n}"),
         subnets: vec![format!("{}/24", subnet_of(n, 0)).parse().expect("a prefix")],
         public: Public { v4: Some(public_of(n)), v6: None },
+        dialect: Dialect::Hopsack(Abilities::OURS),
         revision: 1,
     };
     let mut rib = Rib::default();

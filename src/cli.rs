@@ -5,6 +5,7 @@
 //!
 //! Invariant: `--json` prints one JSON value on standard output and nothing else there.
 
+mod cluster;
 mod options;
 mod table;
 
@@ -106,6 +107,12 @@ enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// The cluster's network configuration in etcd
+    #[command(subcommand)]
+    Network(cluster::NetworkCommand),
+    /// The leases in etcd: who owns which subnet
+    #[command(subcommand)]
+    Leases(cluster::LeasesCommand),
     Lab(lab::cli::LabArgs),
 }
 
@@ -160,6 +167,8 @@ impl Cli {
             }
             Command::Config { config, format } => show_config(&config.sources(), &format)?,
             Command::Clean { dry_run, config, format } => return clean(&config.sources(), dry_run, &format),
+            Command::Network(command) => cluster::network(command)?,
+            Command::Leases(command) => cluster::leases(command)?,
             Command::Lab(args) => lab::cli::run(args, &std::env::current_exe()?)?,
         }
         Ok(ExitCode::SUCCESS)
@@ -170,8 +179,10 @@ fn run<R: Fn(&Config)>(sources: &Sources, start_log: impl FnOnce(&Config) -> R) 
     let config = sources.load().map_err(NodeError::from)?;
     let reconfigure = start_log(&config);
     runtime()?.block_on(async {
-        let node = Node::start(config).await?;
-        node.run(sources, reconfigure).await
+        match Node::start(config).await? {
+            Some(node) => node.run(sources, reconfigure).await,
+            None => Ok(()),
+        }
     })?;
     Ok(())
 }
@@ -238,12 +249,16 @@ fn show_config(sources: &Sources, format: &Format) -> Result<(), CliError> {
 }
 
 /// One struct, two forms.
-fn print<T: Serialize>(format: &Format, value: &T, table: impl FnOnce(&T) -> Table) -> Result<(), CliError> {
+fn print<T: Serialize, P: std::fmt::Display>(
+    format: &Format,
+    value: &T,
+    people: impl FnOnce(&T) -> P,
+) -> Result<(), CliError> {
     use std::io::Write;
     let text = if format.json {
         serde_json::to_string_pretty(value).map_err(std::io::Error::other)? + "\n"
     } else {
-        table(value).to_string()
+        people(value).to_string()
     };
     match std::io::stdout().write_all(text.as_bytes()) {
         // `hopsack routes | head` is no failure.
@@ -254,11 +269,7 @@ fn print<T: Serialize>(format: &Format, value: &T, table: impl FnOnce(&T) -> Tab
 
 fn status(status: &Status) -> Table {
     let mut table = Table::new(&[]);
-    let ready = match &status.not_ready {
-        None => "yes".to_owned(),
-        Some(reason) => format!("no: {reason}"),
-    };
-    table.row(&["ready", &ready]);
+    table.row(&["ready", if status.ready { "yes" } else { "no" }]);
     table.row(&[
         "daemon",
         &format!("hopsack {}, pid {}, up {} s", status.version, status.pid, status.uptime_seconds),
@@ -269,7 +280,10 @@ fn status(status: &Status) -> Table {
     table.row(&["engine", &format!("{}, {} worker", status.engine, status.workers)]);
     let trouble =
         status.store_trouble.as_ref().map_or(String::new(), |problem| format!("; TROUBLE: {problem}"));
-    table.row(&["store", &format!("{}; map read {} s ago{trouble}", status.store, status.map_age_seconds)]);
+    table.row(&["store", &format!("{}; map {} s old{trouble}", status.store, status.map_age_seconds)]);
+    if let Some(left) = status.lease_expires_seconds {
+        table.row(&["lease", &format!("runs out in {} min unless renewed, which it will be", left / 60)]);
+    }
     table.row(&["peers", &status.peers.to_string()]);
     for lost in &status.unreachable {
         table.row(&["unreachable", lost]);
@@ -306,4 +320,14 @@ fn drops(list: &[Drop]) -> Table {
         table.row(&["no packet was dropped"]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -14,6 +14,7 @@ pub mod keys;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use file::FileConfig;
 
@@ -174,6 +175,43 @@ pub enum Store {
         /// The file.
         path: PathBuf,
     },
+    /// Flannel's layout in etcd.
+    Etcd(Box<Etcd>),
+}
+
+/// `[store]` with `kind = "etcd"`, and what of `[node]` it needs.
+#[derive(Debug, Clone)]
+pub struct Etcd {
+    /// URLs; one is used at a time.
+    pub endpoints: Vec<String>,
+    /// Prefix of all keys.
+    pub prefix: String,
+    /// `None`: in clear.
+    pub tls: Option<Tls>,
+    /// User name, and the file with the password.
+    pub user: Option<(String, PathBuf)>,
+    /// How this host is called in the store; `None`: its host name.
+    pub node_name: Option<String>,
+    /// Where identity and last map are kept.
+    pub state_dir: PathBuf,
+    /// Flannel's environment file: the subnet of the flanneld before us.
+    pub subnet_env: PathBuf,
+    /// Give the lease back on a clean stop.
+    pub revoke_on_exit: bool,
+    /// Time to live of our lease; [`LEASE_TTL`] but in tests.
+    pub lease_ttl: Duration,
+}
+
+/// As flanneld's (`subnetTTL` in `pkg/subnet/etcd/local_manager.go`).
+pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How etcd is known and how it knows us.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// File with the CA certificates to trust.
+    pub ca: PathBuf,
+    /// Files with client certificate and key.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// `[overlay]`

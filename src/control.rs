@@ -10,8 +10,8 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -21,6 +21,7 @@ use crate::engine::View;
 use crate::forward::{Direction, DropReason};
 use crate::netlink::Netlink;
 use crate::route::Local;
+use crate::store::etcd::Health;
 
 /// A question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,10 +52,8 @@ pub struct Status {
     pub version: String,
     /// Of the daemon.
     pub pid: u32,
-    /// Packets of all routes can pass, and others know us.
+    /// Packets of all routes can pass. A node that does not stand yet answers with an error instead.
     pub ready: bool,
-    /// Why not.
-    pub not_ready: Option<String>,
     /// Since the daemon started.
     pub uptime_seconds: u64,
     /// This host's name in the store.
@@ -81,8 +80,10 @@ pub struct Status {
     pub store: String,
     /// What is wrong with it; the last good map is in force.
     pub store_trouble: Option<String>,
-    /// Since the map in force was read.
+    /// Since the map in force was last known to be right.
     pub map_age_seconds: u64,
+    /// Seconds until our own lease runs out if it is not renewed.
+    pub lease_expires_seconds: Option<u64>,
     /// Hosts that packets can be sent to.
     pub peers: usize,
     /// Hosts in the store that cannot be reached, and why.
@@ -160,12 +161,55 @@ pub struct Identity {
 /// What changes.
 #[derive(Debug)]
 pub struct Facts {
-    /// `Err`: why not.
-    pub ready: Result<(), String>,
     /// What is wrong with the store.
     pub trouble: Option<String>,
     /// When the map in force was read.
     pub map_since: Instant,
+    /// What the store says of itself, if it has more to say than the rest here.
+    pub health: Option<Health>,
+}
+
+impl Facts {
+    /// How old the map in force may be; 0 while a watch keeps it up to date.
+    #[must_use]
+    pub fn map_age(&self) -> Duration {
+        match &self.health {
+            Some(health) => health.stale_since.and_then(|since| since.elapsed().ok()).unwrap_or_default(),
+            None => self.map_since.elapsed(),
+        }
+    }
+}
+
+/// A node from its first moment on: what it waits for while it starts, then its [`State`].
+#[derive(Debug)]
+pub struct Watch {
+    state: OnceLock<Arc<State>>,
+    waiting: Mutex<String>,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { state: OnceLock::new(), waiting: Mutex::new("the node is starting".into()) }
+    }
+}
+
+impl Watch {
+    /// The node waits, and says for what.
+    pub fn wait_for(&self, what: &str) {
+        what.clone_into(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The node stands.
+    pub fn attach(&self, state: Arc<State>) {
+        // A node starts once.
+        let _ = self.state.set(state);
+    }
+
+    /// The node, or what it waits for.
+    pub fn ready(&self) -> Result<&Arc<State>, String> {
+        let waiting = || self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.state.get().ok_or_else(waiting)
+    }
 }
 
 /// A running node, as others may look at it: the source of the control socket's answers and of the metrics.
@@ -181,11 +225,10 @@ pub struct State {
 }
 
 impl State {
-    /// Not ready yet.
+    /// With a map just read.
     #[must_use]
     pub fn new(identity: Identity, view: View, netlink: Netlink) -> Self {
-        let ready = Err("the node is starting".to_owned());
-        let facts = Facts { ready, trouble: None, map_since: Instant::now() };
+        let facts = Facts { trouble: None, map_since: Instant::now(), health: None };
         Self { identity, view, started: Instant::now(), facts: Mutex::new(facts), netlink }
     }
 
@@ -243,8 +286,7 @@ impl State {
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
-            ready: facts.ready.is_ok(),
-            not_ready: facts.ready.clone().err(),
+            ready: true,
             uptime_seconds: self.started.elapsed().as_secs(),
             node: self.identity.name.clone(),
             public_ip: local.public,
@@ -258,7 +300,12 @@ impl State {
             workers: self.view.accounts().len(),
             store: self.identity.store.clone(),
             store_trouble: facts.trouble.clone(),
-            map_age_seconds: facts.map_since.elapsed().as_secs(),
+            map_age_seconds: facts.map_age().as_secs(),
+            lease_expires_seconds: facts
+                .health
+                .as_ref()
+                .and_then(|health| health.lease_expires?.duration_since(SystemTime::now()).ok())
+                .map(|left| left.as_secs()),
             peers: fib.peers().len(),
             unreachable: fib
                 .unreachable()
@@ -309,10 +356,10 @@ const DIRECTIONS: [(&str, Pick); 2] =
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// A daemon answers there.
-    #[error("another hopsack (pid {pid}) runs with {path}: stop it, or give this one its own node.run_dir")]
+    #[error("another hopsack{who} runs with {path}: stop it, or give this one its own node.run_dir")]
     Running {
-        /// Its process.
-        pid: u32,
+        /// Its process, as " (pid N)" if it could say so.
+        who: String,
         /// The socket.
         path: PathBuf,
     },
@@ -354,8 +401,8 @@ pub struct Server {
 impl Server {
     /// Takes the path, unless a living daemon has it.
     pub fn bind(path: &Path) -> Result<Self, ControlError> {
-        if let Ok(status) = ask::<Status>(path, Request::Status) {
-            return Err(ControlError::Running { pid: status.pid, path: path.to_owned() });
+        if let Some(who) = answers(path) {
+            return Err(ControlError::Running { who, path: path.to_owned() });
         }
         let unwritable = |error| ControlError::Unwritable { path: path.to_owned(), error };
         if let Some(folder) = path.parent() {
@@ -370,14 +417,14 @@ impl Server {
     }
 
     /// Answers until dropped.
-    pub async fn serve(self, state: Arc<State>) {
+    pub async fn serve(self, watch: Arc<Watch>) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let state = state.clone();
+                    let watch = watch.clone();
                     tokio::spawn(async move {
                         // Whoever asks and hangs up has nothing more to hear.
-                        let _ = converse(stream, &state).await;
+                        let _ = converse(stream, &watch).await;
                     });
                 }
                 // Out of descriptors, most likely: they come back.
@@ -393,7 +440,7 @@ impl std::ops::Drop for Server {
     }
 }
 
-async fn converse(stream: tokio::net::UnixStream, state: &State) -> io::Result<()> {
+async fn converse(stream: tokio::net::UnixStream, watch: &Watch) -> io::Result<()> {
     /// No question is longer.
     const LONGEST: u64 = 4096;
     let (reader, mut writer) = stream.into_split();
@@ -403,18 +450,33 @@ async fn converse(stream: tokio::net::UnixStream, state: &State) -> io::Result<(
         if (&mut reader).take(LONGEST).read_line(&mut line).await? == 0 {
             return Ok(());
         }
-        let answer = match serde_json::from_str::<Request>(&line) {
-            Ok(request) => match state.answer(request).await {
+        let answer = match (serde_json::from_str::<Request>(&line), watch.ready()) {
+            (Ok(request), Ok(state)) => match state.answer(request).await {
                 Ok(value) => Answer::Ok(value),
                 Err(error) => Answer::Error(error.to_string()),
             },
-            Err(error) => Answer::Error(format!(
+            (Ok(_), Err(waiting)) => Answer::Error(format!("not ready: {waiting}")),
+            (Err(error), _) => Answer::Error(format!(
                 "{error}; ask {{\"command\":\"status\"}}, or \"peers\", \"routes\", \"drops\""
             )),
         };
         let mut text = serde_json::to_string(&answer)?;
         text.push('\n');
         writer.write_all(text.as_bytes()).await?;
+    }
+}
+
+/// Whether a daemon has `path`, and who it is as far as it says: a node that still starts has no pid to tell.
+#[must_use]
+pub fn answers(path: &Path) -> Option<String> {
+    match ask::<Status>(path, Request::Status) {
+        Ok(status) => Some(format!(" (pid {})", status.pid)),
+        Err(ControlError::Answer { .. }) => Some(String::new()),
+        // It took the connection and is too busy to say more.
+        Err(ControlError::Silent { error, .. }) if error.kind() == io::ErrorKind::WouldBlock => {
+            Some(String::new())
+        }
+        Err(_) => None,
     }
 }
 

@@ -325,7 +325,7 @@ mod tests {
     use etherparse::PacketBuilder;
 
     use super::*;
-    use crate::route::{Change, Lease, Local, Networks, Public, Rib};
+    use crate::route::{Abilities, Change, Dialect, Lease, Local, Networks, Public, Rib};
 
     #[derive(Default)]
     struct Sink {
@@ -358,6 +358,7 @@ mod tests {
                 name: format!("h{n}"),
                 subnets: vec![format!("10.1.{n}.0/24").parse().expect("a prefix")],
                 public: Public { v4: Some([192, 0, 2, n].into()), v6: None },
+                dialect: Dialect::Hopsack(Abilities::OURS),
                 revision: 1,
             })
             .collect();

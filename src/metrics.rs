@@ -9,7 +9,7 @@
 use std::fmt::{Error, Write as _};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -21,13 +21,14 @@ use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::control::{Drop, State};
+use crate::control::{Drop, State, Watch};
 use crate::forward::{Counter, Counters};
+use crate::store::etcd::Health;
 
 /// Everything that is scraped.
 #[derive(Debug)]
 pub struct Metrics {
-    state: Arc<State>,
+    watch: Arc<Watch>,
     /// Seconds from a change of the map to the new table in force.
     pub publish_seconds: Histogram,
 }
@@ -35,10 +36,10 @@ pub struct Metrics {
 impl Metrics {
     /// Of a node.
     #[must_use]
-    pub fn new(state: Arc<State>) -> Self {
+    pub fn new(watch: Arc<Watch>) -> Self {
         // 10 us to 1.3 s: a table of ten leases to one of ten thousand on a busy machine.
         let buckets = prometheus_client::metrics::histogram::exponential_buckets(1e-5, 2.0, 18);
-        Self { state, publish_seconds: Histogram::new(buckets) }
+        Self { watch, publish_seconds: Histogram::new(buckets) }
     }
 
     /// Answers on `listener` until dropped.
@@ -70,8 +71,8 @@ impl Metrics {
         let (status, kind, body) = match (words.next(), words.next()) {
             (Some("GET"), Some("/metrics")) => ("200 OK", OPENMETRICS, self.text().await),
             (Some("GET"), Some("/healthz")) => ("200 OK", PLAIN, "hopsack is running\n".to_owned()),
-            (Some("GET"), Some("/readyz")) => match self.state.facts().ready.clone() {
-                Ok(()) => ("200 OK", PLAIN, "hopsack is ready\n".to_owned()),
+            (Some("GET"), Some("/readyz")) => match self.watch.ready() {
+                Ok(state) => ("200 OK", PLAIN, readiness(state)),
                 Err(reason) => {
                     ("503 Service Unavailable", PLAIN, format!("hopsack is not ready: {reason}\n"))
                 }
@@ -90,9 +91,12 @@ impl Metrics {
 
     /// The exposition.
     pub async fn text(&self) -> String {
-        let snapshot = Snapshot { state: self.state.clone(), drops: self.state.drops().await };
         let mut registry = Registry::with_prefix("hopsack");
-        registry.register_collector(Box::new(snapshot));
+        // A node that does not stand yet has counted nothing.
+        if let Ok(state) = self.watch.ready() {
+            let snapshot = Snapshot { state: state.clone(), drops: state.drops().await };
+            registry.register_collector(Box::new(snapshot));
+        }
         let help = "Seconds from a change of the map to the new table in force";
         registry.register("fib_publish_seconds", help, self.publish_seconds.clone());
         let mut text = String::new();
@@ -100,6 +104,17 @@ impl Metrics {
             Ok(()) => text,
             // Writing to a String cannot fail; if it did, a scraper must not take half a page for a whole one.
             Err(Error) => String::new(),
+        }
+    }
+}
+
+/// Ready, with a word about the map if it may be old: forwarding goes on, so a probe must not fail.
+fn readiness(state: &State) -> String {
+    let facts = state.facts();
+    match &facts.trouble {
+        None => "hopsack is ready\n".into(),
+        Some(problem) => {
+            format!("hopsack is ready, by a map that is {} s old: {problem}\n", facts.map_age().as_secs())
         }
     }
 }
@@ -185,13 +200,66 @@ impl Snapshot {
             ),
             ("fib_generation", "Tables published since the start", fib.generation().cast_signed()),
             ("store_connected", "1 if the store is in order", i64::from(facts.trouble.is_none())),
-            ("ready", "1 if the node is ready", i64::from(facts.ready.is_ok())),
         ] {
             let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(family)?;
         }
-        Ok(())
+        match &facts.health {
+            Some(health) => store(health, encoder),
+            None => Ok(()),
+        }
     }
+}
+
+/// What etcd's keeper says of itself.
+fn store(health: &Health, mut encoder: DescriptorEncoder) -> Result<(), Error> {
+    let seconds =
+        |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |t| t.as_secs_f64());
+    for (name, help, value) in [
+        ("store_revision", "Revision of the store that the map is at", Some(health.revision as f64)),
+        (
+            "store_bad_keys",
+            "Keys that stand where leases do and are none",
+            Some(health.bad_keys.len() as f64),
+        ),
+        ("lease_expires_timestamp_seconds", "When our lease runs out", health.lease_expires.map(seconds)),
+    ] {
+        if let Some(value) = value {
+            let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(family)?;
+        }
+    }
+    let resyncs = &health.resyncs;
+    let mut family = encoder.encode_descriptor(
+        "store_resyncs",
+        "Whole lists read, by cause",
+        None,
+        MetricType::Counter,
+    )?;
+    for (cause, count) in [
+        ("start", resyncs.start),
+        ("compacted", resyncs.compacted),
+        ("rewound", resyncs.rewound),
+        ("periodic", resyncs.periodic),
+        ("asked", resyncs.asked),
+    ] {
+        ConstCounter::new(count).encode(family.encode_family(&[("cause", cause)])?)?;
+    }
+    let help = "Leases that a periodic list found different from what the watch had told";
+    let family = encoder.encode_descriptor("store_drift", help, None, MetricType::Counter)?;
+    ConstCounter::new(health.drift).encode(family)?;
+    let renewals = &health.renewals;
+    let help = "Renewals of our lease, by result";
+    let mut family = encoder.encode_descriptor("lease_renewals", help, None, MetricType::Counter)?;
+    for (result, count) in [
+        ("renewed", renewals.renewed),
+        ("failed", renewals.failed),
+        ("recreated", renewals.recreated),
+        ("rewritten", renewals.rewritten),
+    ] {
+        ConstCounter::new(count).encode(family.encode_family(&[("result", result)])?)?;
+    }
+    Ok(())
 }
 
 /// `ENOBUFS` reads better than `105`.

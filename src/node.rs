@@ -3,8 +3,7 @@
 //! It brings together parts that can each be tested without it, and holds no logic of its own: a failure at start undoes
 //! what was done (descriptors and guards see to that), a failure while running stops the node in order.
 //!
-//! Start order: privileges, control socket, underlay, store, UDP socket, metrics socket, device, engine, subnet.env,
-//! ready. Whatever can be refused is asked before anything is made.
+//! Start order: privileges, control and metrics sockets, underlay, store, UDP socket, device, engine, subnet.env, ready. Whatever can be refused is asked before anything is made.
 //!
 //! Invariant: while the node is ready, its routes are those of the last good map; a store out of order changes nothing.
 
@@ -22,19 +21,20 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 pub use check::{Finding, check};
 pub use clean::{Cleaned, clean};
 
 use crate::backend::Userspace;
-use crate::config::{Config, ConfigError, Sources};
-use crate::control::{ControlError, Identity, Server, State};
+use crate::config::{Config, ConfigError, Origin, Sources};
+use crate::control::{ControlError, Identity, Server, State, Watch};
 use crate::engine::{Engine, Io, WorkerError};
 use crate::metrics::Metrics;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::packet::{Family, outer_overhead};
 use crate::route::{Fib, Local, Rib};
-use crate::store::{Opened, Store, StoreError, Update};
+use crate::store::{Lost, Opened, Store, StoreError, Update};
 use crate::sys::{Capabilities, udp};
 
 /// Why a node could not start or had to stop.
@@ -58,6 +58,9 @@ pub enum NodeError {
     /// A worker cannot go on.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// Our subnet is another's.
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
 impl NodeError {
@@ -66,7 +69,7 @@ impl NodeError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Invalid(_) => 2,
-            Self::Environment(_) | Self::Control(_) | Self::Netlink(_) | Self::Worker(_) => 1,
+            Self::Environment(_) | Self::Control(_) | Self::Netlink(_) | Self::Worker(_) | Self::Lost(_) => 1,
         }
     }
 }
@@ -84,6 +87,8 @@ impl From<StoreError> for NodeError {
 #[derive(Debug)]
 pub struct Node {
     config: Config,
+    signals: Signals,
+    servers: JoinSet<()>,
     store: Store,
     rib: Rib,
     backend: Userspace,
@@ -91,19 +96,27 @@ pub struct Node {
     state: Arc<State>,
     metrics: Arc<Metrics>,
     device: device::Device,
-    control: Option<Server>,
-    listener: Option<TcpListener>,
     failed: oneshot::Receiver<WorkerError>,
 }
 
 impl Node {
-    /// Brings everything up, or nothing.
-    pub async fn start(config: Config) -> Result<Self, NodeError> {
+    /// Brings everything up, or nothing. `None`: a signal ended it while it waited for its store.
+    pub async fn start(config: Config) -> Result<Option<Self>, NodeError> {
+        let no_signals = |error| NodeError::Environment(format!("cannot wait for signals: {error}"));
+        let mut signals = Signals::new().map_err(no_signals)?;
         privileged(&Capabilities::probe())?;
-        let control = Server::bind(&config.node.control_socket())?;
+        let watch = Arc::new(Watch::default());
+        let metrics = Arc::new(Metrics::new(watch.clone()));
+        let mut servers = JoinSet::new();
+        servers.spawn(Server::bind(&config.node.control_socket())?.serve(watch.clone()));
+        if let Some(listener) = bind_metrics(config.metrics).await? {
+            servers.spawn(metrics.clone().serve(listener));
+        }
+
         let netlink = Netlink::new()?;
         let underlay = underlay::find(&netlink, &config.node).await?;
-        let (store, opened) = Store::open(&config.store, &underlay.addresses).await?;
+        let opened = open_store(&config, &underlay, &watch, &mut signals).await?;
+        let Some((store, opened)) = opened else { return Ok(None) };
         let local = local(&config, &underlay, &opened)?;
         let networks = opened.cluster.networks;
         tracing::info!(
@@ -112,9 +125,7 @@ impl Node {
         );
 
         let socket = bind_udp(SocketAddr::new(local.public, local.port))?;
-        let listener = bind_metrics(config.metrics).await?;
         let (device, tun) = device::open(&netlink, &config.overlay.device, &local, &networks).await?;
-
         let mut rib = Rib::default();
         rib.apply(opened.snapshot);
         let (failure, failed) = oneshot::channel();
@@ -126,7 +137,7 @@ impl Node {
         let engine =
             engine.map_err(|error| NodeError::Environment(format!("cannot start a worker: {error}")))?;
         let backend = Userspace::new(engine.view(), networks, local.clone());
-        let took = backend.apply(&rib);
+        metrics.publish_seconds.observe(backend.apply(&rib).as_secs_f64());
 
         subnet_env::write(&config.node, &networks, &local)?;
         device.keep()?;
@@ -139,42 +150,38 @@ impl Node {
             local,
         };
         let state = Arc::new(State::new(identity, engine.view(), netlink));
-        let metrics = Arc::new(Metrics::new(state.clone()));
-        metrics.publish_seconds.observe(took.as_secs_f64());
-        let control = Some(control);
-        Ok(Self { config, store, rib, backend, engine, state, metrics, device, control, listener, failed })
+        watch.attach(state.clone());
+        Ok(Some(Self {
+            config,
+            signals,
+            servers,
+            store,
+            rib,
+            backend,
+            engine,
+            state,
+            metrics,
+            device,
+            failed,
+        }))
     }
 
-    /// Serves until a signal, or until a worker cannot go on. `reconfigure` is told the new configuration on SIGHUP, as
-    /// far as it can change while running (the log filter).
+    /// Serves until a signal, or until a worker cannot go on or our subnet is another's. `reconfigure` is told the new
+    /// configuration on SIGHUP, as far as it can change while running (the log filter).
     pub async fn run(mut self, sources: &Sources, reconfigure: impl Fn(&Config)) -> Result<(), NodeError> {
-        let signals =
-            Signals::new().map_err(|error| NodeError::Environment(format!("no signals: {error}")))?;
-        let mut servers = tokio::task::JoinSet::new();
-        if let Some(control) = self.control.take() {
-            servers.spawn(control.serve(self.state.clone()));
-        }
-        if let Some(listener) = self.listener.take() {
-            servers.spawn(self.metrics.clone().serve(listener));
-        }
         self.ready();
-        let result = self.serve(signals, sources, reconfigure).await;
-        servers.shutdown().await;
+        let result = self.serve(sources, reconfigure).await;
         self.stop().await;
         result
     }
 
-    async fn serve(
-        &mut self,
-        mut signals: Signals,
-        sources: &Sources,
-        reconfigure: impl Fn(&Config),
-    ) -> Result<(), NodeError> {
-        let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 2);
-        let mut tick = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)));
+    async fn serve(&mut self, sources: &Sources, reconfigure: impl Fn(&Config)) -> Result<(), NodeError> {
+        /// Often enough for `status` and any watchdog.
+        const TICK: Duration = Duration::from_secs(1);
+        let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {
-                update = self.store.next() => self.update(update),
+                update = self.store.next() => self.update(update)?,
                 error = &mut self.failed => {
                     // A sender that vanished without a word is a worker that panicked.
                     return Err(error.map_or_else(
@@ -182,7 +189,7 @@ impl Node {
                         NodeError::Worker,
                     ));
                 }
-                name = signals.next() => {
+                name = self.signals.next() => {
                     if name == "SIGHUP" {
                         self.reload(sources, &reconfigure);
                         continue;
@@ -190,12 +197,16 @@ impl Node {
                     tracing::info!("{name}: stopping");
                     return Ok(());
                 }
-                _ = tick.tick() => notify(&[NotifyState::Watchdog]),
+                _ = tick.tick() => {
+                    self.state.facts().health = self.store.health();
+                    notify(&[NotifyState::Watchdog]);
+                }
             }
         }
     }
 
-    fn update(&mut self, update: Update) {
+    fn update(&mut self, update: Update) -> Result<(), NodeError> {
+        self.state.facts().health = self.store.health();
         match update {
             Update::Change(change) => {
                 let changed = self.rib.apply(change);
@@ -207,14 +218,20 @@ impl Node {
                 if changed {
                     self.metrics.publish_seconds.observe(self.backend.apply(&self.rib).as_secs_f64());
                 }
-                self.ready();
+            }
+            Update::Recovered => {
+                tracing::info!("the store is in order again");
+                self.state.facts().trouble = None;
             }
             Update::Trouble(problem) => {
                 tracing::error!("{problem}; the last good map stays in force");
                 self.state.facts().trouble = Some(problem);
-                self.ready();
             }
+            Update::Notice(text) => tracing::warn!("{text}"),
+            Update::Lost(lost) => return Err(NodeError::Lost(lost)),
         }
+        self.ready();
+        Ok(())
     }
 
     fn reload(&mut self, sources: &Sources, reconfigure: &impl Fn(&Config)) {
@@ -243,8 +260,7 @@ impl Node {
 
     /// Tells systemd and all who ask how we are.
     fn ready(&self) {
-        let mut facts = self.state.facts();
-        facts.ready = Ok(());
+        let facts = self.state.facts();
         let peers = self.state.view.fib().peers().len();
         let status = match &facts.trouble {
             None => format!("forwarding to {peers} hosts"),
@@ -256,10 +272,55 @@ impl Node {
 
     /// Every step runs, whatever the one before said.
     async fn stop(self) {
+        /// A store that does not answer must not keep a node from ending.
+        const PATIENCE: Duration = Duration::from_secs(5);
         notify(&[NotifyState::Stopping]);
-        let Self { engine, device, .. } = self;
+        let Self { engine, device, store, mut servers, .. } = self;
+        servers.shutdown().await;
         engine.stop();
         device.remove().await;
+        match tokio::time::timeout(PATIENCE, store.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => tracing::warn!("{problem}"),
+            Err(_) => tracing::warn!("the store did not answer while we ended"),
+        }
+    }
+}
+
+/// Opens the store, and waits for one that cannot be reached: `None` if a signal ended the wait.
+async fn open_store(
+    config: &Config,
+    underlay: &underlay::Underlay,
+    watch: &Watch,
+    signals: &mut Signals,
+) -> Result<Option<(Store, Opened)>, NodeError> {
+    let (mut pause, mut said) = (Duration::from_millis(500), String::new());
+    loop {
+        let problem = tokio::select! {
+            opened = Store::open(&config.store, &underlay.addresses) => match opened {
+                Ok(opened) => return Ok(Some(opened)),
+                Err(StoreError::Invalid(text)) => return Err(NodeError::Invalid(text)),
+                Err(StoreError::Unreachable(text)) => text,
+            },
+            name = signals.end() => {
+                tracing::info!("{name}: stopping");
+                return Ok(None);
+            }
+        };
+        if problem != said {
+            tracing::warn!("{problem}; trying on");
+            watch.wait_for(&problem);
+            notify(&[NotifyState::Status(&format!("waiting: {problem}"))]);
+            said = problem;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            name = signals.end() => {
+                tracing::info!("{name}: stopping");
+                return Ok(None);
+            }
+        }
+        pause = (pause * 2).min(Duration::from_secs(5));
     }
 }
 
@@ -270,6 +331,7 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
+#[derive(Debug)]
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -283,6 +345,16 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
         })
+    }
+
+    /// The name of the signal that ended us; there is nothing to reload yet.
+    async fn end(&mut self) -> &'static str {
+        loop {
+            match self.next().await {
+                "SIGHUP" => {}
+                name => return name,
+            }
+        }
     }
 
     /// The name of the signal that came.
@@ -338,7 +410,20 @@ fn local(config: &Config, underlay: &underlay::Underlay, opened: &Opened) -> Res
              or leave ipv6_network out"
         )));
     }
-    Ok(Local { subnets: lease.subnets.clone(), public, port: config.overlay.port, mtu })
+    Ok(Local { subnets: lease.subnets.clone(), public, port: port(config, opened)?, mtu })
+}
+
+/// The cluster's port, if the store says it; a node that was told another is wrong about its cluster.
+fn port(config: &Config, opened: &Opened) -> Result<u16, NodeError> {
+    let ours = config.overlay.port;
+    let said = |value: &&crate::config::Value| value.section == "overlay" && value.key == "port";
+    let origin = config.values.iter().find(said).map_or(Origin::Default, |value| value.origin.clone());
+    match opened.cluster.port {
+        Some(port) if port != ours && origin != Origin::Default => Err(NodeError::Invalid(format!(
+            "overlay.port = {ours} ({origin}), but the cluster's Backend.Port is {port}: take the key out"
+        ))),
+        port => Ok(port.unwrap_or(ours)),
+    }
 }
 
 fn bind_udp(address: SocketAddr) -> Result<std::net::UdpSocket, NodeError> {

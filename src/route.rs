@@ -62,6 +62,35 @@ impl Public {
     }
 }
 
+/// What a hopsack daemon understands besides bare IPv4 packets, as it announced it itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// Bare IPv6 packets (first nibble 6).
+    pub ipv6: bool,
+    /// Control messages (first nibble 2).
+    pub control: bool,
+    /// Bundles of small packets (first nibble 3).
+    pub bundles: bool,
+    /// Sealed packets (first nibble 1).
+    pub sealed: bool,
+}
+
+impl Abilities {
+    /// What this version of hopsack understands.
+    pub const OURS: Self = Self { ipv6: true, control: false, bundles: false, sealed: false };
+}
+
+/// What may be sent to a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dialect {
+    /// A plain flanneld in UDP mode: bare IPv4 packets and nothing else. It would read IPv6 as IPv4.
+    Flannel,
+    /// A hopsack daemon.
+    Hopsack(Abilities),
+    /// Another backend of Flannel's, by name: it has no socket that takes our packets.
+    Other(String),
+}
+
 /// A host's claim to a part of the overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
@@ -71,6 +100,8 @@ pub struct Lease {
     pub subnets: Vec<IpNet>,
     /// Where it is reached.
     pub public: Public,
+    /// What it may be sent.
+    pub dialect: Dialect,
     /// The store's revision that wrote this; later is higher.
     pub revision: u64,
 }
@@ -191,6 +222,7 @@ mod tests {
             name: format!("h{host}"),
             subnets: vec![IpNet::V4(Ipv4Net::new_assert([10, 1, third, 0].into(), 24))],
             public: Public { v4: Some([192, 0, 2, host].into()), v6: None },
+            dialect: Dialect::Flannel,
             revision,
         }
     }

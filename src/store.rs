@@ -8,7 +8,9 @@
 //! good map stays in force.
 #![forbid(unsafe_code)]
 
+pub mod etcd;
 pub mod file;
+pub mod flannel;
 
 use std::net::IpAddr;
 
@@ -18,10 +20,10 @@ use crate::route::{Change, Lease, Networks};
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The map itself is wrong, or we are not in it: configuration, exit code 2.
+    /// The map itself is wrong, or has no place for us: configuration, exit code 2.
     #[error("{0}")]
     Invalid(String),
-    /// The map cannot be reached: environment, exit code 1.
+    /// The map cannot be reached, is not there yet, or is full for now: environment, exit code 1; trying again may help.
     #[error("{0}")]
     Unreachable(String),
 }
@@ -31,6 +33,8 @@ pub enum StoreError {
 pub struct Cluster {
     /// Its address space.
     pub networks: Networks,
+    /// The UDP port of every host; `None`: the store says none.
+    pub port: Option<u16>,
 }
 
 /// What a node learns when it joins.
@@ -49,8 +53,26 @@ pub struct Opened {
 pub enum Update {
     /// The map changed.
     Change(Change),
+    /// The store is in order again after an [`Update::Trouble`].
+    Recovered,
     /// The map cannot be read; the last good one stays in force. One sentence for the operator.
     Trouble(String),
+    /// The map is in force and up to date, but somebody should know this. One sentence for the operator.
+    Notice(String),
+    /// Our own lease belongs to somebody else. The node stops forwarding and exits with code 1; nothing follows.
+    Lost(Lost),
+}
+
+/// Why a node must stop: two hosts in one subnet are worse than one host without.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Lost {
+    /// Us, as the store names us.
+    pub ours: String,
+    /// Who has it now.
+    pub theirs: String,
+    /// One sentence that names both, and what mends it.
+    pub reason: String,
 }
 
 /// An open store.
@@ -58,6 +80,8 @@ pub enum Update {
 pub enum Store {
     /// A static cluster in a file.
     File(file::FileStore),
+    /// Flannel's layout in etcd.
+    Etcd(etcd::EtcdStore),
 }
 
 impl Store {
@@ -68,6 +92,10 @@ impl Store {
                 let (store, opened) = file::FileStore::open(path, addresses)?;
                 Ok((Self::File(store), opened))
             }
+            config::Store::Etcd(config) => {
+                let (store, opened) = etcd::EtcdStore::open(config, addresses).await?;
+                Ok((Self::Etcd(store), opened))
+            }
         }
     }
 
@@ -75,13 +103,41 @@ impl Store {
     pub async fn next(&mut self) -> Update {
         match self {
             Self::File(store) => store.next().await,
+            Self::Etcd(store) => store.next().await,
         }
     }
 
-    /// Looks again now, where the store has to be looked at (SIGHUP).
+    /// Looks again now (SIGHUP): at the file, or by a fresh list.
     pub fn reload(&mut self) {
         match self {
             Self::File(store) => store.reload(),
+            Self::Etcd(store) => store.reload(),
+        }
+    }
+
+    /// This host is reached at other addresses now: publishes them in our own lease, where the store lets us.
+    pub fn readdress(&mut self, addresses: &[IpAddr]) {
+        match self {
+            Self::File(_) => {}
+            Self::Etcd(store) => store.readdress(addresses),
+        }
+    }
+
+    /// How the store is, where there is more to say than what [`Store::next`] brings.
+    #[must_use]
+    pub fn health(&self) -> Option<etcd::Health> {
+        match self {
+            Self::File(_) => None,
+            Self::Etcd(store) => Some(store.health()),
+        }
+    }
+
+    /// Leaves in order: keeps what a restart needs, and gives the lease back if the node leaves for good
+    /// (`store.revoke_on_exit`). The error is one sentence.
+    pub async fn close(self) -> Result<(), String> {
+        match self {
+            Self::File(_) => Ok(()),
+            Self::Etcd(store) => store.close().await,
         }
     }
 
@@ -90,6 +146,7 @@ impl Store {
     pub fn describe(&self) -> String {
         match self {
             Self::File(store) => format!("file {}", store.path().display()),
+            Self::Etcd(store) => store.describe(),
         }
     }
 }

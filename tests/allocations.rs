@@ -8,7 +8,7 @@ use etherparse::PacketBuilder;
 use hopsack::forward::{Counters, Forwarder, ToNet, ToTun, Train, VerifySource, egress, ingress};
 use hopsack::packet::IpPacket;
 use hopsack::packet::icmp::Nanos;
-use hopsack::route::{Change, Fib, Lease, Local, Networks, Peer, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Peer, Public, Rib};
 
 struct Counting;
 
@@ -54,6 +54,7 @@ fn a_hundred_thousand_packets_allocate_nothing() {
         name: format!("h{n}"),
         subnets: vec![format!("10.1.{n}.0/24").parse().expect("a prefix")],
         public: Public { v4: Some([192, 0, 2, n].into()), v6: None },
+        dialect: Dialect::Hopsack(Abilities::OURS),
         revision: 1,
     };
     let mut rib = Rib::default();

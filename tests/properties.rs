@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hopsack::forward::{Counters, DropReason, Forwarder, ToNet, ToTun, Train, VerifySource, egress, ingress};
 use hopsack::packet::IpPacket;
 use hopsack::packet::icmp::Nanos;
-use hopsack::route::{Change, Event, Fib, Hop, Lease, Local, Networks, Peer, Public, Rib};
+use hopsack::route::{
+    Abilities, Change, Dialect, Event, Fib, Hop, Lease, Local, Networks, Peer, Public, Rib,
+};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
 
@@ -44,6 +46,7 @@ fn lease() -> impl Strategy<Value = Lease> {
         name: format!("h{host}"),
         subnets: vec![subnet],
         public: Public { v4: Some([192, 0, 2, host].into()), v6: None },
+        dialect: Dialect::Hopsack(Abilities::OURS),
         revision,
     })
 }
@@ -230,6 +233,7 @@ fn ten_thousand_leases_are_each_found() {
             name: format!("h{n}"),
             subnets: vec![IpNet::V4(Ipv4Net::new_assert((0x0a00_0000 + (n + 2) * 256).into(), 24))],
             public: Public { v4: Some((0xac10_0000 + n).into()), v6: None },
+            dialect: Dialect::Hopsack(Abilities::OURS),
             revision: 1,
         })
         .collect();

@@ -14,8 +14,8 @@ use toml::{Table, Value as Toml};
 
 use super::keys::{KEYS, Key};
 use super::{
-    Config, ConfigError, Dataplane, EngineChoice, Interface, Log, Node, Origin, Overlay, Sources, Store,
-    Value, one_line, place,
+    Config, ConfigError, Dataplane, EngineChoice, Etcd, Interface, LEASE_TTL, Log, Node, Origin, Overlay,
+    Sources, Store, Tls, Value, one_line, place,
 };
 use crate::forward::VerifySource;
 
@@ -50,6 +50,7 @@ macro_rules! section {
 section!(NodeSection {
     interface: String = "auto".into(),
     public_ip: String = "auto".into(),
+    name: String = "auto".into(),
     state_dir: String = "/var/lib/hopsack".into(),
     run_dir: String = "/run/hopsack".into(),
     subnet_env: String = "/run/flannel/subnet.env".into(),
@@ -64,6 +65,7 @@ section!(StoreSection {
     key: String = String::new(),
     username: String = String::new(),
     password_file: String = String::new(),
+    revoke_on_exit: bool = false,
 });
 section!(OverlaySection {
     device: String = "hopsack0".into(),
@@ -231,11 +233,71 @@ impl Merged {
     fn store(&self) -> Result<Store, ConfigError> {
         match self.file.store.kind.as_str() {
             "file" => Ok(Store::File { path: self.absolute("store.path", &self.file.store.path)? }),
-            "etcd" => self.wrong(
-                "store.kind",
-                "etcd is not in this version: use \"file\" and list the hosts in store.path",
-            ),
-            _ => self.wrong("store.kind", "write \"file\""),
+            "etcd" => Ok(Store::Etcd(self.etcd()?.into())),
+            _ => self.wrong("store.kind", "write \"file\" or \"etcd\""),
+        }
+    }
+
+    fn etcd(&self) -> Result<Etcd, ConfigError> {
+        let (node, store) = (&self.file.node, &self.file.store);
+        let secure = store.endpoints.iter().filter(|url| url.starts_with("https://")).count();
+        let plain = store.endpoints.iter().filter(|url| url.starts_with("http://")).count();
+        if store.endpoints.is_empty() || secure + plain < store.endpoints.len() {
+            self.wrong("store.endpoints", "write URLs such as \"http://127.0.0.1:2379\" or \"https://...\"")?;
+        }
+        // flanneld goes on in clear if a certificate is missing; a half-secured store is a mistake to be told.
+        if secure > 0 && plain > 0 {
+            self.wrong("store.endpoints", "some are http:// and some https://: write all of them alike")?;
+        }
+        let tls = match (secure > 0, store.ca.as_str()) {
+            (true, "") => {
+                self.wrong("store.ca", "https:// needs the file with the CA certificates to trust")?
+            }
+            (true, ca) => Some(Tls { ca: self.absolute("store.ca", ca)?, client: self.client()? }),
+            (false, "") if store.cert.is_empty() && store.key.is_empty() => None,
+            (false, "") => {
+                self.wrong("store.cert", "a certificate needs endpoints with https://, and store.ca")?
+            }
+            (false, _) => self.wrong("store.ca", "a CA needs endpoints with https://")?,
+        };
+        let user = match (store.username.as_str(), store.password_file.as_str()) {
+            ("", "") => None,
+            ("", _) => self.wrong("store.username", "name the user to whom store.password_file belongs")?,
+            (_, "") => {
+                self.wrong("store.password_file", "name the file with the password of store.username")?
+            }
+            (user, file) => Some((user.to_owned(), self.absolute("store.password_file", file)?)),
+        };
+        let prefix = store.prefix.trim_end_matches('/');
+        if !prefix.starts_with('/') {
+            self.wrong(
+                "store.prefix",
+                "write a prefix that begins with a slash, such as \"/coreos.com/network\"",
+            )?;
+        }
+        if node.name.is_empty() || node.name.chars().any(char::is_control) {
+            self.wrong("node.name", "write a name, or \"auto\"")?;
+        }
+        Ok(Etcd {
+            endpoints: store.endpoints.clone(),
+            prefix: prefix.to_owned(),
+            tls,
+            user,
+            node_name: (node.name != "auto").then(|| node.name.clone()),
+            state_dir: self.absolute("node.state_dir", &node.state_dir)?,
+            subnet_env: self.absolute("node.subnet_env", &node.subnet_env)?,
+            revoke_on_exit: store.revoke_on_exit,
+            lease_ttl: LEASE_TTL,
+        })
+    }
+
+    fn client(&self) -> Result<Option<(std::path::PathBuf, std::path::PathBuf)>, ConfigError> {
+        let store = &self.file.store;
+        match (store.cert.as_str(), store.key.as_str()) {
+            ("", "") => Ok(None),
+            ("", _) => self.wrong("store.cert", "name the certificate to which store.key belongs"),
+            (_, "") => self.wrong("store.key", "name the key of store.cert"),
+            (cert, key) => Ok(Some((self.absolute("store.cert", cert)?, self.absolute("store.key", key)?))),
         }
     }
 
@@ -417,7 +479,7 @@ mod tests {
             ("overlay", "verify_source", "maybe", "\"subnet\""),
             ("node", "public_ip", "10.0.0.0/8", "address"),
             ("node", "run_dir", "run", "absolute"),
-            ("store", "kind", "etcd", "\"file\""),
+            ("store", "kind", "consul", "\"etcd\""),
             ("dataplane", "engine", "uring", "\"simple\""),
             ("dataplane", "workers", "4", "one worker"),
             ("security", "mode", "sealed", "\"none\""),
@@ -428,6 +490,43 @@ mod tests {
             let error = load("", &[], &[(section, key, value)]).expect_err(value).to_string();
             assert!(error.contains(mend) && error.contains(value), "{error}");
             assert!(!error.contains('\n'), "one sentence: {error}");
+        }
+    }
+
+    #[test]
+    fn etcd_is_meant_or_refused() {
+        let etcd = |options: &[(&'static str, &'static str, &str)]| {
+            let mut all = vec![("store", "kind", "etcd")];
+            all.extend(options);
+            match load("", &[], &all).map(|config| config.store) {
+                Ok(Store::Etcd(etcd)) => Ok(*etcd),
+                Ok(Store::File { .. }) => panic!("the wrong store"),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let plain = etcd(&[]).expect("the defaults");
+        assert_eq!(
+            (plain.prefix.as_str(), plain.tls.is_none(), plain.user),
+            ("/coreos.com/network", true, None)
+        );
+        let tls = [("store", "endpoints", "https://a:1, https://b:1"), ("store", "ca", "/ca.pem")];
+        assert_eq!(etcd(&tls).expect("CA only").tls.expect("TLS").client, None);
+        for (options, mend) in [
+            (&[("store", "endpoints", "a:2379")][..], "http://127.0.0.1:2379"),
+            (&[("store", "endpoints", "")], "http://127.0.0.1:2379"),
+            (&[("store", "endpoints", "http://a:1,https://b:1")], "all of them alike"),
+            (&[("store", "endpoints", "https://a:1")], "CA certificates to trust"),
+            (&[("store", "ca", "/ca.pem")], "https://"),
+            (&[("store", "cert", "/c.pem")], "https://"),
+            (&[tls[0], tls[1], ("store", "cert", "/c.pem")], "name the key"),
+            (&[tls[0], tls[1], ("store", "key", "/k.pem")], "name the certificate"),
+            (&[("store", "username", "root")], "file with the password"),
+            (&[("store", "password_file", "/p")], "name the user"),
+            (&[("store", "prefix", "network")], "begins with a slash"),
+            (&[("node", "name", "")], "write a name"),
+        ] {
+            let error = etcd(options).expect_err(mend);
+            assert!(error.contains(mend), "{error}");
         }
     }
 }

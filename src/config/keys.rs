@@ -36,10 +36,11 @@ macro_rules! keys {
 pub const KEYS: &[Key] = keys! {
     node.interface, "node-interface", "underlay interface: a name, an address it bears, or \"auto\" (the default route's)";
     node.public_ip, "node-public-ip", "address at which other hosts reach this one, or \"auto\" (the interface's first)";
+    node.name, "node-name", "how this host is called in the store (kind = \"etcd\"), or \"auto\" (its host name)";
     node.state_dir, "node-state-dir", "folder for what survives a reboot";
     node.run_dir, "node-run-dir", "folder for the control socket";
     node.subnet_env, "node-subnet-env", "file for FLANNEL_SUBNET, FLANNEL_MTU ..., read by CNI plugins and Docker scripts";
-    store.kind, "store-kind", "where the subnet-to-host map is kept: \"file\" (\"etcd\" is not in this version)";
+    store.kind, "store-kind", "where the subnet-to-host map is kept: \"file\" or \"etcd\"";
     store.path, "store-path", "kind = \"file\": the cluster file; it is read again when it changes";
     store.endpoints, "store-endpoints", "kind = \"etcd\": its endpoints, separated by commas";
     store.prefix, "store-prefix", "kind = \"etcd\": prefix of all keys";
@@ -48,6 +49,7 @@ pub const KEYS: &[Key] = keys! {
     store.key, "store-key", "kind = \"etcd\": file with the client certificate's key";
     store.username, "store-username", "kind = \"etcd\": user name";
     store.password_file, "store-password-file", "kind = \"etcd\": file with the user's password";
+    store.revoke_on_exit, "store-revoke-on-exit", "kind = \"etcd\": give the lease back on a clean stop: for nodes that leave for good";
     overlay.device, "overlay-device", "name of the overlay device";
     overlay.port, "overlay-port", "UDP port, the same on every host";
     overlay.mtu, "overlay-mtu", "MTU of the overlay device, or \"auto\" (interface MTU - 28, on an IPv6 underlay - 48)";

@@ -2,15 +2,17 @@
 //!
 //! Invariant: where every finding is good, `hopsack run` starts.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::{NodeError, bind_metrics, bind_udp, device, local, privileged, underlay};
-use crate::config::Config;
-use crate::control::{Request, Status, ask};
+use crate::config::{self, Config};
+use crate::control::answers;
 use crate::netlink::Netlink;
 use crate::store::Store;
+use crate::store::etcd::commands;
 use crate::sys::Capabilities;
 
 /// One question and its answer.
@@ -33,9 +35,9 @@ pub async fn check(config: &Config) -> Vec<Finding> {
         "privileges",
         privileged(&capabilities).map(|()| "CAP_NET_ADMIN, and /dev/net/tun opens".into()),
     );
-    let running = ask::<Status>(&config.node.control_socket(), Request::Status).ok();
-    if let Some(status) = &running {
-        findings.add("daemon", Ok(format!("runs (pid {}): port and device are its own", status.pid)));
+    let running = answers(&config.node.control_socket());
+    if let Some(who) = &running {
+        findings.add("daemon", Ok(format!("runs{who}: port and device are its own")));
     }
     if let Err(error) = of_the_network(config, running.is_some(), &mut findings).await {
         findings.add("netlink", Err(error));
@@ -76,25 +78,38 @@ async fn of_the_network(config: &Config, running: bool, findings: &mut Findings)
     let text = format!("{}, MTU {}, {}", underlay.interface, underlay.mtu, addresses.join(", "));
     findings.add("underlay", Ok(text));
 
+    match &config.store {
+        config::Store::File { .. } => of_the_file(config, &underlay, running, findings).await,
+        config::Store::Etcd(etcd) => {
+            // Joining would take a lease; a check only looks.
+            let shown = commands::network_show(etcd).await.map_err(NodeError::from);
+            let text = |shown: commands::NetworkShown| format!("etcd has the network {}", shown.config);
+            findings.add("store", shown.map(text));
+            port(running, (underlay.addresses[0], config.overlay.port).into(), findings);
+        }
+    }
+    Ok(())
+}
+
+async fn of_the_file(config: &Config, underlay: &underlay::Underlay, running: bool, findings: &mut Findings) {
     let (store, opened) = match Store::open(&config.store, &underlay.addresses).await {
         Ok(opened) => opened,
-        Err(error) => {
-            findings.add("store", Err(error.into()));
-            return Ok(());
-        }
+        Err(error) => return findings.add("store", Err(error.into())),
     };
     findings.add("store", Ok(format!("{}; this host is {:?} there", store.describe(), opened.lease.name)));
-    match local(config, &underlay, &opened) {
+    match local(config, underlay, &opened) {
         Ok(local) => {
             findings.add("overlay MTU", Ok(format!("{} bytes", local.mtu)));
-            if !running {
-                let address = (local.public, local.port).into();
-                findings.add("UDP port", bind_udp(address).map(|_| format!("{address} is free")));
-            }
+            port(running, (local.public, local.port).into(), findings);
         }
         Err(error) => findings.add("overlay MTU", Err(error)),
     }
-    Ok(())
+}
+
+fn port(running: bool, address: SocketAddr, findings: &mut Findings) {
+    if !running {
+        findings.add("UDP port", bind_udp(address).map(|_| format!("{address} is free")));
+    }
 }
 
 /// Whether the file's folder, or the nearest that exists above it, can be written.

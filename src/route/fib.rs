@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::{Lease, Networks, Rib};
+use super::{Abilities, Dialect, Lease, Networks, Rib};
 use crate::packet::Family;
 
 /// This host's part in the overlay.
@@ -51,6 +51,8 @@ pub struct Peer {
     pub subnets: Vec<IpNet>,
     /// The longest inner packet that it is sent, in bytes.
     pub mtu: u16,
+    /// What it understands besides bare IPv4 packets; nothing, for a plain flanneld.
+    pub abilities: Abilities,
 }
 
 /// Where a destination lies.
@@ -98,18 +100,24 @@ impl Fib {
             claims.add(*subnet, LOCAL, u64::MAX);
         }
         for lease in rib.leases().filter(|lease| lease.subnets != local.subnets) {
-            match endpoint(lease, local) {
+            match endpoint(lease, local).and_then(|endpoint| Ok((endpoint, abilities(lease)?))) {
                 Err(reason) => unreachable.push(Unreachable { name: lease.name.clone(), reason }),
-                Ok(endpoint) => {
+                Ok((endpoint, abilities)) => {
                     // One host may hold several leases: one peer with all their subnets.
                     let index = *by_address.entry(endpoint.ip()).or_insert_with(|| {
                         let (name, mtu) = (lease.name.clone(), local.mtu);
-                        peers.push(Peer { name, endpoint, subnets: Vec::new(), mtu });
+                        peers.push(Peer { name, endpoint, subnets: Vec::new(), mtu, abilities });
                         count(&peers) - 1
                     });
-                    peers[index as usize].subnets.extend(&lease.subnets);
-                    for subnet in &lease.subnets {
+                    let understood = |subnet: &&IpNet| matches!(subnet, IpNet::V4(_)) || abilities.ipv6;
+                    for subnet in lease.subnets.iter().filter(understood) {
+                        peers[index as usize].subnets.push(*subnet);
                         claims.add(*subnet, FIRST_PEER + index, lease.revision);
+                    }
+                    if lease.subnets.iter().any(|subnet| !understood(&subnet)) {
+                        let reason = "it is a plain flanneld, which would read IPv6 packets as IPv4: its IPv6 subnet \
+                                      is left out";
+                        unreachable.push(Unreachable { name: lease.name.clone(), reason: reason.into() });
                     }
                 }
             }
@@ -191,6 +199,16 @@ fn endpoint(lease: &Lease, local: &Local) -> Result<SocketAddr, String> {
         return Err(format!("it claims our own public address {address} for other subnets"));
     }
     Ok(SocketAddr::new(address, local.port))
+}
+
+fn abilities(lease: &Lease) -> Result<Abilities, String> {
+    match &lease.dialect {
+        Dialect::Flannel => Ok(Abilities::default()),
+        Dialect::Hopsack(abilities) => Ok(*abilities),
+        Dialect::Other(backend) => {
+            Err(format!("its backend is {backend}, which takes no packets of Flannel's UDP mode"))
+        }
+    }
 }
 
 /// Slot values: a peer's index plus [`FIRST_PEER`], or one of these.
@@ -388,6 +406,7 @@ mod tests {
                 name: format!("h{host}"),
                 subnets: vec![net(subnet)],
                 public: Public { v4: Some([192, 0, 2, *host].into()), v6: None },
+                dialect: Dialect::Hopsack(Abilities::OURS),
                 revision: u64::from(*host),
             })
             .collect();
@@ -457,6 +476,7 @@ mod tests {
             name: name.to_owned(),
             subnets: vec![net(subnet)],
             public,
+            dialect: Dialect::Flannel,
             revision: 1,
         };
         let only_v6 = Public { v4: None, v6: Some("2001:db8::2".parse().expect("an address")) };
@@ -470,6 +490,35 @@ mod tests {
         let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("net"), 24)), v6: None };
         let fib = Fib::compile(1, &rib, &networks, &local);
         assert_eq!(name(&fib, "10.1.2.1"), "-");
+        assert_eq!(fib.unreachable().len(), 2);
+    }
+
+    #[test]
+    fn a_plain_flanneld_is_never_sent_ipv6_and_another_backend_nothing() {
+        let mut rib = Rib::default();
+        let lease = |name: &str, host: u8, dialect| Lease {
+            name: name.to_owned(),
+            subnets: vec![net(&format!("10.1.{host}.0/24")), net(&format!("fd00:1:0:{host}::/64"))],
+            public: Public { v4: Some([192, 0, 2, host].into()), v6: None },
+            dialect,
+            revision: 1,
+        };
+        let leases = vec![
+            lease("flanneld", 2, Dialect::Flannel),
+            lease("hopsack", 3, Dialect::Hopsack(Abilities::OURS)),
+            lease("vxlan", 4, Dialect::Other("vxlan".into())),
+        ];
+        rib.apply(Change::Snapshot { leases, revision: 1 });
+        let networks = Networks {
+            v4: Some(("10.1.0.0/16".parse().expect("net"), 24)),
+            v6: Some(("fd00:1::/48".parse().expect("net"), 64)),
+        };
+        let local =
+            Local { subnets: vec![net("10.1.1.0/24")], public: [192, 0, 2, 1].into(), port: 8285, mtu: 1472 };
+        let fib = Fib::compile(1, &rib, &networks, &local);
+        assert_eq!([name(&fib, "10.1.2.1"), name(&fib, "fd00:1:0:2::1")], ["flanneld", "-"]);
+        assert_eq!([name(&fib, "10.1.3.1"), name(&fib, "fd00:1:0:3::1")], ["hopsack", "hopsack"]);
+        assert_eq!([name(&fib, "10.1.4.1"), name(&fib, "fd00:1:0:4::1")], ["-", "-"]);
         assert_eq!(fib.unreachable().len(), 2);
     }
 }

@@ -30,7 +30,7 @@ use toml::Spanned;
 
 use super::{Cluster, Opened, StoreError, Update};
 use crate::config;
-use crate::route::{Change, Lease, Networks, Public};
+use crate::route::{Abilities, Change, Dialect, Lease, Networks, Public};
 
 /// How often the file is looked at (one `stat`).
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -89,7 +89,7 @@ impl Map {
             let lease = taken.host(host, &networks).map_err(|(span, problem)| fail(span, problem))?;
             leases.push(lease);
         }
-        Ok(Self { cluster: Cluster { networks }, leases })
+        Ok(Self { cluster: Cluster { networks, port: None }, leases })
     }
 
     fn snapshot(&self, revision: u64) -> Change {
@@ -191,7 +191,8 @@ impl Taken {
             ));
         }
         self.names.push(name.clone());
-        Ok(Lease { name, subnets, public, revision: 0 })
+        // Who is in the file runs hopsack: no flanneld reads it.
+        Ok(Lease { name, subnets, public, dialect: Dialect::Hopsack(Abilities::OURS), revision: 0 })
     }
 
     fn address(&mut self, text: &Spanned<String>, host: &str, public: &mut Public) -> Result<(), Problem> {

@@ -12,7 +12,7 @@ use hopsack::packet::coalesce::Coalescer;
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::vnet::VnetHeader;
-use hopsack::route::{Change, Fib, Hop, Lease, Local, Networks, Peer, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Fib, Hop, Lease, Local, Networks, Peer, Public, Rib};
 use hopsack::store::file::Map;
 
 /// Takes any bytes, and panics if what must hold does not.
@@ -126,6 +126,7 @@ fn fib() -> Fib {
             name: format!("h{n}"),
             subnets: subnets(n),
             public: Public { v4: Some([192, 0, 2, n].into()), v6: None },
+            dialect: Dialect::Hopsack(Abilities::OURS),
             revision: 1,
         })
         .collect();
