@@ -201,7 +201,7 @@ impl Agent {
                     timers.save.get_or_insert(Instant::now() + SAVE);
                 }
                 () = tokio::time::sleep_until(timers.relist) => {
-                    self.compare(session).await?;
+                    self.compare(session, |health| health.resyncs.periodic += 1).await?;
                     timers.relist = Instant::now() + chance::around(RELIST, 4);
                 }
                 () = tokio::time::sleep_until(save), if timers.save.is_some() => {
@@ -212,7 +212,7 @@ impl Agent {
                 command = self.commands.recv() => match command {
                     None => return Err(End::Closed),
                     Some(Command::Relist) => {
-                        self.resync(session, |health| health.resyncs.asked += 1).await?;
+                        self.compare(session, |health| health.resyncs.asked += 1).await?;
                     }
                     Some(Command::Readdress(public)) => {
                         self.set_public(public);
@@ -322,18 +322,19 @@ impl Agent {
         Err(unreachable_end(session, &format!("the watch was cancelled: {}", response.cancel_reason())))
     }
 
-    /// Reads the list as it was at our revision, and sets right what the watch has missed.
-    async fn compare(&mut self, session: &mut Session) -> Result<(), End> {
+    /// Reads the list as it was at our revision, and sets right what the watch has missed: nothing, if etcd and this code
+    /// are right.
+    async fn compare(&mut self, session: &mut Session, cause: fn(&mut Health)) -> Result<(), End> {
         let revision = self.map.revision();
         let listing = match session.list(&self.node.keys.root(), Some(revision)).await {
             Ok(listing) => listing,
             // Nothing was written for so long that etcd forgot: nothing to compare with, then.
             Err(failure) if failure.kind == FailureKind::Compacted => {
-                return self.resync(session, |health| health.resyncs.periodic += 1).await;
+                return self.resync(session, cause).await;
             }
             Err(failure) => return Err(failure.into()),
         };
-        self.health.send_modify(|health| health.resyncs.periodic += 1);
+        self.health.send_modify(cause);
         let before = self.map.clone();
         let bad = self.map.list(&listing);
         let drifted: Vec<String> = before.differences(&self.map).into_iter().map(str::to_owned).collect();
