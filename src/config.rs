@@ -157,7 +157,7 @@ pub enum Store {
         path: PathBuf,
     },
     /// Flannel's layout in etcd.
-    Etcd(Etcd),
+    Etcd(Box<Etcd>),
 }
 
 /// `[store]` with `kind = "etcd"`, and what of `[node]` it needs.

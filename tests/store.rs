@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,60 @@ struct Etcd {
     port: u16,
     peer_port: u16,
     dir: TempDir,
+}
+
+/// Certificates in a folder: a CA, a server's and a client's.
+struct Certificates {
+    dir: TempDir,
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let key = || rcgen::KeyPair::generate().expect("a key");
+        let params = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            rcgen::CertificateParams::new(names).expect("names")
+        };
+        let (mut ca, ca_key) = (params(&[]), key());
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca_certificate = ca.self_signed(&ca_key).expect("signed");
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let dir = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, pem: String| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, pem).expect("written");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("private");
+        };
+        write("ca.pem", ca_certificate.pem());
+        for name in ["server", "client"] {
+            let key = key();
+            let certificate = params(&["127.0.0.1", name]).signed_by(&key, &issuer).expect("signed");
+            write(&format!("{name}.pem"), certificate.pem());
+            write(&format!("{name}.key"), key.serialize_pem());
+        }
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts an etcd that shows its certificate, and asks for the client's if `mutual`.
+    fn etcd(&self, dir: &Path, port: u16, mutual: bool) -> Child {
+        let url = format!("https://127.0.0.1:{port}");
+        let peer = format!("http://127.0.0.1:{}", free_port());
+        let mut etcd = Command::new("etcd");
+        etcd.args(["--name", "one", "--log-level", "error", "--logger", "zap", "--data-dir"])
+            .arg(dir.join("data"));
+        etcd.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+        etcd.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        etcd.args(["--initial-cluster", &format!("one={peer}"), "--cert-file"]).arg(self.path("server.pem"));
+        etcd.arg("--key-file").arg(self.path("server.key"));
+        if mutual {
+            etcd.arg("--client-cert-auth").arg("--trusted-ca-file").arg(self.path("ca.pem"));
+        }
+        etcd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("etcd starts")
+    }
 }
 
 impl Etcd {
@@ -783,4 +838,70 @@ async fn a_dropped_future_loses_nothing_and_a_wish_for_a_list_is_heard() {
     node.store.reload();
     node.until("a list", |node| node.store.health().resyncs.asked == 1).await;
     assert_eq!(node.subnets().len(), 101);
+}
+
+#[tokio::test]
+async fn tls_with_a_ca_alone_and_with_a_client_certificate() {
+    let certificates = Certificates::new();
+    for mutual in [false, true] {
+        let (dir, port) = (tempfile::tempdir().expect("a folder"), free_port());
+        let child = certificates.etcd(dir.path(), port, mutual);
+        // Held for its end only; it cannot be asked in clear.
+        let etcd = Etcd { child, port, peer_port: 0, dir };
+        let mut host = Host::new(&etcd, 1);
+        host.config.endpoints = vec![format!("https://127.0.0.1:{port}")];
+        let client = (certificates.path("client.pem"), certificates.path("client.key"));
+        let tls = config::Tls { ca: certificates.path("ca.pem"), client: mutual.then_some(client) };
+        host.config.tls = Some(tls.clone());
+        let started = Instant::now();
+        while let Err(error) = commands::network_init(&host.config, NETWORK).await {
+            assert!(started.elapsed() < PATIENCE, "{error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        host.open().await.connected().await;
+
+        let mut stranger = host.config.clone();
+        stranger.tls = Some(config::Tls { ca: certificates.path("server.pem"), client: None });
+        assert!(commands::network_show(&stranger).await.is_err(), "not our CA");
+        if mutual {
+            stranger.tls = Some(config::Tls { client: None, ..tls });
+            assert!(commands::network_show(&stranger).await.is_err(), "no certificate");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_user_with_a_password_from_a_private_file() {
+    let etcd = Etcd::with(NETWORK).await;
+    let mut client = etcd.client().await;
+    for user in ["root", "overlay"] {
+        client.user_add(user, "secret", None).await.expect("a user");
+    }
+    client.role_add("root").await.expect("a role");
+    client.role_add("overlay").await.expect("a role");
+    let all = etcd_client::Permission::read_write(format!("{PREFIX}/")).with_prefix();
+    client.role_grant_permission("overlay", all).await.expect("granted");
+    client.user_grant_role("overlay", "overlay").await.expect("granted");
+    client.user_grant_role("root", "root").await.expect("granted");
+    client.auth_enable().await.expect("enabled");
+
+    let mut host = Host::new(&etcd, 1);
+    let StoreError::Invalid(refusal) = host.refused().await else { panic!("the wrong kind") };
+    assert!(refusal.contains("store.username"), "{refusal}");
+    let file = host.dir.path().join("password");
+    std::fs::write(&file, "secret\n").expect("written");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("public");
+    host.config.user = Some(("overlay".into(), file.clone()));
+    let StoreError::Invalid(refusal) = host.refused().await else { panic!("the wrong kind") };
+    assert!(refusal.contains("chmod 600"), "{refusal}");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("private");
+    let mut node = host.open().await;
+    node.connected().await;
+    assert!(commands::leases_list(&host.config, true).await.expect("listed").leases[0].expires_in.is_some());
+
+    std::fs::write(&file, "wrong").expect("written");
+    let mut other = Host::new(&etcd, 2);
+    other.config.user = Some(("overlay".into(), file));
+    let StoreError::Invalid(refusal) = other.refused().await else { panic!("the wrong kind") };
+    assert!(refusal.contains("store.password_file") && !refusal.contains("wrong"), "{refusal}");
 }
