@@ -624,6 +624,30 @@ async fn one_address_is_for_one_node() {
 }
 
 #[tokio::test]
+async fn of_two_nodes_that_take_one_address_at_once_one_gives_way() {
+    let etcd = Etcd::with(NETWORK).await;
+    let mut all = JoinSet::new();
+    for number in 1..=2 {
+        let mut host = Host::new(&etcd, number);
+        host.address = "192.0.2.9".parse().expect("v4");
+        all.spawn(async move {
+            // Refused by the list, or, if both listed before either wrote, told by the watch.
+            let mut node = host.try_open().await.ok()?;
+            let over = Instant::now() + Duration::from_secs(2);
+            let lost = node.drive("end of the wait", |_| Instant::now() > over).await;
+            if let Some(lost) = &lost {
+                assert!(lost.reason.contains("node.public_ip"), "{lost}");
+            }
+            lost.is_none().then_some((node, host))
+        });
+    }
+    let survivors: Vec<_> = all.join_all().await.into_iter().flatten().collect();
+    assert_eq!(survivors.len(), 1);
+    let table = commands::leases_list(&survivors[0].1.config, false).await.expect("listed");
+    assert_eq!(table.leases.len(), 1, "{table}");
+}
+
+#[tokio::test]
 async fn a_host_keeps_its_subnet_by_id_by_address_and_by_file() {
     let etcd = Etcd::with(NETWORK).await;
     let mut host = Host::new(&etcd, 1);

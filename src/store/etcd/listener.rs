@@ -11,7 +11,7 @@ use etcd_client::{EventType, WatchResponse, WatchStream};
 
 use super::acquire::{clash, network_of};
 use super::agent::{Agent, End, unreachable_end};
-use super::client::{FailureKind, Kv, Listing, Session};
+use super::client::{FailureKind, Guard, Kv, Listing, Session};
 use super::health::Health;
 use super::keeper::{Verdict, judge, lost};
 use super::map::Record;
@@ -27,10 +27,10 @@ impl Agent {
     pub(super) async fn resync(&mut self, session: &mut Session, cause: fn(&mut Health)) -> Result<(), End> {
         let listing = session.list(&self.node.keys.root(), None).await?;
         self.health.send_modify(cause);
-        self.take(&listing).await
+        self.take(session, &listing).await
     }
 
-    async fn take(&mut self, listing: &Listing) -> Result<(), End> {
+    async fn take(&mut self, session: &mut Session, listing: &Listing) -> Result<(), End> {
         let bad = self.map.list(listing);
         self.report_bad(bad).await;
         match network_of(&self.node.keys, listing) {
@@ -40,7 +40,7 @@ impl Agent {
         self.say(Update::Change(self.map.snapshot())).await;
         let others: Vec<String> = self.map.records().map(|record| record.kv.key.clone()).collect();
         for key in others {
-            self.look_for_clash(&key).await?;
+            self.look_for_clash(session, &key).await?;
         }
         self.note_all();
         Ok(())
@@ -90,7 +90,7 @@ impl Agent {
         }
         self.report_bad(bad).await;
         for key in written {
-            self.look_for_clash(&key).await?;
+            self.look_for_clash(session, &key).await?;
         }
         if own {
             self.own_changed(session).await?;
@@ -150,7 +150,7 @@ impl Agent {
     }
 
     /// A lease at our address: one of the two nodes has to give way, the later one.
-    async fn look_for_clash(&mut self, key: &str) -> Result<(), End> {
+    async fn look_for_clash(&mut self, session: &mut Session, key: &str) -> Result<(), End> {
         let Some(record) = self.map.record(key).filter(|record| record.kv.key != self.own.key) else {
             return Ok(());
         };
@@ -164,6 +164,11 @@ impl Agent {
         let sentence = clash(&self.node, record);
         if other && before_us && !self.clashes.contains(key) {
             let theirs = record.attributes.writer();
+            // Both joined at the same instant. With our key there, peers would send our packets to the other.
+            let given_way = session.delete(&self.own.key, &Guard::Version(self.own.mod_revision)).await;
+            if let Err(failure) = given_way {
+                tracing::warn!("the lease of {} could not be given back: {failure}", self.own.name());
+            }
             return Err(End::Lost(Lost {
                 reason: sentence,
                 ..lost(&self.node, &self.own.name(), &theirs, "")
