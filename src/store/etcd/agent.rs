@@ -29,8 +29,6 @@ use crate::store::{Lost, Update};
 const RELIST: Duration = Duration::from_secs(300);
 /// The map on disk may be this much older than the map.
 const SAVE: Duration = Duration::from_secs(2);
-/// After a renewal that failed.
-const RENEW_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the node asks of the agent.
 #[derive(Debug)]
@@ -193,7 +191,7 @@ impl Agent {
                     Err(error) => return Err(unreachable_end(session, &format!("the watch broke: {error}"))),
                 },
                 () = tokio::time::sleep_until(timers.renew) => {
-                    timers.renew = Instant::now() + RENEW_AGAIN.min(self.own.granted / 12);
+                    // A renewal that fails ends the connection, and the next one begins with a renewal.
                     self.keep(session).await?;
                     timers.renew = Instant::now() + self.own.granted / 3;
                     timers.save.get_or_insert(Instant::now() + SAVE);
