@@ -233,7 +233,7 @@ impl Merged {
     fn store(&self) -> Result<Store, ConfigError> {
         match self.file.store.kind.as_str() {
             "file" => Ok(Store::File { path: self.absolute("store.path", &self.file.store.path)? }),
-            "etcd" => Ok(Store::Etcd(self.etcd()?.into())),
+            "etcd" => Ok(Store::Etcd(Box::new(self.etcd()?))),
             _ => self.wrong("store.kind", "write \"file\" or \"etcd\""),
         }
     }

@@ -18,6 +18,7 @@ mod client;
 pub mod commands;
 mod health;
 mod keeper;
+mod listener;
 mod map;
 mod saved;
 
@@ -78,11 +79,11 @@ impl EtcdStore {
         let saved = Saved::load(&config.state_dir);
         let usable = saved.as_ref().ok().and_then(Option::as_ref).map(|saved| usable(saved, &node));
         let (joined, complaint) = match (join(&mut endpoints, &node, config, &saved, &usable).await, usable) {
-            (Ok((session, acquired)), _) => (Joined::Now(session, acquired), saved.err()),
+            (Ok((session, acquired)), _) => (Joined::Now(Box::new(session), Box::new(acquired)), saved.err()),
             (Err(NoLease::Refused(error)), _) => return Err(error),
             (Err(NoLease::Failed(failure)), Some(Ok(network))) => {
                 let saved = saved.ok().flatten().expect("a usable map is there");
-                (Joined::Before(saved, network, failure), None)
+                (Joined::Before(Box::new(saved), Box::new(network), failure), None)
             }
             (Err(NoLease::Failed(failure)), unusable) => {
                 let disk = match (saved, unusable) {
@@ -182,9 +183,9 @@ fn usable(saved: &Saved, node: &Node) -> Result<Network, String> {
 /// How we joined.
 enum Joined {
     /// etcd was there.
-    Now(Session, Acquired),
+    Now(Box<Session>, Box<Acquired>),
     /// It was not, and the map is the last run's.
-    Before(Saved, Network, Failure),
+    Before(Box<Saved>, Box<Network>, Failure),
 }
 
 /// Asks each endpoint once; without a map to fall back on, again and again for a while.
@@ -260,8 +261,8 @@ fn start(
     let (mut own, network, text, map, session, bad) = match joined {
         Joined::Now(session, acquired) => {
             health.send_modify(|health| health.resyncs.start = 1);
-            let Acquired { own, network, config, map, bad } = acquired;
-            (own, network, config, map, Some(session), bad)
+            let Acquired { own, network, config, map, bad } = *acquired;
+            (own, network, config, map, Some(*session), bad)
         }
         Joined::Before(saved, network, failure) => {
             let mut map = map::Map::new(&node.keys, network.networks());
@@ -273,12 +274,12 @@ fn start(
                 health.trouble = Some(away);
                 health.stale_since = Some(saved.written());
             });
-            (saved.own(), network, saved.config, map, None, bad)
+            (saved.own(), *network, saved.config, map, None, bad)
         }
     };
     // Later versions and other addresses say something else in the same key.
     own.value = node.value();
-    if let Some(sentence) = agent::about_bad(&bad) {
+    if let Some(sentence) = listener::about_bad(&bad) {
         let _ = updates.try_send(Update::Notice(sentence));
     }
     if let Some(complaint) = complaint {

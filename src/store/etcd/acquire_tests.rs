@@ -54,7 +54,10 @@ fn adopted(plan: Result<Plan, String>) -> String {
 fn what_is_ours_is_adopted_by_id_or_else_by_address() {
     let by_address = flanneld("10.1.9.0-24", "192.0.2.1", 1);
     let by_id = hopsack("10.1.7.0-24", "192.0.2.99", "id-alpha");
-    assert_eq!(adopted(planned(&[by_address.clone()], &usual(), &["10.1.4.0/24"])), "10.1.9.0/24");
+    assert_eq!(
+        adopted(planned(std::slice::from_ref(&by_address), &usual(), &["10.1.4.0/24"])),
+        "10.1.9.0/24"
+    );
     assert_eq!(adopted(planned(&[by_address, by_id], &usual(), &[])), "10.1.7.0/24");
 }
 
@@ -91,7 +94,7 @@ fn the_previous_subnet_is_taken_again_if_nobody_has_it() {
     assert_eq!(create(&[], &["10.1.44.0/24"]), "10.1.44.0/24");
     assert_eq!(create(&[], &["10.2.44.0/24", "10.1.45.0/24"]), "10.1.45.0/24");
     let taken = hopsack("10.1.44.0-24", "192.0.2.7", "id-beta");
-    assert_eq!(create(&[taken.clone()], &["10.1.44.0/24"]), "10.1.6.0/24", "the sixth of the free ones");
+    assert_eq!(create(&[taken], &["10.1.44.0/24"]), "10.1.6.0/24", "the sixth of the free ones");
     let garbage = kv("10.1.44.0-24", "garbage", 1);
     assert_eq!(create(&[garbage], &["10.1.44.0/24"]), "10.1.6.0/24", "a bad value holds its key");
 }

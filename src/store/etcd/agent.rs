@@ -11,18 +11,17 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use etcd_client::{EventType, WatchResponse, WatchStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::acquire::{Node, Own, clash, network_of};
+use super::acquire::{Node, Own};
 use super::chance::{self, Backoff};
-use super::client::{Endpoints, Failure, FailureKind, Guard, Kv, Listing, Session};
+use super::client::{Endpoints, Failure, FailureKind, Guard, Session};
 use super::health::Health;
-use super::keeper::{self, How, Kept, Verdict, judge, lost};
-use super::map::{Map, Record};
+use super::keeper::{self, How, Kept};
+use super::map::Map;
 use super::saved::Saved;
-use crate::route::{Change, Public};
+use crate::route::Public;
 use crate::store::flannel::Network;
 use crate::store::{Lost, Update};
 
@@ -30,10 +29,6 @@ use crate::store::{Lost, Update};
 const RELIST: Duration = Duration::from_secs(300);
 /// The map on disk may be this much older than the map.
 const SAVE: Duration = Duration::from_secs(2);
-/// After a renewal that failed.
-const RENEW_AGAIN: Duration = Duration::from_secs(60);
-/// Keys that are named in one notice.
-const NAMED: usize = 3;
 
 /// What the node asks of the agent.
 #[derive(Debug)]
@@ -44,7 +39,8 @@ pub(super) enum Command {
 }
 
 /// Why the loop over a connection ended.
-enum End {
+#[derive(Debug)]
+pub(super) enum End {
     Failed(Failure),
     Lost(Lost),
     Closed,
@@ -195,13 +191,13 @@ impl Agent {
                     Err(error) => return Err(unreachable_end(session, &format!("the watch broke: {error}"))),
                 },
                 () = tokio::time::sleep_until(timers.renew) => {
-                    timers.renew = Instant::now() + RENEW_AGAIN.min(self.own.granted / 12);
+                    // A renewal that fails ends the connection, and the next one begins with a renewal.
                     self.keep(session).await?;
                     timers.renew = Instant::now() + self.own.granted / 3;
                     timers.save.get_or_insert(Instant::now() + SAVE);
                 }
                 () = tokio::time::sleep_until(timers.relist) => {
-                    self.compare(session).await?;
+                    self.compare(session, |health| health.resyncs.periodic += 1).await?;
                     timers.relist = Instant::now() + chance::around(RELIST, 4);
                 }
                 () = tokio::time::sleep_until(save), if timers.save.is_some() => {
@@ -212,7 +208,7 @@ impl Agent {
                 command = self.commands.recv() => match command {
                     None => return Err(End::Closed),
                     Some(Command::Relist) => {
-                        self.resync(session, |health| health.resyncs.asked += 1).await?;
+                        self.compare(session, |health| health.resyncs.asked += 1).await?;
                     }
                     Some(Command::Readdress(public)) => {
                         self.set_public(public);
@@ -228,129 +224,8 @@ impl Agent {
         }
     }
 
-    /// Reads the whole list for `cause`, and sends it.
-    async fn resync(&mut self, session: &mut Session, cause: fn(&mut Health)) -> Result<(), End> {
-        let listing = session.list(&self.node.keys.root(), None).await?;
-        self.health.send_modify(cause);
-        self.take(&listing).await
-    }
-
-    async fn take(&mut self, listing: &Listing) -> Result<(), End> {
-        let bad = self.map.list(listing);
-        self.report_bad(bad).await;
-        match network_of(&self.node.keys, listing) {
-            Ok((_, config)) => self.configured(config).await,
-            Err(error) => self.say(Update::Notice(error.to_string())).await,
-        }
-        self.say(Update::Change(self.map.snapshot())).await;
-        let others: Vec<String> = self.map.records().map(|record| record.kv.key.clone()).collect();
-        for key in others {
-            self.look_for_clash(&key).await?;
-        }
-        self.note_all();
-        Ok(())
-    }
-
-    /// Takes what a watch brought. Returns whether the map is different.
-    async fn heard(
-        &mut self,
-        session: &mut Session,
-        response: &WatchResponse,
-        stream: &mut WatchStream,
-    ) -> Result<bool, End> {
-        let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
-        if response.created() {
-            if revision < self.map.revision() {
-                // A backup was restored: nothing would come until the old revision is reached again.
-                self.resync(session, |health| health.resyncs.rewound += 1).await?;
-                *stream = session.watch(&self.node.keys.root(), self.map.revision() + 1).await?;
-            }
-            self.connected().await;
-            return Ok(false);
-        }
-        let (mut events, mut bad, mut last) = (Vec::new(), Vec::new(), 0);
-        let (mut written, mut own) = (Vec::new(), false);
-        for event in response.events() {
-            let Some(kv) = event.kv().map(Kv::of) else { continue };
-            own |= kv.key == self.own.key && kv.mod_revision > self.own.mod_revision;
-            last = kv.mod_revision;
-            match event.event_type() {
-                EventType::Delete => events.extend(self.map.delete(&kv.key, kv.mod_revision)),
-                EventType::Put if kv.key == self.node.keys.config() => {
-                    self.configured(String::from_utf8_lossy(&kv.value).into_owned()).await;
-                }
-                EventType::Put => {
-                    let (event, reason) = self.map.put(&kv);
-                    bad.extend(reason.map(|reason| (kv.key.clone(), reason)));
-                    events.extend(event);
-                    written.push(kv.key);
-                }
-            }
-        }
-        // With events the header may be ahead of them: more of its revision can follow. Without, it is a promise.
-        self.map.reached(if response.events().is_empty() { revision } else { last });
-        let changed = !events.is_empty();
-        if changed {
-            self.say(Update::Change(Change::Delta(events))).await;
-        }
-        self.report_bad(bad).await;
-        for key in written {
-            self.look_for_clash(&key).await?;
-        }
-        if own {
-            self.own_changed(session).await?;
-        }
-        self.note();
-        Ok(changed)
-    }
-
-    /// Somebody wrote or deleted our key after we did.
-    async fn own_changed(&mut self, session: &mut Session) -> Result<(), End> {
-        let found = self.map.record(&self.own.key).map(|record| record.kv.clone());
-        // What has been read is enough to know of a theft; the rest is settled with etcd.
-        if let Verdict::Stolen(lost) = judge(&self.node, &self.own, found.as_ref()) {
-            return Err(End::Lost(lost));
-        }
-        self.keep(session).await
-    }
-
-    /// etcd ended the watch.
-    async fn cancelled(&mut self, session: &mut Session, response: &WatchResponse) -> Result<(), End> {
-        if response.compact_revision() > 0 {
-            return self.resync(session, |health| health.resyncs.compacted += 1).await;
-        }
-        Err(unreachable_end(session, &format!("the watch was cancelled: {}", response.cancel_reason())))
-    }
-
-    /// Reads the list as it was at our revision, and sets right what the watch has missed.
-    async fn compare(&mut self, session: &mut Session) -> Result<(), End> {
-        let revision = self.map.revision();
-        let listing = match session.list(&self.node.keys.root(), Some(revision)).await {
-            Ok(listing) => listing,
-            // Nothing was written for so long that etcd forgot: nothing to compare with, then.
-            Err(failure) if failure.kind == FailureKind::Compacted => {
-                return self.resync(session, |health| health.resyncs.periodic += 1).await;
-            }
-            Err(failure) => return Err(failure.into()),
-        };
-        self.health.send_modify(|health| health.resyncs.periodic += 1);
-        let before = self.map.clone();
-        let bad = self.map.list(&listing);
-        let drifted: Vec<String> = before.differences(&self.map).into_iter().map(str::to_owned).collect();
-        if drifted.is_empty() {
-            return Ok(());
-        }
-        self.health.send_modify(|health| health.drift += u64::try_from(drifted.len()).unwrap_or(u64::MAX));
-        self.report_bad(bad).await;
-        let what = format!("the watch had missed {}: the map was set right", some_of(&drifted));
-        self.say(Update::Notice(what)).await;
-        self.say(Update::Change(self.map.snapshot())).await;
-        self.note();
-        Ok(())
-    }
-
     /// Sees to our lease.
-    async fn keep(&mut self, session: &mut Session) -> Result<(), End> {
+    pub(super) async fn keep(&mut self, session: &mut Session) -> Result<(), End> {
         match keeper::keep(session, &self.node, &mut self.own).await {
             Ok(Kept::Lost(lost)) => Err(End::Lost(lost)),
             Ok(Kept::Yes(how, notice)) => {
@@ -372,81 +247,12 @@ impl Agent {
         }
     }
 
-    /// A lease at our address: one of the two nodes has to give way, the later one.
-    async fn look_for_clash(&mut self, key: &str) -> Result<(), End> {
-        let Some(record) = self.map.record(key).filter(|record| record.kv.key != self.own.key) else {
-            return Ok(());
-        };
-        if !record.claims(&self.node.public) {
-            self.clashes.remove(key);
-            return Ok(());
-        }
-        let ours = record.node_id() == Some(self.node.identity.id.as_str());
-        let other = record.node_id().is_some() && !ours;
-        let before_us = record.kv.mod_revision < self.own.mod_revision;
-        let sentence = clash(&self.node, record);
-        if other && before_us && !self.clashes.contains(key) {
-            let theirs = record.attributes.writer();
-            return Err(End::Lost(Lost {
-                reason: sentence,
-                ..lost(&self.node, &self.own.name(), &theirs, "")
-            }));
-        }
-        if self.clashes.insert(key.to_owned()) {
-            self.say(Update::Notice(sentence)).await;
-        }
-        Ok(())
-    }
-
-    /// After a change of our address: its last owner may be gone while its lease is not, so nobody has to give way.
-    async fn report_clashes(&mut self) {
-        let at_our_address =
-            |record: &&Record| record.kv.key != self.own.key && record.claims(&self.node.public);
-        let found: Vec<(String, String)> = self
-            .map
-            .records()
-            .filter(at_our_address)
-            .map(|record| (record.kv.key.clone(), clash(&self.node, record)))
-            .collect();
-        for (key, sentence) in found {
-            if self.clashes.insert(key) {
-                self.say(Update::Notice(sentence)).await;
-            }
-        }
-    }
-
-    /// The network configuration is `config` now.
-    async fn configured(&mut self, config: String) {
-        if config == self.config {
-            return;
-        }
-        let sentence = match Network::parse(&config) {
-            Err(problem) => format!("the network configuration in etcd was changed and is wrong: {problem}"),
-            Ok(network) if network == self.network => {
-                self.config = config;
-                return;
-            }
-            Ok(_) => {
-                "the network configuration in etcd was changed: restart hopsack on every host".to_owned()
-            }
-        };
-        self.config = config;
-        self.say(Update::Notice(sentence)).await;
-    }
-
-    async fn report_bad(&mut self, bad: Vec<(String, String)>) {
-        if let Some(sentence) = about_bad(&bad) {
-            self.note_all();
-            self.say(Update::Notice(sentence)).await;
-        }
-    }
-
     fn set_public(&mut self, public: Public) {
         self.node.public = public;
         self.own.value = self.node.value();
     }
 
-    async fn connected(&mut self) {
+    pub(super) async fn connected(&mut self) {
         self.health.send_modify(|health| {
             health.connected = true;
             health.stale_since = None;
@@ -459,7 +265,7 @@ impl Agent {
     }
 
     /// Puts what is known into `health`: what may change a thousand times a second.
-    fn note(&self) {
+    pub(super) fn note(&self) {
         self.health.send_modify(|health| {
             health.revision = self.map.revision();
             health.leases = self.map.len();
@@ -506,26 +312,11 @@ impl Agent {
     }
 
     /// Nobody listens any more: then nothing needs to be said.
-    async fn say(&self, update: Update) {
+    pub(super) async fn say(&self, update: Update) {
         let _ = self.updates.send(update).await;
     }
 }
 
-fn unreachable_end(session: &Session, what: &str) -> End {
+pub(super) fn unreachable_end(session: &Session, what: &str) -> End {
     End::Failed(Failure::new(session.endpoint(), what, FailureKind::Unreachable))
-}
-
-/// Keys that are no leases; `None`: there are none.
-pub(super) fn about_bad(bad: &[(String, String)]) -> Option<String> {
-    let named: Vec<String> = bad.iter().map(|(key, reason)| format!("{key} ({reason})")).collect();
-    (!bad.is_empty()).then(|| format!("not a lease, and left out: {}", some_of(&named)))
-}
-
-/// The first few, and how many more.
-fn some_of(names: &[String]) -> String {
-    let named = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(NAMED) {
-        0 => named,
-        more => format!("{named} and {more} more"),
-    }
 }

@@ -61,13 +61,14 @@ impl Failure {
     }
 
     fn of(endpoint: &str, error: &Error) -> Self {
-        let kind = match error {
-            Error::GRpcStatus(status) if status.message().contains("has been compacted") => {
-                FailureKind::Compacted
+        let mut kind = FailureKind::Unreachable;
+        if let Error::GRpcStatus(status) = error {
+            if status.message().contains("has been compacted") {
+                kind = FailureKind::Compacted;
+            } else if is_denied(status.message()) {
+                kind = FailureKind::Denied;
             }
-            Error::GRpcStatus(status) if is_denied(status.message()) => FailureKind::Denied,
-            _ => FailureKind::Unreachable,
-        };
+        }
         Self::new(endpoint, sentence(error), kind)
     }
 }
@@ -81,12 +82,12 @@ fn is_denied(message: &str) -> bool {
 
 /// The innermost cause: the outer ones say only that there was one.
 fn sentence(error: &Error) -> String {
-    let (message, mut cause) = match error {
-        Error::GRpcStatus(status) => (status.message().to_owned(), std::error::Error::source(status)),
-        Error::TransportError(error) => (error.to_string(), std::error::Error::source(error)),
-        other => (other.to_string(), None),
-    };
-    let mut last = message;
+    let (mut last, mut cause) = (error.to_string(), None);
+    if let Error::GRpcStatus(status) = error {
+        (last, cause) = (status.message().to_owned(), std::error::Error::source(status));
+    } else if let Error::TransportError(error) = error {
+        cause = std::error::Error::source(error);
+    }
     while let Some(inner) = cause {
         last = inner.to_string();
         cause = inner.source();

@@ -117,8 +117,8 @@ proptest! {
                 }
                 Delivery::Watch(back) => {
                     let mut events = Vec::new();
-                    for index in at.saturating_sub(back)..to {
-                        let (n, value) = &writes[index];
+                    let from = at.saturating_sub(back);
+                    for (index, (n, value)) in writes.iter().enumerate().take(to).skip(from) {
                         let revision = i64::try_from(index).expect("small") + 1;
                         events.extend(match value {
                             Some(value) => map.put(&kv(&key(*n), value, revision)).0,
