@@ -382,7 +382,7 @@ fn a_wrong_configuration_is_refused_in_one_sentence() {
         (&["--overlay-mtu", "1473"], "leaves 1472"),
         (&["--overlay-mtu", "1000"], "too small for IPv6"),
         (&["--store-path", "/nowhere/cluster.toml"], "cannot read the cluster file"),
-        (&["--store-kind", "etcd"], "not in this version"),
+        (&["--store-kind", "consul"], "write \"file\" or \"etcd\""),
     ] {
         let error = bench.refused(&[], options, 2);
         assert!(error.contains(says), "{options:?}: {error}");
