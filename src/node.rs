@@ -10,6 +10,7 @@
 
 mod check;
 mod clean;
+mod dataplane;
 mod device;
 mod subnet_env;
 mod underlay;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
 pub use check::{Finding, check};
 pub use clean::{Cleaned, clean};
@@ -29,7 +30,7 @@ pub use clean::{Cleaned, clean};
 use crate::backend::Userspace;
 use crate::config::{Config, ConfigError, Sources};
 use crate::control::{ControlError, Identity, Server, State};
-use crate::engine::{Engine, Io, WorkerError};
+use crate::engine::{Engine, Rules, WorkerError};
 use crate::metrics::Metrics;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::packet::{Family, outer_overhead};
@@ -93,13 +94,15 @@ pub struct Node {
     device: device::Device,
     control: Option<Server>,
     listener: Option<TcpListener>,
-    failed: oneshot::Receiver<WorkerError>,
+    failed: mpsc::UnboundedReceiver<WorkerError>,
 }
 
 impl Node {
     /// Brings everything up, or nothing.
     pub async fn start(config: Config) -> Result<Self, NodeError> {
-        privileged(&Capabilities::probe())?;
+        let capabilities = Capabilities::probe();
+        privileged(&capabilities)?;
+        let choice = dataplane::choose(&config.dataplane, &capabilities)?;
         let control = Server::bind(&config.node.control_socket())?;
         let netlink = Netlink::new()?;
         let underlay = underlay::find(&netlink, &config.node).await?;
@@ -111,20 +114,29 @@ impl Node {
             store = store.describe(), "this host has its place in the cluster"
         );
 
-        let socket = bind_udp(SocketAddr::new(local.public, local.port))?;
+        let address = SocketAddr::new(local.public, local.port);
+        let sockets = dataplane::sockets(&choice, address, config.overlay.spread_ports).await?;
         let listener = bind_metrics(config.metrics).await?;
-        let (device, tun) = device::open(&netlink, &config.overlay.device, &local, &networks).await?;
+        let (device, tun) =
+            device::open(&netlink, &config.overlay.device, &local, &networks, &choice).await?;
 
         let mut rib = Rib::default();
         rib.apply(opened.snapshot);
-        let (failure, failed) = oneshot::channel();
-        let io = Io { tun, socket, verify: config.overlay.verify_source };
-        let engine = Engine::start_simple(io, Fib::default(), |error| {
+        let (failure, failed) = mpsc::unbounded_channel();
+        let rules = Rules { verify: config.overlay.verify_source, offload: tun.offload() };
+        let engine_reason = choice.reason(tun.offload());
+        let engine = Engine::start(tun.between(choice.kind, sockets), rules, Fib::default(), move |error| {
             // The receiver is gone only when the node has stopped already.
             let _ = failure.send(error);
         });
         let engine =
             engine.map_err(|error| NodeError::Environment(format!("cannot start a worker: {error}")))?;
+        tracing::info!(
+            engine = engine.view().engine(),
+            workers = choice.workers,
+            reason = engine_reason,
+            "packets will be moved"
+        );
         let backend = Userspace::new(engine.view(), networks, local.clone());
         let took = backend.apply(&rib);
 
@@ -136,6 +148,7 @@ impl Node {
             interface: underlay.interface,
             device: config.overlay.device.clone(),
             store: store.describe(),
+            engine_reason,
             local,
         };
         let state = Arc::new(State::new(identity, engine.view(), netlink));
@@ -175,13 +188,7 @@ impl Node {
         loop {
             tokio::select! {
                 update = self.store.next() => self.update(update),
-                error = &mut self.failed => {
-                    // A sender that vanished without a word is a worker that panicked.
-                    return Err(error.map_or_else(
-                        |_| NodeError::Environment("a worker panicked: see above".to_owned()),
-                        NodeError::Worker,
-                    ));
-                }
+                Some(error) = self.failed.recv() => return Err(error.into()),
                 name = signals.next() => {
                     if name == "SIGHUP" {
                         self.reload(sources, &reconfigure);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{NodeError, bind_metrics, bind_udp, device, local, privileged, underlay};
+use super::{NodeError, bind_metrics, bind_udp, dataplane, device, local, privileged, underlay};
 use crate::config::Config;
 use crate::control::{Request, Status, ask};
 use crate::netlink::Netlink;
@@ -32,6 +32,13 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     findings.add(
         "privileges",
         privileged(&capabilities).map(|()| "CAP_NET_ADMIN, and /dev/net/tun opens".into()),
+    );
+    findings.add(
+        "io_uring",
+        Ok(match &capabilities.ring {
+            Ok(()) => "can do what the uring engine needs".into(),
+            Err(error) => format!("{}; the batch engine does without", dataplane::no_ring(error)),
+        }),
     );
     let running = ask::<Status>(&config.node.control_socket(), Request::Status).ok();
     if let Some(status) = &running {

@@ -1,23 +1,43 @@
 //! The underlay socket: bound to our public address, never fragmenting, with a receive queue worth the name.
 //!
-//! It does not read or send; the engines do. Source: ip(7), ipv6(7), socket(7), udp(7).
+//! Beside the options, [`send_many`] and [`Receiver`] move many messages, each a datagram or a train of them, by one
+//! system call. What to do about an error is the engines' matter. Source: ip(7), ipv6(7), socket(7), udp(7), sendmmsg(2).
+
+mod many;
 
 use std::io;
 use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 
+pub use many::{Received, Receiver, send_many};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Bytes of receive queue asked for. A burst of one bandwidth-delay product of 10 Gbit/s and 3 ms; the kernel counts
 /// each packet with its overhead, about twice its length.
 pub const RECEIVE_QUEUE: usize = 8 << 20;
+/// Bytes of send queue asked for: 32 trains of 64 KiB and their overhead may wait for the interface.
+pub const SEND_QUEUE: usize = 4 << 20;
+
+/// The longest UDP payload over IPv4: a datagram's, and a UDP_SEGMENT train's as a whole.
+pub const MAX_PAYLOAD: usize = 65_507;
+/// Datagrams that every kernel with UDP_SEGMENT takes in one send (`UDP_MAX_SEGMENTS`; 128 since 6.9).
+pub const MAX_SEGMENTS: usize = 64;
 
 /// Opens a non-blocking UDP socket on `address`. Datagrams leave with "don't fragment", and one that is too long for the
 /// path fails with EMSGSIZE.
 ///
 /// Errors: EADDRINUSE if another socket has the port, EADDRNOTAVAIL if no interface bears the address.
 pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    open(address, false)
+}
+
+/// The same for one of several sockets that share `address`: the kernel gives each sender's datagrams to one of them.
+pub fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
+    open(address, true)
+}
+
+fn open(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     let fd = socket.as_raw_fd();
     match address {
@@ -30,14 +50,29 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
             set(fd, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)?;
         }
     }
-    // Forced where permitted; else what net.core.rmem_max allows.
+    // Forced where permitted; else what net.core.rmem_max and wmem_max allow.
     let queue = libc::c_int::try_from(RECEIVE_QUEUE).unwrap_or(libc::c_int::MAX);
     if set(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, queue).is_err() {
         socket.set_recv_buffer_size(RECEIVE_QUEUE)?;
     }
+    let queue = libc::c_int::try_from(SEND_QUEUE).unwrap_or(libc::c_int::MAX);
+    if set(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, queue).is_err() {
+        socket.set_send_buffer_size(SEND_QUEUE)?;
+    }
+    socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Lets the kernel hand over trains: datagrams of one sender and one length, merged on their way in.
+pub fn receive_trains(socket: &UdpSocket) -> io::Result<()> {
+    set(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Makes the socket's receive queue as small as can be: nothing is wanted there.
+pub fn receive_nothing(socket: &UdpSocket) -> io::Result<()> {
+    set(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, 0)
 }
 
 /// Datagrams that the kernel dropped because the socket's receive queue was full, since it was opened.
