@@ -105,23 +105,44 @@ pub(super) async fn sockets(
         return Ok(vec![Sockets { receive: alone, send }]);
     }
     drop(alone);
-    let open = |number: usize| {
+    let receive = |_| {
         let receive = udp::bind_shared(address)?;
         if choice.offload
             && let Err(error) = udp::receive_trains(&receive)
         {
             tracing::warn!(%error, "no UDP_GRO: each datagram is received alone");
         }
-        let send = if spread && number > 0 {
-            let own = udp::bind(SocketAddr::new(address.ip(), 0))?;
-            udp::receive_nothing(&own)?;
-            own
-        } else {
-            receive.try_clone()?
-        };
+        Ok(receive)
+    };
+    let receive: Vec<UdpSocket> =
+        (0..choice.workers).map(receive).collect::<std::io::Result<_>>().map_err(failed)?;
+    if choice.workers > 1
+        && let Err(error) = udp::choose_by_source_port(&receive[0], address.port(), choice.workers)
+    {
+        tracing::warn!(%error, "a peer's workers may share one of ours: the kernel distributes by hash");
+    }
+    let both = |(number, receive): (usize, UdpSocket)| {
+        let has_own = spread && number > 0;
+        let send = if has_own { bind_own(address, number, choice.workers)? } else { receive.try_clone()? };
         Ok(Sockets { receive, send })
     };
-    (0..choice.workers).map(open).collect::<std::io::Result<_>>().map_err(failed)
+    receive.into_iter().enumerate().map(both).collect::<std::io::Result<_>>().map_err(failed)
+}
+
+/// A socket to send by, on a port from which a peer with as many workers receives with its worker of the same number.
+fn bind_own(address: SocketAddr, number: usize, workers: usize) -> std::io::Result<UdpSocket> {
+    /// Each fits with a chance of one in `workers`, which are 64 at most.
+    const TRIES: usize = 2000;
+    for _ in 0..TRIES {
+        let socket = udp::bind(SocketAddr::new(address.ip(), 0))?;
+        let port = u32::from(socket.local_addr()?.port());
+        let at = usize::try_from(port.wrapping_sub(address.port().into())).unwrap_or(0) % workers;
+        if at == number {
+            udp::receive_nothing(&socket)?;
+            return Ok(socket);
+        }
+    }
+    Err(std::io::ErrorKind::AddrInUse.into())
 }
 
 /// The kernel closes the descriptors of a killed process that used io_uring a moment after its end.

@@ -32,7 +32,8 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     open(address, false)
 }
 
-/// The same for one of several sockets that share `address`: the kernel gives each sender's datagrams to one of them.
+/// The same for one of several sockets that share `address`: the kernel gives each sender's datagrams to one of them, by
+/// [`choose_by_source_port`] or a hash of addresses and ports.
 pub fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
     open(address, true)
 }
@@ -68,6 +69,38 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
 /// Lets the kernel hand over trains: datagrams of one sender and one length, merged on their way in.
 pub fn receive_trains(socket: &UdpSocket) -> io::Result<()> {
     set(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Of the `count` sockets that share this one's address, which must all be bound: what was sent from a port goes to number
+/// (that port - `port`, in 32 bits) modulo `count`, in the order of binding.
+///
+/// The hash that the kernel would take might give both ports of a peer with two workers to one socket; and since a TUN
+/// sends a flow's packets to the queue that its answers were written to, every flow would end there.
+pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize) -> io::Result<()> {
+    let headers: u32 = if socket.local_addr()?.is_ipv4() { 20 } else { 40 };
+    let statement =
+        |code: u32, k: u32| libc::sock_filter { code: u16::try_from(code).unwrap_or(0), jt: 0, jf: 0, k };
+    // SKF_NET_OFF: offsets from there on count from the network header.
+    let source_port = libc::SKF_NET_OFF.cast_unsigned().wrapping_add(headers);
+    let mut program = [
+        statement(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, source_port),
+        statement(libc::BPF_ALU | libc::BPF_SUB | libc::BPF_K, port.into()),
+        statement(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, u32::try_from(count).unwrap_or(1)),
+        statement(libc::BPF_RET | libc::BPF_A, 0),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+    let length = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(io::Error::other)?;
+    // SAFETY: `program` points to four statements, and both live across the call, which copies them.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Makes the socket's receive queue as small as can be: nothing is wanted there.
@@ -138,6 +171,28 @@ mod tests {
         }
         assert_eq!(dropped + received, 2000);
         assert!(dropped > 0);
+    }
+
+    /// Kernel contract: a sender's port decides which of the sockets on one port receives, and nothing else does.
+    #[test]
+    fn the_source_port_chooses_the_socket() {
+        for host in ["127.0.0.1", "::1"] {
+            let host: IpAddr = host.parse().expect("an address");
+            let first = bind_shared((host, 0).into()).expect("bound");
+            let address = first.local_addr().expect("bound");
+            let others = (1..3).map(|_| bind_shared(address).expect("bound"));
+            let sockets: Vec<UdpSocket> = std::iter::once(first).chain(others).collect();
+            choose_by_source_port(&sockets[0], address.port(), 3).expect("SO_ATTACH_REUSEPORT_CBPF");
+            for _ in 0..20 {
+                let sender = UdpSocket::bind((host, 0)).expect("bound");
+                let port = u32::from(sender.local_addr().expect("bound").port());
+                let chosen = port.wrapping_sub(address.port().into()) % 3;
+                sender.send_to(&[1], address).expect("sent");
+                for (n, socket) in (0..).zip(&sockets) {
+                    assert_eq!(socket.recv(&mut [0; 9]).is_ok(), n == chosen, "from {port} to socket {n}");
+                }
+            }
+        }
     }
 
     #[test]
