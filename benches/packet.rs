@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
 
-use hopsack::forward::{self, Counters, Forwarder, ToNet, ToTun, Train, VerifySource};
+use hopsack::forward::{self, Counters, Forwarder, Frame, ToNet, ToTun, Train, VerifySource};
 use hopsack::packet::checksum::{Sum, checksum};
 use hopsack::packet::coalesce::{Coalescer, RUNS};
 use hopsack::packet::icmp::Nanos;
@@ -134,11 +134,12 @@ fn straight_lines(c: &mut Criterion) {
     let mut sink = Sink;
     let mut group = c.benchmark_group("forward");
     let out = udp(OURS, THEIRS, 64);
-    let mut forwarder = Forwarder::new(Nanos(0));
+    let (mut forwarder, mut net) = (Forwarder::new(Nanos(0)), Net(vec![0; SPLIT_BUFFER]));
     group.throughput(Throughput::Elements(1));
     group.bench_function("egress", |b| {
         b.iter(|| {
-            forward::egress(&fib, black_box(&out), Nanos(0), &mut forwarder, &counters, &mut Sink, &mut sink)
+            let frame = Frame::Bare(black_box(&out));
+            forward::egress(&fib, frame, Nanos(0), &mut forwarder, &counters, &mut net, &mut sink)
         });
     });
     let packet = udp(THEIRS, OURS, 64);
@@ -164,9 +165,15 @@ fn straight_lines(c: &mut Criterion) {
 /// Takes everything and does nothing.
 struct Sink;
 
-impl ToNet for Sink {
-    fn push(&mut self, peer: &hopsack::route::Peer, train: Train<'_>) {
-        black_box((peer, train));
+/// Room, and no network.
+struct Net(Vec<u8>);
+
+impl ToNet for Net {
+    fn room(&mut self, bytes: usize) -> &mut [u8] {
+        &mut self.0[..bytes]
+    }
+    fn push(&mut self, peer: &hopsack::route::Peer, bytes: usize, stride: usize) {
+        black_box((peer, &self.0[..bytes], stride));
     }
 }
 

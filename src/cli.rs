@@ -277,7 +277,9 @@ fn status(status: &Status) -> Table {
     table.row(&["host", &format!("{:?} at {} on {}", status.node, status.public_ip, status.interface)]);
     table.row(&["overlay", &format!("{}, MTU {}, UDP port {}", status.device, status.mtu, status.port)]);
     table.row(&["subnets", &format!("{} of {}", status.subnets.join(" "), status.networks.join(" "))]);
-    table.row(&["engine", &format!("{}, {} worker", status.engine, status.workers)]);
+    let workers = if status.workers == 1 { "worker" } else { "workers" };
+    let engine = format!("{}, {} {workers}: {}", status.engine, status.workers, status.engine_reason);
+    table.row(&["engine", &engine]);
     let trouble =
         status.store_trouble.as_ref().map_or(String::new(), |problem| format!("; TROUBLE: {problem}"));
     table.row(&["store", &format!("{}; map {} s old{trouble}", status.store, status.map_age_seconds)]);

@@ -223,6 +223,8 @@ pub struct Overlay {
     pub port: u16,
     /// MTU of the overlay device in bytes; `None`: interface MTU minus overhead.
     pub mtu: Option<u16>,
+    /// One source port a worker; else all send from the cluster's.
+    pub spread_ports: bool,
     /// What inner sources must prove.
     pub verify_source: VerifySource,
 }
@@ -232,6 +234,10 @@ pub struct Overlay {
 pub struct Dataplane {
     /// Which engine moves packets.
     pub engine: EngineChoice,
+    /// Its threads; `None`: as many as are good for this machine.
+    pub workers: Option<u8>,
+    /// Whether the kernel may hand over and take super packets.
+    pub offload: bool,
 }
 
 /// `dataplane.engine`
@@ -239,6 +245,10 @@ pub struct Dataplane {
 pub enum EngineChoice {
     /// The best that runs here.
     Auto,
+    /// io_uring, or an error where it is forbidden.
+    Uring,
+    /// Plain system calls with offloads.
+    Batch,
     /// One packet a system call.
     Simple,
 }

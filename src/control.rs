@@ -67,6 +67,8 @@ pub struct Status {
     pub engine: String,
     /// Its threads.
     pub workers: usize,
+    /// Why this engine, and with which offloads.
+    pub engine_reason: String,
     /// Where the map comes from.
     pub store: String,
     /// What is wrong with it; the last good map is in force.
@@ -147,6 +149,8 @@ pub struct Identity {
     pub device: String,
     /// Where the map comes from.
     pub store: String,
+    /// Why this engine moves packets, and with which offloads.
+    pub engine_reason: String,
 }
 
 /// What changes.
@@ -246,7 +250,7 @@ impl State {
         let full = "the overlay device's queue was full, or no daemon had it open";
         add("egress", "device_queue_full", self.device_drops().await, full);
         let full = "the UDP socket's receive queue was full: this host gets more than one thread can take";
-        add("ingress", "socket_queue_full", self.view.socket_drops().into(), full);
+        add("ingress", "socket_queue_full", self.view.socket_drops(), full);
         drops
     }
 
@@ -289,6 +293,7 @@ impl State {
             networks: self.identity.networks.clone(),
             engine: self.view.engine().into(),
             workers: self.view.accounts().len(),
+            engine_reason: self.identity.engine_reason.clone(),
             store: self.identity.store.clone(),
             store_trouble: facts.trouble.clone(),
             map_age_seconds: facts.map_age().as_secs(),

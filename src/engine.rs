@@ -1,18 +1,28 @@
 //! Engines: threads that move packets between the overlay device and the underlay socket.
 //!
-//! An [`Engine`] owns its workers, publishes the [`Fib`] to them, counts for them and stops them. The simple engine is the
-//! reference: one thread, one packet a system call, the same [`crate::forward`] as every other.
+//! An [`Engine`] owns its workers, publishes the [`Fib`] to them, counts for them and stops them. There are three, with the
+//! same [`crate::forward`] in them: `simple`, the reference, one packet a system call; `batch`, offloads and many messages
+//! a call; `uring`, the same through one ring a worker.
+//!
+//! A worker of the fast engines has a TUN queue, a receiving socket on the cluster's port, and a source port: a flow keeps
+//! its queue, a queue its source port, and a source port its receiving socket at the peer, so that no two threads ever
+//! carry packets of one flow in one direction.
 //!
 //! It knows nothing of leases, stores or configuration files, and never decides that the program should end: a worker
 //! that cannot go on says so through the callback that it was started with.
 //!
 //! Invariant: each counter has one writer; publishing a route table takes no lock and wakes nobody.
 
+mod batch;
+mod link;
+mod outbox;
 mod simple;
+mod uring;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::UdpSocket;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,7 +31,7 @@ use arc_swap::ArcSwap;
 
 use crate::forward::{Counters, VerifySource};
 use crate::route::Fib;
-use crate::sys::tun::SimpleTun;
+use crate::sys::tun::{Offload, Queue, SimpleTun};
 use crate::sys::{Event, udp};
 
 /// A worker cannot go on.
@@ -38,17 +48,59 @@ pub enum WorkerError {
         /// What it said.
         error: io::Error,
     },
+    /// A mistake in the program; the panic stands above it in the log.
+    #[error("a worker panicked: see above")]
+    Panicked,
 }
 
-/// Between what a worker moves packets, and by what rules.
+impl WorkerError {
+    /// tun_chr_read_iter: EBADFD once the device has been unregistered.
+    fn of_read(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EBADFD) => Self::DeviceGone(error),
+            _ => Self::System { call: "read of the overlay device", error },
+        }
+    }
+}
+
+/// Between what the workers of an engine move packets.
 #[derive(Debug)]
-pub struct Io {
+pub enum Io {
+    /// One worker, one packet a system call.
+    Simple(SimpleIo),
+    /// A worker a queue, plain system calls.
+    Batch(Vec<QueueIo>),
+    /// A worker a queue, a ring each.
+    Uring(Vec<QueueIo>),
+}
+
+/// What the simple engine's worker has.
+#[derive(Debug)]
+pub struct SimpleIo {
     /// The overlay device.
     pub tun: SimpleTun,
     /// The underlay socket, non-blocking.
     pub socket: UdpSocket,
+}
+
+/// What a worker of the other engines has.
+#[derive(Debug)]
+pub struct QueueIo {
+    /// Its queue of the overlay device.
+    pub tun: Queue,
+    /// Its socket on the cluster's port, non-blocking, with UDP_GRO if offloads are wanted.
+    pub receive: UdpSocket,
+    /// The socket that it sends by: the same, or one with a port of its own.
+    pub send: UdpSocket,
+}
+
+/// By what rules packets are moved.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
     /// What inner sources must prove.
     pub verify: VerifySource,
+    /// What the overlay device was set to; `None` goes for the sockets too.
+    pub offload: Offload,
 }
 
 /// A data-path system call, as label of `hopsack_io_errors_total`.
@@ -124,31 +176,85 @@ pub struct Engine {
 /// What may be asked of an engine, and the one thing that may be told it, from any thread and for as long as one likes.
 #[derive(Debug, Clone)]
 pub struct View {
+    name: &'static str,
     fib: Arc<ArcSwap<Fib>>,
     accounts: Vec<Arc<Account>>,
-    socket: Arc<UdpSocket>,
+    sockets: Arc<[UdpSocket]>,
 }
 
+impl Io {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Simple(_) => "simple",
+            Self::Batch(_) => "batch",
+            Self::Uring(_) => "uring",
+        }
+    }
+
+    /// The sockets that receive, once more.
+    fn receiving(&self) -> io::Result<Arc<[UdpSocket]>> {
+        match self {
+            Self::Simple(io) => Ok(Arc::new([io.socket.try_clone()?])),
+            Self::Batch(queues) | Self::Uring(queues) => {
+                queues.iter().map(|io| io.receive.try_clone()).collect()
+            }
+        }
+    }
+}
+
+/// A worker before it has a thread.
+type Start = Box<dyn FnOnce() -> Result<(), WorkerError> + Send>;
+
 impl Engine {
-    /// Starts the simple engine. `failed` is called, on the worker's thread, if it ends otherwise than by
+    /// Starts a worker for each end in `io`. `failed` is called, on a worker's thread, if one ends otherwise than by
     /// [`Engine::stop`].
-    pub fn start_simple(
+    pub fn start(
         io: Io,
+        rules: Rules,
         fib: Fib,
-        failed: impl FnOnce(WorkerError) + Send + 'static,
+        failed: impl Fn(WorkerError) + Clone + Send + 'static,
     ) -> io::Result<Self> {
         let fib = Arc::new(ArcSwap::from_pointee(fib));
         let stop = Arc::new(Event::new()?);
-        let account = Arc::new(Account::default());
-        let socket = Arc::new(io.socket.try_clone()?);
-        let worker = simple::Worker::new(io, fib.clone(), account.clone(), stop.clone());
-        let thread = std::thread::Builder::new().name("hopsack-w0".into()).spawn(move || {
-            if let Err(error) = worker.run() {
-                failed(error);
+        let (name, sockets) = (io.name(), io.receiving()?);
+        let mut accounts = Vec::new();
+        let mut account = || {
+            accounts.push(Arc::<Account>::default());
+            accounts[accounts.len() - 1].clone()
+        };
+        let workers: Vec<Start> = match io {
+            Io::Simple(io) => {
+                let worker = simple::Worker::new(io, rules.verify, fib.clone(), account(), stop.clone());
+                vec![Box::new(|| worker.run())]
             }
-        })?;
-        let view = View { fib, accounts: vec![account], socket };
-        Ok(Self { view, stop, threads: vec![thread] })
+            Io::Batch(queues) => queues
+                .into_iter()
+                .map(|io| batch::Worker::new(io, rules, fib.clone(), account(), stop.clone()))
+                .map(|worker| Box::new(|| worker.run()) as Start)
+                .collect(),
+            Io::Uring(queues) => queues
+                .into_iter()
+                .map(|io| uring::Worker::new(io, rules, fib.clone(), account(), stop.clone()))
+                .map(|worker| Box::new(|| worker.run()) as Start)
+                .collect(),
+        };
+        let mut engine = Self { view: View { name, fib, accounts, sockets }, stop, threads: Vec::new() };
+        for (number, worker) in workers.into_iter().enumerate() {
+            let failed = failed.clone();
+            let run = move || match catch_unwind(AssertUnwindSafe(worker)) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => failed(error),
+                Err(_) => failed(WorkerError::Panicked),
+            };
+            match std::thread::Builder::new().name(format!("hopsack-w{number}")).spawn(run) {
+                Ok(thread) => engine.threads.push(thread),
+                Err(error) => {
+                    engine.stop();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(engine)
     }
 
     /// For those who watch and publish.
@@ -171,7 +277,7 @@ impl View {
     /// The engine's name.
     #[must_use]
     pub fn engine(&self) -> &'static str {
-        "simple"
+        self.name
     }
 
     /// Makes `fib` what the next packet meets.
@@ -191,9 +297,9 @@ impl View {
         &self.accounts
     }
 
-    /// Datagrams that the kernel dropped before a worker could read them, because the socket's queue was full.
+    /// Datagrams that the kernel dropped before a worker could read them, because a socket's queue was full.
     #[must_use]
-    pub fn socket_drops(&self) -> u32 {
-        udp::queue_drops(&self.socket).unwrap_or(0)
+    pub fn socket_drops(&self) -> u64 {
+        self.sockets.iter().map(|socket| u64::from(udp::queue_drops(socket).unwrap_or(0))).sum()
     }
 }

@@ -15,16 +15,43 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::packet::IpPacket;
 pub use crate::packet::Train;
 use crate::packet::icmp::{self, Limiter, MAX_ERROR, Nanos, Problem};
+use crate::packet::split::Plan;
+use crate::packet::{IpPacket, Malformed, VnetHeader};
 use crate::route::{Fib, Hop, Peer};
+
+/// What one read of the overlay device brought.
+#[derive(Debug, Clone, Copy)]
+pub enum Frame<'a> {
+    /// One packet.
+    Bare(&'a [u8]),
+    /// A [`VnetHeader`], then one packet or a super packet.
+    Virtio(&'a [u8]),
+}
+
+impl<'a> Frame<'a> {
+    #[inline]
+    fn plan(self) -> Result<(IpPacket<'a>, Plan<'a>), Malformed> {
+        let (vnet, bytes) = match self {
+            Self::Bare(bytes) => (VnetHeader::default(), bytes),
+            Self::Virtio(bytes) => VnetHeader::parse(bytes)?,
+        };
+        let packet = IpPacket::parse(bytes)?;
+        Ok((packet, Plan::of(vnet, packet)?))
+    }
+}
 
 /// Takes what must leave by UDP. The implementor counts each packet as sent, or as dropped for
 /// [`DropReason::SendFailed`].
+///
+/// Packets are written where they will be sent from: first room is asked for, then what stands there is pushed.
 pub trait ToNet {
-    /// Queues or sends `train` to `peer`, one datagram a packet.
-    fn push(&mut self, peer: &Peer, train: Train<'_>);
+    /// `bytes` bytes to write packets into. What was written and not pushed before the next call is forgotten.
+    fn room(&mut self, bytes: usize) -> &mut [u8];
+    /// Queues or sends to `peer` the train that stands in the first `bytes` bytes of the room, one datagram a packet
+    /// of `stride` bytes.
+    fn push(&mut self, peer: &Peer, bytes: usize, stride: usize);
 }
 
 /// Takes whole IP packets for the TUN. The implementor counts what it was given by [`ToTun::push`] as delivered, or as
@@ -63,19 +90,21 @@ impl Forwarder {
         Self { limiter: Limiter::new(now), scratch: Box::new([0; MAX_ERROR]) }
     }
 
-    /// Drops a packet for `reason` and, within the rate limit, tells its sender.
+    /// Drops the packets of a train, all of one flow, for `reason`, and tells their sender once, within the rate limit.
     pub fn refuse(
         &mut self,
         fib: &Fib,
-        packet: &IpPacket<'_>,
+        train: Train<'_>,
         (reason, problem): (DropReason, Problem),
         now: Nanos,
         counters: &Counters,
         to_tun: &mut impl ToTun,
     ) {
-        counters.egress.drop(reason);
+        counters.egress.drop_many(reason, train.count());
+        let first = train.datagrams().next().and_then(|first| IpPacket::parse(first).ok());
+        let Some(packet) = first else { return };
         let Some(from) = fib.device_address(packet.family()) else { return };
-        let Some(error) = icmp::error(&mut self.scratch, from, packet, problem) else { return };
+        let Some(error) = icmp::error(&mut self.scratch, from, &packet, problem) else { return };
         if !self.limiter.allow(packet.src(), now) {
             counters.icmp_suppressed.add(1);
             return;
@@ -88,29 +117,34 @@ impl Forwarder {
     }
 }
 
-/// From the TUN to a peer: parse, look up, push.
+/// From the TUN to a peer: parse, look up, split, push.
 #[inline]
 pub fn egress(
     fib: &Fib,
-    bytes: &[u8],
+    frame: Frame<'_>,
     now: Nanos,
     forwarder: &mut Forwarder,
     counters: &Counters,
     to_net: &mut impl ToNet,
     to_tun: &mut impl ToTun,
 ) {
-    let Ok(packet) = IpPacket::parse(bytes) else { return counters.egress.drop(DropReason::Malformed) };
+    let Ok((packet, plan)) = frame.plan() else { return counters.egress.drop(DropReason::Malformed) };
     let dst = packet.dst();
-    let refusal = match fib.lookup(dst) {
-        Some(Hop::Peer(peer)) if bytes.len() <= usize::from(peer.mtu) => {
-            return to_net.push(peer, Train::single(bytes));
+    let hop = fib.lookup(dst);
+    // A sender is answered about a packet that it would know, so what is refused is cut as well.
+    let Ok(train) = plan.write(to_net.room(plan.len())) else {
+        return counters.egress.drop_many(DropReason::Malformed, plan.count());
+    };
+    let refusal = match hop {
+        Some(Hop::Peer(peer)) if plan.stride() <= usize::from(peer.mtu) => {
+            return to_net.push(peer, plan.len(), plan.stride());
         }
         Some(Hop::Peer(peer)) => (DropReason::TooBig, Problem::TooBig { mtu: peer.mtu }),
         Some(Hop::Local) => (DropReason::OwnSubnet, Problem::NoRoute),
         None if dst.is_multicast() => (DropReason::Multicast, Problem::NoRoute),
         None => (DropReason::NoRoute, Problem::NoRoute),
     };
-    forwarder.refuse(fib, &packet, refusal, now, counters, to_tun);
+    forwarder.refuse(fib, train, refusal, now, counters, to_tun);
 }
 
 /// From a peer to the TUN: know the sender, admit each datagram, push.
@@ -279,10 +313,23 @@ impl Direction {
         self.bytes.add(bytes as u64);
     }
 
+    /// Counts a train that the kernel took.
+    #[inline]
+    pub fn forwarded_many(&self, packets: u64, bytes: u64) {
+        self.packets.add(packets);
+        self.bytes.add(bytes);
+    }
+
     /// Counts a dropped packet.
     #[inline]
     pub fn drop(&self, reason: DropReason) {
-        self.drops[reason as usize].add(1);
+        self.drop_many(reason, 1);
+    }
+
+    /// Counts the dropped packets of a train.
+    #[inline]
+    pub fn drop_many(&self, reason: DropReason, packets: u64) {
+        self.drops[reason as usize].add(packets);
     }
 
     /// Packets dropped for a reason.
@@ -300,18 +347,26 @@ pub struct Counters {
     pub egress: Direction,
     /// From peers to the TUN.
     pub ingress: Direction,
-    /// Reads of the TUN that brought something.
+    /// Reads of the TUN that brought something: one packet or super packet each.
     pub tun_reads: Counter,
-    /// Send calls that the kernel accepted.
+    /// Messages that the kernel took: each is one datagram or one UDP_SEGMENT train. One system call may take several.
     pub egress_sends: Counter,
-    /// Receive calls that brought something.
+    /// Messages received: each is one datagram or one GRO train. One system call may bring several.
     pub udp_receives: Counter,
     /// Datagrams in them.
     pub udp_datagrams: Counter,
-    /// Writes to the TUN that the kernel accepted.
+    /// Writes to the TUN that the kernel accepted: one packet or super packet each.
     pub ingress_writes: Counter,
     /// Times that the worker woke up and worked.
     pub turns: Counter,
+    /// System calls of the data path.
+    pub system_calls: Counter,
+    /// UDP_SEGMENT trains that the kernel refused, and that were sent as single datagrams.
+    pub send_fallbacks: Counter,
+    /// Super packets that the TUN refused, and that were written as single packets.
+    pub write_fallbacks: Counter,
+    /// Times that a receive ended because every buffer was in use; it is taken up again at once.
+    pub buffers_exhausted: Counter,
     /// "Destination unreachable" sent.
     pub icmp_unreachable: Counter,
     /// "Too big" sent.
@@ -334,11 +389,19 @@ mod tests {
         replies: Vec<Vec<u8>>,
     }
 
-    struct Net<'a>(&'a mut Sink);
-    impl ToNet for Net<'_> {
-        fn push(&mut self, peer: &Peer, train: Train<'_>) {
-            for datagram in train.datagrams() {
-                self.0.sent.push((peer.name.clone(), datagram.to_vec()));
+    #[derive(Default)]
+    struct Net {
+        room: Vec<u8>,
+        sent: Vec<(String, Vec<u8>)>,
+    }
+    impl ToNet for Net {
+        fn room(&mut self, bytes: usize) -> &mut [u8] {
+            self.room.resize(bytes, 0);
+            &mut self.room
+        }
+        fn push(&mut self, peer: &Peer, bytes: usize, stride: usize) {
+            for datagram in (Train { bytes: &self.room[..bytes], stride }).datagrams() {
+                self.sent.push((peer.name.clone(), datagram.to_vec()));
             }
         }
     }
@@ -381,10 +444,43 @@ mod tests {
     }
 
     fn send(bytes: &[u8]) -> (Sink, Counters) {
-        let (mut net, mut tun, counters) = (Sink::default(), Sink::default(), Counters::default());
+        send_frame(Frame::Bare(bytes))
+    }
+
+    fn send_frame(frame: Frame<'_>) -> (Sink, Counters) {
+        let (mut net, mut tun, counters) = (Net::default(), Sink::default(), Counters::default());
         let mut forwarder = Forwarder::new(Nanos(0));
-        egress(&fib(), bytes, Nanos(0), &mut forwarder, &counters, &mut Net(&mut net), &mut tun);
+        egress(&fib(), frame, Nanos(0), &mut forwarder, &counters, &mut net, &mut tun);
         (Sink { sent: net.sent, ..tun }, counters)
+    }
+
+    /// A UDP super packet behind its header.
+    fn super_packet(dst: [u8; 4], len: usize, gso_size: u16) -> Vec<u8> {
+        let vnet = VnetHeader {
+            flags: VnetHeader::NEEDS_CSUM,
+            gso_type: VnetHeader::GSO_UDP_L4,
+            hdr_len: 0,
+            gso_size,
+            csum_start: 20,
+            csum_offset: 6,
+        };
+        [&vnet.to_bytes()[..], &udp([10, 1, 1, 2], dst, len)].concat()
+    }
+
+    #[test]
+    fn a_super_packet_leaves_as_many_and_is_refused_as_many() {
+        let (sink, _) = send_frame(Frame::Virtio(&super_packet([10, 1, 3, 9], 2500, 1000)));
+        let lengths: Vec<usize> = sink.sent.iter().map(|(_, packet)| packet.len()).collect();
+        assert_eq!(lengths, [1028, 1028, 528]);
+
+        let (sink, counters) = send_frame(Frame::Virtio(&super_packet([10, 1, 3, 9], 3000, 1445)));
+        assert_eq!((sink.sent.len(), counters.egress.dropped(DropReason::TooBig)), (0, 3));
+        let [reply] = &sink.replies[..] else { panic!("one answer: {:?}", sink.replies) };
+        assert_eq!(reply[28 + 2..28 + 4], 1473u16.to_be_bytes(), "it quotes the first of the three");
+
+        let (sink, counters) = send_frame(Frame::Virtio(&super_packet([10, 1, 9, 9], 3000, 1000)));
+        assert_eq!((sink.replies.len(), counters.egress.dropped(DropReason::NoRoute)), (1, 3));
+        assert_eq!(send_frame(Frame::Virtio(&[0; 9])).1.egress.dropped(DropReason::Malformed), 1);
     }
 
     fn receive(from: u8, bytes: &[u8], verify: VerifySource) -> Result<(), DropReason> {

@@ -138,11 +138,19 @@ const PER_WORKER: &[(&str, &str, Count)] = &[
     ("ingress_packets", "Packets from peers written to the overlay device", |c| &c.ingress.packets),
     ("ingress_bytes", "Bytes of inner packets written to the overlay device", |c| &c.ingress.bytes),
     ("tun_reads", "Reads of the overlay device", |c| &c.tun_reads),
-    ("egress_sends", "Send calls", |c| &c.egress_sends),
-    ("udp_receives", "Receive calls", |c| &c.udp_receives),
+    ("egress_sends", "Messages sent, each a datagram or a train of them", |c| &c.egress_sends),
+    ("udp_receives", "Messages received, each a datagram or a train of them", |c| &c.udp_receives),
     ("udp_datagrams", "Datagrams received", |c| &c.udp_datagrams),
     ("ingress_writes", "Writes to the overlay device", |c| &c.ingress_writes),
     ("turns", "Times that a worker woke up", |c| &c.turns),
+    ("system_calls", "System calls of the data path", |c| &c.system_calls),
+    ("send_fallbacks", "Trains that the kernel refused and that left as single datagrams", |c| {
+        &c.send_fallbacks
+    }),
+    ("write_fallbacks", "Merged packets that the device refused and that went in singly", |c| {
+        &c.write_fallbacks
+    }),
+    ("buffers_exhausted", "Times that every receive buffer was in use", |c| &c.buffers_exhausted),
     ("icmp_suppressed", "ICMP errors not sent for the rate limit", |c| &c.icmp_suppressed),
 ];
 

@@ -53,6 +53,8 @@ pub struct Link {
     pub is_tun: bool,
     /// It is up (administratively).
     pub up: bool,
+    /// Something is at its other end; for a TUN: a process has it open.
+    pub carrier: bool,
     /// Packets that came in, which for a TUN means: were written by its owner.
     pub rx_packets: u64,
     /// Packets dropped on their way out, which for a TUN means: its queue was full, or nobody had it open.
@@ -229,7 +231,8 @@ fn failed(what: &str) -> impl FnOnce(rtnetlink::Error) -> NetlinkError {
 
 fn link(message: LinkMessage) -> Link {
     let up = message.header.flags.contains(LinkFlags::Up);
-    let mut link = Link { index: message.header.index, up, ..Link::default() };
+    let carrier = message.header.flags.contains(LinkFlags::LowerUp);
+    let mut link = Link { index: message.header.index, up, carrier, ..Link::default() };
     for attribute in message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
             link.name = name;

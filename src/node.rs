@@ -9,6 +9,7 @@
 
 mod check;
 mod clean;
+mod dataplane;
 mod device;
 mod subnet_env;
 mod underlay;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 pub use check::{Finding, check};
@@ -29,7 +30,7 @@ pub use clean::{Cleaned, clean};
 use crate::backend::Userspace;
 use crate::config::{Config, ConfigError, Origin, Sources};
 use crate::control::{ControlError, Identity, Server, State, Watch};
-use crate::engine::{Engine, Io, WorkerError};
+use crate::engine::{Engine, Rules, WorkerError};
 use crate::metrics::Metrics;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::packet::{Family, outer_overhead};
@@ -96,7 +97,7 @@ pub struct Node {
     state: Arc<State>,
     metrics: Arc<Metrics>,
     device: device::Device,
-    failed: oneshot::Receiver<WorkerError>,
+    failed: mpsc::UnboundedReceiver<WorkerError>,
 }
 
 impl Node {
@@ -104,7 +105,9 @@ impl Node {
     pub async fn start(config: Config) -> Result<Option<Self>, NodeError> {
         let no_signals = |error| NodeError::Environment(format!("cannot wait for signals: {error}"));
         let mut signals = Signals::new().map_err(no_signals)?;
-        privileged(&Capabilities::probe())?;
+        let capabilities = Capabilities::probe();
+        privileged(&capabilities)?;
+        let choice = dataplane::choose(&config.dataplane, &capabilities)?;
         let watch = Arc::new(Watch::default());
         let metrics = Arc::new(Metrics::new(watch.clone()));
         let mut servers = JoinSet::new();
@@ -124,18 +127,28 @@ impl Node {
             store = store.describe(), "this host has its place in the cluster"
         );
 
-        let socket = bind_udp(SocketAddr::new(local.public, local.port))?;
-        let (device, tun) = device::open(&netlink, &config.overlay.device, &local, &networks).await?;
+        let address = SocketAddr::new(local.public, local.port);
+        let sockets = dataplane::sockets(&choice, address, config.overlay.spread_ports).await?;
+        let (device, tun) =
+            device::open(&netlink, &config.overlay.device, &local, &networks, &choice).await?;
+
         let mut rib = Rib::default();
         rib.apply(opened.snapshot);
-        let (failure, failed) = oneshot::channel();
-        let io = Io { tun, socket, verify: config.overlay.verify_source };
-        let engine = Engine::start_simple(io, Fib::default(), |error| {
+        let (failure, failed) = mpsc::unbounded_channel();
+        let rules = Rules { verify: config.overlay.verify_source, offload: tun.offload() };
+        let engine_reason = choice.reason(tun.offload());
+        let engine = Engine::start(tun.between(choice.kind, sockets), rules, Fib::default(), move |error| {
             // The receiver is gone only when the node has stopped already.
             let _ = failure.send(error);
         });
         let engine =
             engine.map_err(|error| NodeError::Environment(format!("cannot start a worker: {error}")))?;
+        tracing::info!(
+            engine = engine.view().engine(),
+            workers = choice.workers,
+            reason = engine_reason,
+            "packets will be moved"
+        );
         let backend = Userspace::new(engine.view(), networks, local.clone());
         metrics.publish_seconds.observe(backend.apply(&rib).as_secs_f64());
 
@@ -147,6 +160,7 @@ impl Node {
             interface: underlay.interface,
             device: config.overlay.device.clone(),
             store: store.describe(),
+            engine_reason,
             local,
         };
         let state = Arc::new(State::new(identity, engine.view(), netlink));
@@ -182,12 +196,10 @@ impl Node {
         loop {
             tokio::select! {
                 update = self.store.next() => self.update(update)?,
-                error = &mut self.failed => {
-                    // A sender that vanished without a word is a worker that panicked.
-                    return Err(error.map_or_else(
-                        |_| NodeError::Environment("a worker panicked: see above".to_owned()),
-                        NodeError::Worker,
-                    ));
+                error = self.failed.recv() => {
+                    // Senders that vanished without a word are workers that panicked.
+                    let panicked = || NodeError::Environment("a worker panicked: see above".to_owned());
+                    return Err(error.map_or_else(panicked, NodeError::Worker));
                 }
                 name = self.signals.next() => {
                     if name == "SIGHUP" {

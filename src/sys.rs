@@ -4,8 +4,11 @@
 //!
 //! Invariant: no function here is `unsafe` to call; each `unsafe` block names what makes it sound and who upholds it.
 
+pub mod block;
+mod message;
 pub mod netns;
 pub mod process;
+pub mod ring;
 pub mod tun;
 pub mod udp;
 
@@ -26,6 +29,8 @@ pub struct Capabilities {
     pub net_admin: bool,
     /// /dev/net/tun can be opened.
     pub tun: io::Result<()>,
+    /// io_uring can do what the ring engine needs.
+    pub ring: io::Result<()>,
 }
 
 impl Capabilities {
@@ -35,7 +40,12 @@ impl Capabilities {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let net_admin = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_NET_ADMIN);
         let tun = File::options().read(true).write(true).open(Path::new(tun::DEVICE)).map(drop);
-        Self { kernel: kernel.trim().to_owned(), net_admin: net_admin.unwrap_or(false), tun }
+        Self {
+            kernel: kernel.trim().to_owned(),
+            net_admin: net_admin.unwrap_or(false),
+            tun,
+            ring: ring::probe(),
+        }
     }
 }
 

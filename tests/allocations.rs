@@ -5,9 +5,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use etherparse::PacketBuilder;
-use hopsack::forward::{Counters, Forwarder, ToNet, ToTun, Train, VerifySource, egress, ingress};
-use hopsack::packet::IpPacket;
+use hopsack::forward::{Counters, Forwarder, Frame, ToNet, ToTun, Train, VerifySource, egress, ingress};
+use hopsack::packet::coalesce::{Coalescer, RUNS};
 use hopsack::packet::icmp::Nanos;
+use hopsack::packet::split::SPLIT_BUFFER;
+use hopsack::packet::{IpPacket, VnetHeader};
 use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Peer, Public, Rib};
 
 struct Counting;
@@ -30,21 +32,43 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-#[derive(Default)]
-struct Count(u64);
+struct Net {
+    room: Vec<u8>,
+    packets: u64,
+}
 
-impl ToNet for Count {
-    fn push(&mut self, _peer: &Peer, train: Train<'_>) {
-        self.0 += train.count();
+impl ToNet for Net {
+    fn room(&mut self, bytes: usize) -> &mut [u8] {
+        &mut self.room[..bytes]
+    }
+    fn push(&mut self, _peer: &Peer, bytes: usize, stride: usize) {
+        self.packets += Train { bytes: &self.room[..bytes], stride }.count();
     }
 }
 
-impl ToTun for Count {
-    fn push(&mut self, _packet: IpPacket<'_>) {
-        self.0 += 1;
+/// Merges what comes, and counts what goes.
+struct Tun {
+    coalescer: Coalescer,
+    packets: u64,
+    writes: u64,
+}
+
+impl ToTun for Tun {
+    fn push(&mut self, packet: IpPacket<'_>) {
+        self.coalescer.push(packet).expect("flushed in time");
     }
     fn reply(&mut self, _error: &[u8]) {
-        self.0 += 1;
+        self.writes += 1;
+    }
+}
+
+impl Tun {
+    fn flush(&mut self) {
+        for run in self.coalescer.finish() {
+            self.packets += run.packets;
+            self.writes += 1;
+        }
+        self.coalescer.clear();
     }
 }
 
@@ -71,21 +95,42 @@ fn a_hundred_thousand_packets_allocate_nothing() {
     let (out, lost) = (udp([10, 1, 1, 2], [10, 1, 77, 9]), udp([10, 1, 1, 2], [10, 1, 250, 9]));
     let (back, spoofed) = (udp([10, 1, 77, 9], [10, 1, 1, 2]), udp([10, 1, 78, 9], [10, 1, 1, 2]));
     let (counters, mut forwarder) = (Counters::default(), Forwarder::new(Nanos(0)));
-    let (mut net, mut tun) = (Count::default(), Count::default());
+    let mut net = Net { room: vec![0; SPLIT_BUFFER], packets: 0 };
+    let mut tun = Tun { coalescer: Coalescer::new(RUNS), packets: 0, writes: 0 };
+    // A super packet of 44 segments, and what the peer's would be: a train of 44.
+    let vnet = VnetHeader {
+        flags: VnetHeader::NEEDS_CSUM,
+        gso_type: VnetHeader::GSO_UDP_L4,
+        hdr_len: 0,
+        gso_size: 1000,
+        csum_start: 20,
+        csum_offset: 6,
+    };
+    let mut large = vnet.to_bytes().to_vec();
+    let builder = PacketBuilder::ipv4([10, 1, 1, 2], [10, 1, 77, 9], 64).udp(1, 2);
+    builder.write(&mut large, &[7; 44_000]).expect("fits");
+    let train = back.repeat(44);
+    let train = Train { bytes: &train, stride: back.len() };
     let from = [192, 0, 2, 77].into();
 
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     for turn in 0..50_000u64 {
         let now = Nanos(turn * 1_000_000);
         for bytes in [&out, &lost] {
-            egress(&fib, bytes, now, &mut forwarder, &counters, &mut net, &mut tun);
+            egress(&fib, Frame::Bare(bytes), now, &mut forwarder, &counters, &mut net, &mut tun);
+        }
+        if turn % 50 == 0 {
+            egress(&fib, Frame::Virtio(&large), now, &mut forwarder, &counters, &mut net, &mut tun);
+            ingress(&fib, from, train, VerifySource::Subnet, &counters, &mut tun);
         }
         for bytes in [&back, &spoofed] {
             ingress(&fib, from, Train::single(bytes), VerifySource::Subnet, &counters, &mut tun);
         }
+        tun.flush();
     }
     let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
     assert_eq!(allocated, 0);
-    assert_eq!(net.0, 50_000, "they did go somewhere");
-    assert!(tun.0 > 50_000, "with a few ICMP errors");
+    assert_eq!(net.packets, 50_000 + 1000 * 44, "they did go somewhere");
+    assert_eq!(tun.packets, 50_000 + 1000 * 44);
+    assert!((50_001..60_000).contains(&tun.writes), "with a few ICMP errors: {} writes", tun.writes);
 }

@@ -14,13 +14,19 @@ use hopsack::lab::traffic::{Amount, Flow, Transfer};
 use hopsack::lab::{Lab, Options};
 use hopsack::packet::Family;
 use hopsack::sys::netns::in_netns;
-use support::{HOPSACK, Scrape, attempt, edit, eventually, hopsack, http, json, lab, run, text};
+use support::{HOPSACK, Scrape, attempt, edit, eventually, hopsack, http, json, lab, lab_on, run, text};
 
 const READY: Duration = Duration::from_secs(10);
 
-#[test]
-fn tcp_survives_kill_9_and_the_device_is_adopted() {
-    let lab = lab("kill9", 2, Family::V4);
+on_every_engine! {
+    tcp_survives_kill_9_and_the_device_is_adopted
+    a_million_forged_datagrams_are_each_accounted_for
+    a_removed_device_ends_the_daemon_with_exit_code_1
+    pings_are_lost_only_while_the_daemon_is_away
+}
+
+fn tcp_survives_kill_9_and_the_device_is_adopted(engine: &str) {
+    let lab = lab_on(engine, "kill9", 2, Family::V4);
     let host = lab.host(1).netns.clone();
     let device = || json(&run(&host, &["ip", "-j", "-d", "addr", "show", "hopsack0"]))[0].clone();
     let routes = || {
@@ -194,10 +200,9 @@ fn commands_and_endpoints_tell_one_story() {
 }
 
 /// A million datagrams at the port, from a peer and from strangers; the daemon's account must add up to the last one.
-#[test]
-fn a_million_forged_datagrams_are_each_accounted_for() {
+fn a_million_forged_datagrams_are_each_accounted_for(engine: &str) {
     const TOTAL: u64 = 1_000_000;
-    let lab = lab("forged", 2, Family::V4);
+    let lab = lab_on(engine, "forged", 2, Family::V4);
     let (target, host) = (SocketAddr::new(lab.host(1).public, 8285), lab.host(1).netns.clone());
     let stranger: IpAddr = [192, 0, 2, 99].into();
     run(&lab.host(2).netns, &["ip", "addr", "add", "192.0.2.99/24", "dev", "eth0"]);
@@ -523,9 +528,8 @@ impl Drop for Stopped {
     }
 }
 
-#[test]
-fn a_removed_device_ends_the_daemon_with_exit_code_1() {
-    let lab = lab("gone", 1, Family::V4);
+fn a_removed_device_ends_the_daemon_with_exit_code_1(engine: &str) {
+    let lab = lab_on(engine, "gone", 1, Family::V4);
     run(&lab.host(1).netns, &["ip", "link", "del", "hopsack0"]);
     eventually("it ends", || lab.daemon(1).pid().is_none());
     let log = lab.daemon(1).log();
@@ -534,9 +538,8 @@ fn a_removed_device_ends_the_daemon_with_exit_code_1() {
     lab.daemon(1).wait_ready(READY).expect("as systemd would have it");
 }
 
-#[test]
-fn pings_are_lost_only_while_the_daemon_is_away() {
-    let lab = lab("away", 2, Family::V6);
+fn pings_are_lost_only_while_the_daemon_is_away(engine: &str) {
+    let lab = lab_on(engine, "away", 2, Family::V6);
     let how = Ping { count: 10_000, interval: Duration::from_millis(5), ..Ping::to(lab.pod(2).v6) };
     let pinger = Pinger::start(&lab.pod(1).netns, how).expect("ping runs");
     std::thread::sleep(Duration::from_millis(300));

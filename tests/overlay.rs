@@ -14,18 +14,23 @@ use hopsack::lab::{Lab, Pod};
 use hopsack::packet::Family;
 use hopsack::sys::netns::in_netns;
 use sha2::{Digest, Sha256};
-use support::{Scrape, attempt, lab, run};
+use support::{Scrape, attempt, lab_on, run};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-#[test]
-fn pods_meet_over_ipv4() {
-    pods_meet(&lab("v4", 3, Family::V4), 1472);
+on_every_engine! {
+    pods_meet_over_ipv4
+    pods_meet_over_ipv6
+    a_gigabyte_each_way_at_once_arrives_as_it_left
+    a_narrower_path_brings_too_big_with_its_mtu
 }
 
-#[test]
-fn pods_meet_over_ipv6() {
-    pods_meet(&lab("v6", 3, Family::V6), 1452);
+fn pods_meet_over_ipv4(engine: &str) {
+    pods_meet(&lab_on(engine, "v4", 3, Family::V4), 1472);
+}
+
+fn pods_meet_over_ipv6(engine: &str) {
+    pods_meet(&lab_on(engine, "v6", 3, Family::V6), 1452);
 }
 
 fn pods_meet(lab: &Lab, mtu: u16) {
@@ -157,10 +162,10 @@ fn base(pod: &Pod, family: Family) -> IpAddr {
     }
 }
 
-#[test]
-fn a_gigabyte_each_way_at_once_arrives_as_it_left() {
-    const BYTES: usize = 1 << 30;
-    let lab = lab("gib", 2, Family::V4);
+fn a_gigabyte_each_way_at_once_arrives_as_it_left(engine: &str) {
+    // The simple engine takes ten times as long for a byte.
+    let bytes: usize = if engine == "simple" { 1 << 28 } else { 1 << 30 };
+    let lab = lab_on(engine, "gib", 2, Family::V4);
     let address = SocketAddr::new(lab.pod(2).address(Family::V4), 7001);
     let listener =
         in_netns(&lab.pod(2).netns, move || TcpListener::bind(address)).expect("netns").expect("bound");
@@ -169,10 +174,10 @@ fn a_gigabyte_each_way_at_once_arrives_as_it_left() {
         in_netns(&lab.pod(1).netns, move || TcpStream::connect(address)).expect("netns").expect("connected");
     let server = accept.join().expect("no panic");
 
-    let send = |mut stream: TcpStream, seed: u64| {
+    let send = move |mut stream: TcpStream, seed: u64| {
         thread::spawn(move || {
             let (mut hash, mut state, mut block) = (Sha256::new(), seed, vec![0u8; 1 << 16]);
-            for _ in 0..BYTES / block.len() {
+            for _ in 0..bytes / block.len() {
                 for word in block.chunks_exact_mut(8) {
                     // xorshift64: cheap, and no two blocks alike.
                     state ^= state << 13;
@@ -186,9 +191,9 @@ fn a_gigabyte_each_way_at_once_arrives_as_it_left() {
             hash.finalize()
         })
     };
-    let receive = |mut stream: TcpStream| {
+    let receive = move |mut stream: TcpStream| {
         thread::spawn(move || {
-            let (mut hash, mut left, mut block) = (Sha256::new(), BYTES, vec![0u8; 1 << 16]);
+            let (mut hash, mut left, mut block) = (Sha256::new(), bytes, vec![0u8; 1 << 16]);
             while left > 0 {
                 let length = stream.read(&mut block).expect("received");
                 assert!(length > 0, "the stream ended {left} bytes early");
@@ -205,13 +210,12 @@ fn a_gigabyte_each_way_at_once_arrives_as_it_left() {
         assert_eq!(sent.join().expect("no panic"), received.join().expect("no panic"));
     }
     let scrape = Scrape::of(&lab.host(1).netns);
-    assert!(scrape.get("hopsack_ingress_bytes_total") > BYTES as u64, "it went through the daemon");
+    assert!(scrape.get("hopsack_ingress_bytes_total") > bytes as u64, "it went through the daemon");
 }
 
-#[test]
-fn a_narrower_path_brings_too_big_with_its_mtu() {
+fn a_narrower_path_brings_too_big_with_its_mtu(engine: &str) {
     for (underlay, route, outer) in [(Family::V4, "192.0.2.2", 28), (Family::V6, "2001:db8:64::2", 48)] {
-        let lab = lab("pmtu", 2, underlay);
+        let lab = lab_on(engine, "pmtu", 2, underlay);
         run(&lab.host(1).netns, &["ip", "route", "add", route, "dev", "eth0", "mtu", "1400"]);
         for (family, says) in [(Family::V4, "Frag needed"), (Family::V6, "Packet too big")] {
             let inner = 1400 - outer;

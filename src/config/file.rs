@@ -318,38 +318,41 @@ impl Merged {
                 self.wrong("overlay.mtu", "write a number of bytes from 68 to 65507, or \"auto\"")?
             }
         };
-        if !matches!(overlay.source_port.as_str(), "spread" | "fixed") {
-            self.wrong("overlay.source_port", "write \"spread\" or \"fixed\"")?;
-        }
+        let spread_ports = match overlay.source_port.as_str() {
+            "spread" => true,
+            "fixed" => false,
+            _ => self.wrong("overlay.source_port", "write \"spread\" or \"fixed\"")?,
+        };
         let verify_source = match overlay.verify_source.as_str() {
             "subnet" => VerifySource::Subnet,
             "peer" => VerifySource::Peer,
             "off" => VerifySource::Off,
             _ => self.wrong("overlay.verify_source", "write \"subnet\", \"peer\" or \"off\"")?,
         };
-        Ok(Overlay { device: overlay.device.clone(), port, mtu, verify_source })
+        Ok(Overlay { device: overlay.device.clone(), port, mtu, spread_ports, verify_source })
     }
 
     fn dataplane(&self) -> Result<Dataplane, ConfigError> {
         let (dataplane, security) = (&self.file.dataplane, &self.file.security);
         let engine = match dataplane.engine.as_str() {
             "auto" => EngineChoice::Auto,
+            "uring" => EngineChoice::Uring,
+            "batch" => EngineChoice::Batch,
             "simple" => EngineChoice::Simple,
-            "batch" | "uring" => self.wrong(
-                "dataplane.engine",
-                "this engine is not in this version: use \"auto\" or \"simple\"",
-            )?,
-            _ => self.wrong("dataplane.engine", "write \"auto\" or \"simple\"")?,
+            _ => self.wrong("dataplane.engine", "write \"auto\", \"uring\", \"batch\" or \"simple\"")?,
         };
-        match &dataplane.workers {
-            NumberOrAuto::Number(1) => {}
-            NumberOrAuto::Word(word) if word == "auto" => {}
-            NumberOrAuto::Number(_) | NumberOrAuto::Word(_) => {
+        let workers = match &dataplane.workers {
+            NumberOrAuto::Word(word) if word == "auto" => None,
+            NumberOrAuto::Number(2..) if engine == EngineChoice::Simple => {
                 self.wrong("dataplane.workers", "the simple engine has one worker: write 1 or \"auto\"")?
             }
-        }
+            NumberOrAuto::Number(count @ 1..=64) => u8::try_from(*count).ok(),
+            NumberOrAuto::Number(_) | NumberOrAuto::Word(_) => {
+                self.wrong("dataplane.workers", "write a number from 1 to 64, or \"auto\"")?
+            }
+        };
         if dataplane.busy_poll_us != 0 {
-            self.wrong("dataplane.busy_poll_us", "the simple engine always sleeps: write 0")?;
+            self.wrong("dataplane.busy_poll_us", "busy polling is not in this version: write 0")?;
         }
         match security.mode.as_str() {
             "none" => {}
@@ -364,7 +367,7 @@ impl Merged {
                 "not in this version: write false and let Docker or CNI masquerade",
             )?;
         }
-        Ok(Dataplane { engine })
+        Ok(Dataplane { engine, workers, offload: dataplane.offload })
     }
 
     fn log(&self) -> Result<Log, ConfigError> {
@@ -480,8 +483,9 @@ mod tests {
             ("node", "public_ip", "10.0.0.0/8", "address"),
             ("node", "run_dir", "run", "absolute"),
             ("store", "kind", "consul", "\"etcd\""),
-            ("dataplane", "engine", "uring", "\"simple\""),
-            ("dataplane", "workers", "4", "one worker"),
+            ("dataplane", "engine", "dpdk", "\"simple\""),
+            ("dataplane", "workers", "65", "1 to 64"),
+            ("dataplane", "busy_poll_us", "50", "write 0"),
             ("security", "mode", "sealed", "\"none\""),
             ("nat", "masquerade", "true", "false"),
             ("metrics", "listen", "9285", "address:port"),

@@ -55,10 +55,10 @@ pub const KEYS: &[Key] = keys! {
     overlay.mtu, "overlay-mtu", "MTU of the overlay device, or \"auto\" (interface MTU - 28, on an IPv6 underlay - 48)";
     overlay.source_port, "overlay-source-port", "\"spread\" (one source port a worker) or \"fixed\" (the cluster's)";
     overlay.verify_source, "overlay-verify-source", "inner source must lie in the sender's \"subnet\", sender must be a \"peer\", or \"off\"";
-    dataplane.engine, "dataplane-engine", "how packets are moved: \"auto\" or \"simple\" (\"batch\" and \"uring\" are not in this version)";
-    dataplane.workers, "dataplane-workers", "threads that move packets, or \"auto\"; the simple engine has 1";
-    dataplane.offload, "dataplane-offload", "use segmentation offloads where the engine can; the simple engine cannot";
-    dataplane.busy_poll_us, "dataplane-busy-poll-us", "microseconds to spin before sleeping; the simple engine knows 0 only";
+    dataplane.engine, "dataplane-engine", "how packets are moved: \"auto\" (the best that runs here), \"uring\", \"batch\" or \"simple\"";
+    dataplane.workers, "dataplane-workers", "threads that move packets, or \"auto\" (2 where there are 2 CPUs); the simple engine has 1";
+    dataplane.offload, "dataplane-offload", "let the kernel hand over and take many packets as one; the simple engine cannot";
+    dataplane.busy_poll_us, "dataplane-busy-poll-us", "microseconds to spin before sleeping; not in this version: 0";
     security.mode, "security-mode", "encryption: \"none\" (\"sealed\" and \"quic\" are not in this version)";
     security.ca, "security-ca", "file with the cluster CA";
     security.cert, "security-cert", "file with this node's certificate";

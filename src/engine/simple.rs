@@ -9,12 +9,12 @@ use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 
-use super::{Account, Io, Op, WorkerError};
-use crate::forward::{DropReason, Forwarder, ToNet, ToTun, Train, VerifySource, egress, ingress};
+use super::link::SEND_PATIENCE;
+use super::{Account, Op, SimpleIo, WorkerError};
+use crate::forward::{DropReason, Forwarder, Frame, ToNet, ToTun, Train, VerifySource, egress, ingress};
 use crate::packet::icmp::Problem;
 use crate::packet::{Family, IpPacket, outer_overhead};
 use crate::route::{Fib, Peer};
@@ -26,8 +26,6 @@ use crate::sys::{Event, Interest, now, poll, udp};
 const BURST: usize = 64;
 /// One read takes any IP packet.
 const BUFFER: usize = 65536;
-/// How long a full send queue may hold up the worker before the packet is given up.
-const SEND_PATIENCE: Duration = Duration::from_millis(100);
 
 pub(super) struct Worker {
     tun: SimpleTun,
@@ -38,19 +36,27 @@ pub(super) struct Worker {
     account: Arc<Account>,
     stop: Arc<Event>,
     buffer: Box<[u8]>,
+    outgoing: Box<[u8]>,
 }
 
 impl Worker {
-    pub(super) fn new(io: Io, fib: Arc<ArcSwap<Fib>>, account: Arc<Account>, stop: Arc<Event>) -> Self {
+    pub(super) fn new(
+        io: SimpleIo,
+        verify: VerifySource,
+        fib: Arc<ArcSwap<Fib>>,
+        account: Arc<Account>,
+        stop: Arc<Event>,
+    ) -> Self {
         Self {
             tun: io.tun,
             socket: io.socket,
             fib: Cache::new(fib),
             forwarder: Forwarder::new(now()),
-            verify: io.verify,
+            verify,
             account,
             stop,
             buffer: vec![0; BUFFER].into(),
+            outgoing: vec![0; BUFFER].into(),
         }
     }
 
@@ -68,6 +74,7 @@ impl Worker {
                 return Ok(());
             }
             self.account.counters.turns.add(1);
+            self.account.counters.system_calls.add(1);
             if tun {
                 self.outbound()?;
             }
@@ -79,27 +86,23 @@ impl Worker {
 
     /// From the TUN to the network, until it has nothing more or the other side is due.
     fn outbound(&mut self) -> Result<(), WorkerError> {
-        let Self { tun, socket, fib, forwarder, account, buffer, .. } = self;
+        let Self { tun, socket, fib, forwarder, account, buffer, outgoing, .. } = self;
         let (fib, now, counters) = (fib.load(), now(), &account.counters);
         for _ in 0..BURST {
+            counters.system_calls.add(1);
             let length = match tun.read(buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // tun_chr_read_iter: EBADFD once the device has been unregistered.
-                Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
-                    return Err(WorkerError::DeviceGone(error));
-                }
-                Err(error) => return Err(WorkerError::System { call: "read of the overlay device", error }),
+                Err(error) => return Err(WorkerError::of_read(error)),
             };
             counters.tun_reads.add(1);
-            let mut net = Net { socket, account, too_big: None };
+            let packet = &buffer[..length];
+            let mut net = Net { socket, account, outgoing, too_big: None };
             let mut device = Device { tun, account };
-            egress(fib, &buffer[..length], now, forwarder, counters, &mut net, &mut device);
-            if let Some(mtu) = net.too_big
-                && let Ok(packet) = IpPacket::parse(&buffer[..length])
-            {
+            egress(fib, Frame::Bare(packet), now, forwarder, counters, &mut net, &mut device);
+            if let Some(mtu) = net.too_big {
                 let refusal = (DropReason::TooBig, Problem::TooBig { mtu });
-                forwarder.refuse(fib, &packet, refusal, now, counters, &mut device);
+                forwarder.refuse(fib, Train::single(packet), refusal, now, counters, &mut device);
             }
         }
         Ok(())
@@ -110,6 +113,7 @@ impl Worker {
         let Self { tun, socket, fib, verify, account, buffer, .. } = self;
         let (fib, counters) = (fib.load(), &account.counters);
         for _ in 0..BURST {
+            counters.system_calls.add(1);
             let (length, from) = match socket.recv_from(buffer) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -127,23 +131,28 @@ impl Worker {
 struct Net<'a> {
     socket: &'a UdpSocket,
     account: &'a Account,
+    outgoing: &'a mut [u8],
     /// The kernel knows that the path is narrower than we thought: the inner MTU that it takes.
     too_big: Option<u16>,
 }
 
 impl ToNet for Net<'_> {
-    fn push(&mut self, peer: &Peer, train: Train<'_>) {
-        for datagram in train.datagrams() {
-            match self.send(peer, datagram) {
-                Ok(()) => {
-                    self.account.counters.egress_sends.add(1);
-                    self.account.counters.egress.forwarded(datagram.len());
-                }
-                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => self.too_big(peer, &error),
-                Err(error) => {
-                    self.account.error(Op::UdpSend, &error);
-                    self.account.counters.egress.drop(DropReason::SendFailed);
-                }
+    fn room(&mut self, bytes: usize) -> &mut [u8] {
+        let length = self.outgoing.len().min(bytes);
+        &mut self.outgoing[..length]
+    }
+
+    /// A train of one: this engine asks for no offloads.
+    fn push(&mut self, peer: &Peer, bytes: usize, _stride: usize) {
+        match self.send(peer, &self.outgoing[..bytes]) {
+            Ok(()) => {
+                self.account.counters.egress_sends.add(1);
+                self.account.counters.egress.forwarded(bytes);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => self.too_big(peer, &error),
+            Err(error) => {
+                self.account.error(Op::UdpSend, &error);
+                self.account.counters.egress.drop(DropReason::SendFailed);
             }
         }
     }
@@ -152,6 +161,7 @@ impl ToNet for Net<'_> {
 impl Net<'_> {
     /// Sends one datagram. A full queue is waited for: the TUN's own queue is the place where packets should pile up.
     fn send(&self, peer: &Peer, datagram: &[u8]) -> io::Result<()> {
+        self.account.counters.system_calls.add(1);
         match self.socket.send_to(datagram, peer.endpoint) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 poll([(self.socket.as_fd(), Interest::Write)], Some(SEND_PATIENCE))?;
@@ -182,6 +192,7 @@ struct Device<'a> {
 
 impl ToTun for Device<'_> {
     fn push(&mut self, packet: IpPacket<'_>) {
+        self.account.counters.system_calls.add(1);
         match self.tun.write(packet.bytes()) {
             Ok(()) => {
                 self.account.counters.ingress_writes.add(1);

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{NodeError, bind_metrics, bind_udp, device, local, privileged, underlay};
+use super::{NodeError, bind_metrics, bind_udp, dataplane, device, local, privileged, underlay};
 use crate::config::{self, Config};
 use crate::control::answers;
 use crate::netlink::Netlink;
@@ -34,6 +34,13 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     findings.add(
         "privileges",
         privileged(&capabilities).map(|()| "CAP_NET_ADMIN, and /dev/net/tun opens".into()),
+    );
+    findings.add(
+        "io_uring",
+        Ok(match &capabilities.ring {
+            Ok(()) => "can do what the uring engine needs".into(),
+            Err(error) => format!("{}; the batch engine does without", dataplane::no_ring(error)),
+        }),
     );
     let running = answers(&config.node.control_socket());
     if let Some(who) = &running {

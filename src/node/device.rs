@@ -1,18 +1,20 @@
 //! The overlay device from the node's side: made or adopted at start, shaped, kept across a crash, removed at a clean end.
 //!
-//! A device is ours if it is a TUN and bears [`ALIAS`]. What a killed daemon left is adopted as it stands; a device of the
-//! same name that is not ours is never touched.
+//! A device is ours if it is a TUN and bears [`ALIAS`]. What a killed daemon left is adopted as it stands, unless it is of
+//! the kind that another engine needs: then it is made anew. A device of the same name that is not ours is never touched.
 //!
 //! Invariant: until [`Device::keep`], everything made here vanishes with the descriptor.
 
 use std::fs;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::NodeError;
+use super::dataplane::{Choice, Tun};
 use crate::netlink::{Link, Netlink, Shape};
 use crate::packet::Family;
 use crate::route::{Local, Networks};
-use crate::sys::tun::{Persistence, SimpleTun};
+use crate::sys::tun::Persistence;
 
 /// How our devices are known (`ip -d link` shows it).
 pub(super) const ALIAS: &str = "hopsack overlay";
@@ -38,17 +40,27 @@ pub(super) async fn open(
     name: &str,
     local: &Local,
     networks: &Networks,
-) -> Result<(Device, SimpleTun), NodeError> {
-    let found = netlink.link(name).await?;
-    if let Some(link) = &found
-        && !is_ours(link)
-    {
-        return Err(taken(name));
-    }
-    let tun = SimpleTun::open(name).map_err(|error| cannot_open(name, &error))?;
-    if found.is_some() {
-        tracing::info!(device = name, "adopted the device that an earlier hopsack left");
-    }
+    choice: &Choice,
+) -> Result<(Device, Tun), NodeError> {
+    let found = unused(netlink, name).await?;
+    let tun = match (Tun::open(name, choice), &found) {
+        (Ok(tun), found) => {
+            if found.is_some() {
+                tracing::info!(device = name, "adopted the device that an earlier hopsack left");
+            }
+            tun
+        }
+        // tun_set_iff: whether a device has queues is settled when it is made.
+        (Err(error), Some(link)) if error.raw_os_error() == Some(libc::EINVAL) => {
+            netlink.delete(link.index).await?;
+            tracing::info!(
+                device = name,
+                "an earlier hopsack left the device as another engine needs it; made it anew"
+            );
+            Tun::open(name, choice).map_err(|error| cannot_open(name, &error))?
+        }
+        (Err(error), _) => return Err(cannot_open(name, &error)),
+    };
     let link = netlink.link(name).await?;
     let index = link.ok_or_else(|| NodeError::Environment(format!("the device {name} went away")))?.index;
 
@@ -60,6 +72,22 @@ pub(super) async fn open(
     forward(networks)?;
     let persistence = tun.persistence().map_err(|error| cannot_open(name, &error))?;
     Ok((Device { netlink: netlink.clone(), name: name.to_owned(), index, persistence }, tun))
+}
+
+/// The device `name`, if it is there: ours, and nobody's who runs.
+async fn unused(netlink: &Netlink, name: &str) -> Result<Option<Link>, NodeError> {
+    const TRIES: u32 = 10;
+    for _ in 0..TRIES {
+        match netlink.link(name).await? {
+            None => return Ok(None),
+            Some(link) if !is_ours(&link) => return Err(taken(name)),
+            Some(link) if !link.carrier => return Ok(Some(link)),
+            // Several processes may attach to a device with queues. The kernel closes the descriptors of a killed process
+            // that used io_uring a moment after its end.
+            Some(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    Err(cannot_open(name, &std::io::Error::from_raw_os_error(libc::EBUSY)))
 }
 
 impl Device {

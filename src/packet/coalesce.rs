@@ -103,6 +103,8 @@ struct Tail {
 /// What is to be written to the TUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SuperPacket<'a> {
+    /// Where `bytes` stand in the coalescer's memory, for who takes that away ([`Coalescer::exchange`]).
+    pub at: usize,
     /// [`VnetHeader`] and IP packet.
     pub bytes: &'a [u8],
     /// Packets that were merged.
@@ -124,7 +126,7 @@ impl Coalescer {
     #[must_use]
     pub fn new(runs: usize) -> Self {
         Self {
-            memory: vec![0; runs * SLOT].into_boxed_slice(),
+            memory: vec![0; Self::memory_len(runs)].into_boxed_slice(),
             runs: Vec::with_capacity(runs),
             flows: Vec::with_capacity(runs),
         }
@@ -150,9 +152,10 @@ impl Coalescer {
     /// Completes the headers of all runs, and hands them out in the order of their first packets. They stand
     /// where they are until [`Coalescer::clear`].
     pub fn finish(&mut self) -> impl Iterator<Item = SuperPacket<'_>> {
-        self.memory.chunks_exact_mut(SLOT).zip(&self.runs).map(|(slot, run)| {
+        self.memory.chunks_exact_mut(SLOT).zip(&self.runs).enumerate().map(|(index, (slot, run))| {
             run.seal(slot);
             SuperPacket {
+                at: index * SLOT,
                 bytes: &slot[..VnetHeader::LEN + run.length],
                 packets: u64::from(run.packets),
                 packet_bytes: run.packet_bytes as u64,
@@ -160,10 +163,36 @@ impl Coalescer {
         })
     }
 
+    /// A packet that is to stay alone, after those already pushed: the receiver takes no super packets.
+    #[inline]
+    pub fn push_alone(&mut self, packet: IpPacket<'_>) -> Result<(), Full> {
+        self.begin(0, packet.bytes(), None)
+    }
+
+    /// Gives away the memory in which the finished runs stand, forgets them, and goes on in `memory`, which a
+    /// [`Coalescer::new`] for as many runs made.
+    #[must_use]
+    pub fn exchange(&mut self, memory: Box<[u8]>) -> Box<[u8]> {
+        self.clear();
+        std::mem::replace(&mut self.memory, memory)
+    }
+
+    /// Bytes of memory for `runs` runs.
+    #[must_use]
+    pub const fn memory_len(runs: usize) -> usize {
+        runs * SLOT
+    }
+
     /// Forgets all runs: they are written.
     pub fn clear(&mut self) {
         self.runs.clear();
         self.flows.clear();
+    }
+
+    /// How many runs there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.runs.len()
     }
 
     /// Whether there is nothing to write.

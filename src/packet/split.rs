@@ -1,8 +1,8 @@
 //! Cuts what one TUN read brought into wire-sized packets: the segments that the kernel would have sent.
 //!
-//! [`split`] writes them back to back into one buffer, so that they leave in one UDP_SEGMENT send of one
-//! iovec: to copy and sum is cheaper than a gather of two entries a segment (DATAPLANE.md §3,
-//! §4.2). A packet that needs nothing is handed on where it stands.
+//! A [`Plan`] says how many there are and how much room they need, and writes them back to back into one
+//! buffer, so that they leave in one UDP_SEGMENT send of one iovec: to copy and sum is cheaper than a gather
+//! of two entries a segment (DATAPLANE.md §3, §4.2).
 //!
 //! It does not look up routes (all segments have one destination), does not know an MTU, and trusts nothing
 //! in the [`VnetHeader`] that it can find in the packet: not `hdr_len`, and `csum_start` only where it
@@ -25,89 +25,158 @@ use super::{Family, IPV6_HEADER, IpPacket, Malformed, Train, Transport, VnetHead
 pub const SPLIT_BUFFER: usize = 256 * 1024;
 const _: () = assert!(65_535 + 65_535_usize.div_ceil(48 - 12) * (IPV6_HEADER + 32) <= SPLIT_BUFFER);
 
-/// Cuts `packet` as `vnet` says. The result stands in `out`, or is `packet` itself if there is nothing to do.
-///
-/// [`Malformed`] if the header disagrees with the packet, if the packet is none that may be cut, or if the
-/// segments are longer than `out` (see [`SPLIT_BUFFER`]).
-pub fn split<'a>(vnet: &VnetHeader, packet: IpPacket<'a>, out: &'a mut [u8]) -> Result<Train<'a>, Malformed> {
-    let expected = match vnet.gso_type {
-        VnetHeader::GSO_NONE if !vnet.needs_csum() => return Ok(Train::single(packet.bytes())),
-        VnetHeader::GSO_NONE => return complete(vnet, packet, out),
-        VnetHeader::GSO_UDP_L4 => (packet.family(), protocol::UDP),
-        other => match other & !VnetHeader::GSO_ECN {
-            VnetHeader::GSO_TCPV4 => (Family::V4, protocol::TCP),
-            VnetHeader::GSO_TCPV6 => (Family::V6, protocol::TCP),
-            _ => return Err(Malformed),
-        },
-    };
-    let transport = packet.divisible_transport().ok_or(Malformed)?;
-    if (packet.family(), transport.protocol) != expected {
-        return Err(Malformed);
-    }
-    cut(vnet, packet, transport, out)
-}
-
-/// Finishes the partial checksum of a packet that stays whole.
-fn complete<'a>(vnet: &VnetHeader, packet: IpPacket<'a>, out: &'a mut [u8]) -> Result<Train<'a>, Malformed> {
-    let bytes = packet.bytes();
-    let start = usize::from(vnet.csum_start);
-    let field = start + usize::from(vnet.csum_offset);
-    if start < packet.header_len() || field + 2 > bytes.len() {
-        return Err(Malformed);
-    }
-    let out = out.get_mut(..bytes.len()).ok_or(Malformed)?;
-    out[..start].copy_from_slice(&bytes[..start]);
-    let sum = Sum::default().add_copied(&bytes[start..], &mut out[start..]).finish();
-    // Only UDP has its checksum there.
-    let is_udp = usize::from(vnet.csum_offset) == udp::CHECKSUM;
-    out[field..field + 2].copy_from_slice(&if is_udp { never_zero(sum) } else { sum });
-    Ok(Train::single(out))
-}
-
-/// Cuts a super packet whose transport header begins at `transport.offset`.
-fn cut<'a>(
-    vnet: &VnetHeader,
+/// What `vnet` makes of a packet, known before a byte is written: how many segments, and how much room they need.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    vnet: VnetHeader,
     packet: IpPacket<'a>,
-    transport: Transport,
-    out: &'a mut [u8],
-) -> Result<Train<'a>, Malformed> {
-    let bytes = packet.bytes();
-    let is_tcp = transport.protocol == protocol::TCP;
-    let checksum = if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
-    let header_len = transport.offset
-        + if is_tcp { tcp::header_len(&bytes[transport.offset..]).ok_or(Malformed)? } else { udp::HEADER };
-    let (header, payload) = bytes.split_at_checked(header_len).ok_or(Malformed)?;
+    work: Work,
+    count: usize,
+    stride: usize,
+    length: usize,
+}
 
-    let checksum_is_elsewhere =
-        usize::from(vnet.csum_start) != transport.offset || usize::from(vnet.csum_offset) != checksum;
-    if vnet.gso_size == 0 || (vnet.needs_csum() && checksum_is_elsewhere) {
-        return Err(Malformed);
-    }
-    let size = usize::from(vnet.gso_size);
-    let count = payload.len().div_ceil(size).max(1);
-    let stride = header_len + payload.len().min(size);
-    // Each belongs to one segment that only its sender could name.
-    let indivisible = tcp::SYN | tcp::RST | tcp::URG;
-    if is_tcp && count > 1 && header[transport.offset + tcp::FLAGS] & indivisible != 0 {
-        return Err(Malformed);
-    }
-    let out = out.get_mut(..count * header_len + payload.len()).ok_or(Malformed)?;
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    /// It can go as it is.
+    Nothing,
+    /// Its checksum is partial.
+    Complete,
+    /// It is a super packet, with headers of this length.
+    Cut { transport: Transport, header_len: usize },
+}
 
-    let common = Common::of(vnet, &packet, transport, &header[transport.offset..], checksum);
-    for (index, segment) in out.chunks_mut(stride).enumerate() {
-        let offset = index * size;
-        let part = &payload[offset..payload.len().min(offset + size)];
-        let (head, body) = segment.split_at_mut(header_len);
-        head.copy_from_slice(header);
-        let (network, l4) = head.split_at_mut(transport.offset);
-        let position = Position { index: narrow(index), offset: narrow(offset), last: index + 1 == count };
-        common.write_network(network, l4.len() + part.len(), position);
-        let varying = if is_tcp { vary_tcp(l4, position) } else { vary_udp(l4, part.len()) };
-        let sum = common.l4.add_word(narrow(l4.len() + part.len())).add_sum(varying);
-        let sum = sum.add_copied(part, body).finish();
-        l4[checksum..checksum + 2].copy_from_slice(&if is_tcp { sum } else { never_zero(sum) });
+impl<'a> Plan<'a> {
+    /// [`Malformed`] if the header disagrees with the packet, or if the packet is none that may be cut.
+    pub fn of(vnet: VnetHeader, packet: IpPacket<'a>) -> Result<Self, Malformed> {
+        let expected = match vnet.gso_type {
+            VnetHeader::GSO_NONE => return Self::whole(vnet, packet),
+            VnetHeader::GSO_UDP_L4 => (packet.family(), protocol::UDP),
+            other => match other & !VnetHeader::GSO_ECN {
+                VnetHeader::GSO_TCPV4 => (Family::V4, protocol::TCP),
+                VnetHeader::GSO_TCPV6 => (Family::V6, protocol::TCP),
+                _ => return Err(Malformed),
+            },
+        };
+        let transport = packet.divisible_transport().ok_or(Malformed)?;
+        if (packet.family(), transport.protocol) != expected {
+            return Err(Malformed);
+        }
+        Self::segments(vnet, packet, transport)
     }
-    Ok(Train { bytes: out, stride })
+
+    /// A packet that stays one.
+    fn whole(vnet: VnetHeader, packet: IpPacket<'a>) -> Result<Self, Malformed> {
+        let length = packet.bytes().len();
+        let field = usize::from(vnet.csum_start) + usize::from(vnet.csum_offset);
+        let field_is_outside = usize::from(vnet.csum_start) < packet.header_len() || field + 2 > length;
+        if vnet.needs_csum() && field_is_outside {
+            return Err(Malformed);
+        }
+        let work = if vnet.needs_csum() { Work::Complete } else { Work::Nothing };
+        Ok(Self { vnet, packet, work, count: 1, stride: length, length })
+    }
+
+    /// A super packet whose transport header begins at `transport.offset`.
+    fn segments(vnet: VnetHeader, packet: IpPacket<'a>, transport: Transport) -> Result<Self, Malformed> {
+        let bytes = packet.bytes();
+        let is_tcp = transport.protocol == protocol::TCP;
+        let header_len = transport.offset
+            + if is_tcp {
+                tcp::header_len(&bytes[transport.offset..]).ok_or(Malformed)?
+            } else {
+                udp::HEADER
+            };
+        let (header, payload) = bytes.split_at_checked(header_len).ok_or(Malformed)?;
+
+        let checksum_is_elsewhere = usize::from(vnet.csum_start) != transport.offset
+            || usize::from(vnet.csum_offset) != checksum_field(transport);
+        if vnet.gso_size == 0 || (vnet.needs_csum() && checksum_is_elsewhere) {
+            return Err(Malformed);
+        }
+        let size = usize::from(vnet.gso_size);
+        let count = payload.len().div_ceil(size).max(1);
+        // Each belongs to one segment that only its sender could name.
+        let indivisible = tcp::SYN | tcp::RST | tcp::URG;
+        if is_tcp && count > 1 && header[transport.offset + tcp::FLAGS] & indivisible != 0 {
+            return Err(Malformed);
+        }
+        let (stride, length) = (header_len + payload.len().min(size), count * header_len + payload.len());
+        Ok(Self { vnet, packet, work: Work::Cut { transport, header_len }, count, stride, length })
+    }
+
+    /// How many packets come out.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count as u64
+    }
+
+    /// Bytes of the first and longest of them.
+    #[must_use]
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Bytes of all of them: at most [`SPLIT_BUFFER`] for what a TCP of ours makes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a packet is never empty")]
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Writes the packets to the start of `out`. [`Malformed`] if that is shorter than [`Plan::len`].
+    pub fn write<'o>(&self, out: &'o mut [u8]) -> Result<Train<'o>, Malformed> {
+        let out = out.get_mut(..self.length).ok_or(Malformed)?;
+        match self.work {
+            Work::Nothing => out.copy_from_slice(self.packet.bytes()),
+            Work::Complete => self.complete(out),
+            Work::Cut { transport, header_len } => self.cut(transport, header_len, out),
+        }
+        Ok(Train { bytes: out, stride: self.stride })
+    }
+
+    /// Finishes the partial checksum of a packet that stays whole.
+    fn complete(&self, out: &mut [u8]) {
+        let bytes = self.packet.bytes();
+        let start = usize::from(self.vnet.csum_start);
+        let field = start + usize::from(self.vnet.csum_offset);
+        out[..start].copy_from_slice(&bytes[..start]);
+        let sum = Sum::default().add_copied(&bytes[start..], &mut out[start..]).finish();
+        // Only UDP has its checksum there.
+        let is_udp = usize::from(self.vnet.csum_offset) == udp::CHECKSUM;
+        out[field..field + 2].copy_from_slice(&if is_udp { never_zero(sum) } else { sum });
+    }
+
+    fn cut(&self, transport: Transport, header_len: usize, out: &mut [u8]) {
+        let (header, payload) = self.packet.bytes().split_at(header_len);
+        let is_tcp = transport.protocol == protocol::TCP;
+        let (checksum, size) = (checksum_field(transport), usize::from(self.vnet.gso_size));
+        let common = Common::of(&self.vnet, &self.packet, transport, &header[transport.offset..], checksum);
+        for (index, segment) in out.chunks_mut(self.stride).enumerate() {
+            let offset = index * size;
+            let part = &payload[offset..payload.len().min(offset + size)];
+            let (head, body) = segment.split_at_mut(header_len);
+            head.copy_from_slice(header);
+            let (network, l4) = head.split_at_mut(transport.offset);
+            let last = index + 1 == self.count;
+            let position = Position { index: narrow(index), offset: narrow(offset), last };
+            common.write_network(network, l4.len() + part.len(), position);
+            let varying = if is_tcp { vary_tcp(l4, position) } else { vary_udp(l4, part.len()) };
+            let sum = common.l4.add_word(narrow(l4.len() + part.len())).add_sum(varying);
+            let sum = sum.add_copied(part, body).finish();
+            l4[checksum..checksum + 2].copy_from_slice(&if is_tcp { sum } else { never_zero(sum) });
+        }
+    }
+}
+
+/// Where the checksum stands in a transport header that may be cut.
+fn checksum_field(transport: Transport) -> usize {
+    if transport.protocol == protocol::TCP { tcp::CHECKSUM } else { udp::CHECKSUM }
+}
+
+/// Cuts `packet` as `vnet` says into `out`: plan and writing in one step, for those with room for anything.
+pub fn split<'a>(vnet: &VnetHeader, packet: IpPacket<'_>, out: &'a mut [u8]) -> Result<Train<'a>, Malformed> {
+    Plan::of(*vnet, packet)?.write(out)
 }
 
 /// Which segment of the super packet is being written.
@@ -337,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_packet_is_lent_or_completed() {
+    fn a_whole_packet_is_copied_or_completed() {
         let mut out = vec![0; SPLIT_BUFFER];
         for recipe in [
             Recipe::tcp(Family::V4, 700),
@@ -348,7 +417,7 @@ mod tests {
             let whole = recipe.build();
             let packet = IpPacket::parse(&whole).expect("well formed");
             let train = split(&VnetHeader::default(), packet, &mut out).expect("nothing to do");
-            assert!(std::ptr::eq(train.bytes, &raw const *whole), "not copied");
+            assert_eq!((train.bytes, train.count()), (&whole[..], 1), "as it is");
             let (vnet, partial) = recipe.partial(0);
             assert_eq!(cut_into(&vnet, &partial), Ok(vec![whole]));
         }

@@ -1,23 +1,44 @@
 //! The underlay socket: bound to our public address, never fragmenting, with a receive queue worth the name.
 //!
-//! It does not read or send; the engines do. Source: ip(7), ipv6(7), socket(7), udp(7).
+//! Beside the options, [`send_many`] and [`Receiver`] move many messages, each a datagram or a train of them, by one
+//! system call. What to do about an error is the engines' matter. Source: ip(7), ipv6(7), socket(7), udp(7), sendmmsg(2).
+
+mod many;
 
 use std::io;
 use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 
+pub use many::{Received, Receiver, send_many};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Bytes of receive queue asked for. A burst of one bandwidth-delay product of 10 Gbit/s and 3 ms; the kernel counts
 /// each packet with its overhead, about twice its length.
 pub const RECEIVE_QUEUE: usize = 8 << 20;
+/// Bytes of send queue asked for: 32 trains of 64 KiB and their overhead may wait for the interface.
+pub const SEND_QUEUE: usize = 4 << 20;
+
+/// The longest UDP payload over IPv4: a datagram's, and a UDP_SEGMENT train's as a whole.
+pub const MAX_PAYLOAD: usize = 65_507;
+/// Datagrams that every kernel with UDP_SEGMENT takes in one send (`UDP_MAX_SEGMENTS`; 128 since 6.9).
+pub const MAX_SEGMENTS: usize = 64;
 
 /// Opens a non-blocking UDP socket on `address`. Datagrams leave with "don't fragment", and one that is too long for the
 /// path fails with EMSGSIZE.
 ///
 /// Errors: EADDRINUSE if another socket has the port, EADDRNOTAVAIL if no interface bears the address.
 pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    open(address, false)
+}
+
+/// The same for one of several sockets that share `address`: the kernel gives each sender's datagrams to one of them, by
+/// [`choose_by_source_port`] or a hash of addresses and ports.
+pub fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
+    open(address, true)
+}
+
+fn open(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     let fd = socket.as_raw_fd();
     match address {
@@ -30,14 +51,61 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
             set(fd, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)?;
         }
     }
-    // Forced where permitted; else what net.core.rmem_max allows.
+    // Forced where permitted; else what net.core.rmem_max and wmem_max allow.
     let queue = libc::c_int::try_from(RECEIVE_QUEUE).unwrap_or(libc::c_int::MAX);
     if set(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, queue).is_err() {
         socket.set_recv_buffer_size(RECEIVE_QUEUE)?;
     }
+    let queue = libc::c_int::try_from(SEND_QUEUE).unwrap_or(libc::c_int::MAX);
+    if set(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, queue).is_err() {
+        socket.set_send_buffer_size(SEND_QUEUE)?;
+    }
+    socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Lets the kernel hand over trains: datagrams of one sender and one length, merged on their way in.
+pub fn receive_trains(socket: &UdpSocket) -> io::Result<()> {
+    set(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Of the `count` sockets that share this one's address, which must all be bound: what was sent from a port goes to number
+/// (that port - `port`, in 32 bits) modulo `count`, in the order of binding.
+///
+/// The hash that the kernel would take might give both ports of a peer with two workers to one socket; and since a TUN
+/// sends a flow's packets to the queue that its answers were written to, every flow would end there.
+pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize) -> io::Result<()> {
+    let headers: u32 = if socket.local_addr()?.is_ipv4() { 20 } else { 40 };
+    let statement =
+        |code: u32, k: u32| libc::sock_filter { code: u16::try_from(code).unwrap_or(0), jt: 0, jf: 0, k };
+    // SKF_NET_OFF: offsets from there on count from the network header.
+    let source_port = libc::SKF_NET_OFF.cast_unsigned().wrapping_add(headers);
+    let mut program = [
+        statement(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, source_port),
+        statement(libc::BPF_ALU | libc::BPF_SUB | libc::BPF_K, port.into()),
+        statement(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, u32::try_from(count).unwrap_or(1)),
+        statement(libc::BPF_RET | libc::BPF_A, 0),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+    let length = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(io::Error::other)?;
+    // SAFETY: `program` points to four statements, and both live across the call, which copies them.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes the socket's receive queue as small as can be: nothing is wanted there.
+pub fn receive_nothing(socket: &UdpSocket) -> io::Result<()> {
+    set(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, 0)
 }
 
 /// Datagrams that the kernel dropped because the socket's receive queue was full, since it was opened.
@@ -103,6 +171,28 @@ mod tests {
         }
         assert_eq!(dropped + received, 2000);
         assert!(dropped > 0);
+    }
+
+    /// Kernel contract: a sender's port decides which of the sockets on one port receives, and nothing else does.
+    #[test]
+    fn the_source_port_chooses_the_socket() {
+        for host in ["127.0.0.1", "::1"] {
+            let host: IpAddr = host.parse().expect("an address");
+            let first = bind_shared((host, 0).into()).expect("bound");
+            let address = first.local_addr().expect("bound");
+            let others = (1..3).map(|_| bind_shared(address).expect("bound"));
+            let sockets: Vec<UdpSocket> = std::iter::once(first).chain(others).collect();
+            choose_by_source_port(&sockets[0], address.port(), 3).expect("SO_ATTACH_REUSEPORT_CBPF");
+            for _ in 0..20 {
+                let sender = UdpSocket::bind((host, 0)).expect("bound");
+                let port = u32::from(sender.local_addr().expect("bound").port());
+                let chosen = port.wrapping_sub(address.port().into()) % 3;
+                sender.send_to(&[1], address).expect("sent");
+                for (n, socket) in (0..).zip(&sockets) {
+                    assert_eq!(socket.recv(&mut [0; 9]).is_ok(), n == chosen, "from {port} to socket {n}");
+                }
+            }
+        }
     }
 
     #[test]

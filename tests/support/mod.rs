@@ -24,6 +24,40 @@ pub fn lab(label: &str, hosts: u8, underlay: Family) -> Lab {
         .expect("these tests need root (or a user namespace), /dev/net/tun, ip and ping: run scripts/test")
 }
 
+/// Likewise, with this engine in every daemon.
+pub fn lab_on(engine: &str, label: &str, hosts: u8, underlay: Family) -> Lab {
+    lab_with(&format!("[dataplane]\nengine = \"{engine}\"\n"), &format!("{label}-{engine}"), hosts, underlay)
+}
+
+/// Likewise, with more configuration.
+pub fn lab_with(config: &str, label: &str, hosts: u8, underlay: Family) -> Lab {
+    let extra_config = config.to_owned();
+    let options = Options { hosts, underlay, extra_config, ..Options::unique(label, HOPSACK) };
+    Lab::up(options)
+        .expect("these tests need root (or a user namespace), /dev/net/tun, ip and ping: run scripts/test")
+}
+
+/// Makes of each function a test on every engine.
+#[macro_export]
+macro_rules! on_every_engine {
+    ($($name:ident)*) => {
+        $(mod $name {
+            #[test]
+            fn simple() {
+                super::$name("simple");
+            }
+            #[test]
+            fn batch() {
+                super::$name("batch");
+            }
+            #[test]
+            fn uring() {
+                super::$name("uring");
+            }
+        })*
+    };
+}
+
 /// Standard output of a command in a namespace, which must succeed.
 pub fn run(netns: &str, argv: &[&str]) -> String {
     let output = exec(netns, argv).expect("the program is there: scripts/test installs it");

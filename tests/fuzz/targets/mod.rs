@@ -3,17 +3,21 @@
 //! `tests/fuzz.rs` runs each over its corpus and over seeded mutations of it, with every `scripts/test`; cargo-fuzz runs them
 //! without end (tests/fuzz/README.md).
 
+#[path = "../../support/sinks.rs"]
+mod sinks;
+
 use std::net::IpAddr;
 
 use hopsack::control::Request;
-use hopsack::forward::{Counters, DropReason, Forwarder, ToNet, ToTun, Train, VerifySource, egress, ingress};
+use hopsack::forward::{Counters, DropReason, Forwarder, Frame, Train, VerifySource, egress, ingress};
 use hopsack::packet::IpPacket;
 use hopsack::packet::coalesce::Coalescer;
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::vnet::VnetHeader;
-use hopsack::route::{Abilities, Change, Dialect, Fib, Hop, Lease, Local, Networks, Peer, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Fib, Hop, Lease, Local, Networks, Public, Rib};
 use hopsack::store::file::Map;
+use sinks::{Sent, Sink};
 
 /// Takes any bytes, and panics if what must hold does not.
 pub type Target = fn(&[u8]);
@@ -22,6 +26,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("ingress", fuzz_ingress),
     ("egress", fuzz_egress),
+    ("virtio", fuzz_virtio),
     ("split", fuzz_split),
     ("coalesce", fuzz_coalesce),
     ("cluster", fuzz_cluster),
@@ -44,17 +49,31 @@ pub fn fuzz_ingress(data: &[u8]) {
     }
 }
 
-/// A packet from the TUN.
+/// A packet from a TUN.
 pub fn fuzz_egress(data: &[u8]) {
+    let counters = send(Frame::Bare(data), data);
+    let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.1.egress.dropped(reason)).sum();
+    assert_eq!(counters.0 + dropped, 1, "one packet, one fate");
+}
+
+/// A vnet header and a packet or super packet from a TUN with offloads.
+pub fn fuzz_virtio(data: &[u8]) {
+    send(Frame::Virtio(data), data.get(VnetHeader::LEN..).unwrap_or_default());
+}
+
+/// Sends, and checks what is answered: packets for the network, and the account.
+fn send(frame: Frame<'_>, packet: &[u8]) -> (u64, Counters) {
     let (counters, mut forwarder) = (Counters::default(), Forwarder::new(Nanos(0)));
     let (mut net, mut tun) = (Sent::default(), Sink::default());
-    egress(&fib(), data, Nanos(0), &mut forwarder, &counters, &mut net, &mut tun);
-    let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.egress.dropped(reason)).sum();
-    assert_eq!(net.0 + dropped, 1, "one packet, one fate");
+    egress(&fib(), frame, Nanos(0), &mut forwarder, &counters, &mut net, &mut tun);
+    for sent in &net.packets {
+        assert!(IpPacket::parse(sent).is_ok(), "each datagram is one whole packet");
+    }
     for reply in &tun.replies {
         let error = IpPacket::parse(reply).expect("our own errors are whole packets");
-        assert_eq!(error.dst(), IpPacket::parse(data).expect("only packets are answered").src());
+        assert_eq!(error.dst(), IpPacket::parse(packet).expect("only packets are answered").src());
     }
+    (net.packets.len() as u64, counters)
 }
 
 /// A vnet header and a packet. Whatever is accepted is cut into whole packets of one flow.
@@ -138,28 +157,4 @@ fn fib() -> Fib {
     };
     let local = Local { subnets: subnets(1), public: [192, 0, 2, 1].into(), port: 8285, mtu: 1472 };
     Fib::compile(1, &rib, &networks, &local)
-}
-
-#[derive(Default)]
-struct Sink {
-    packets: Vec<Vec<u8>>,
-    replies: Vec<Vec<u8>>,
-}
-
-impl ToTun for Sink {
-    fn push(&mut self, packet: IpPacket<'_>) {
-        self.packets.push(packet.bytes().to_vec());
-    }
-    fn reply(&mut self, error: &[u8]) {
-        self.replies.push(error.to_vec());
-    }
-}
-
-#[derive(Default)]
-struct Sent(u64);
-
-impl ToNet for Sent {
-    fn push(&mut self, _peer: &Peer, train: Train<'_>) {
-        self.0 += train.count();
-    }
 }

@@ -1,0 +1,171 @@
+//! The batch engine: offloads and many messages a call, on plain system calls. For kernels and containers that forbid
+//! io_uring, and the yardstick for it.
+//!
+//! A worker sleeps in poll(2); a turn reads the TUN until it is empty or the outbox is full, sends by sendmmsg with
+//! UDP_SEGMENT, receives by recvmmsg with UDP_GRO, and writes merged packets one write each (a TUN has no call for many).
+//!
+//! Functions stand in the order in which a packet meets them.
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+
+use super::link::{Link, Replies};
+use super::outbox::Outbox;
+use super::{Account, Op, QueueIo, Rules, WorkerError};
+use crate::forward::{Frame, ToTun, VerifySource, egress, ingress};
+use crate::packet::coalesce::{Coalescer, Full, RUNS};
+use crate::packet::icmp::Nanos;
+use crate::packet::{IpPacket, VnetHeader};
+use crate::route::Fib;
+use crate::sys::{Event, Interest, now, poll, udp};
+
+/// Reads of the TUN, or receives, before the other direction gets its turn.
+const BURST: usize = 64;
+/// One read takes a super packet of any length and its header.
+pub(super) const READ_BUFFER: usize = VnetHeader::LEN + 40 + 65_535;
+
+pub(super) struct Worker {
+    link: Link,
+    receive: UdpSocket,
+    fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
+    verify: VerifySource,
+    stop: Arc<Event>,
+    outbox: Outbox,
+    coalescer: Coalescer,
+    receiver: udp::Receiver,
+    buffer: Box<[u8]>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        io: QueueIo,
+        rules: Rules,
+        fib: Arc<ArcSwap<Fib>>,
+        account: Arc<Account>,
+        stop: Arc<Event>,
+    ) -> Self {
+        Self {
+            link: Link::new(io.tun, io.send, account, rules.offload),
+            receive: io.receive,
+            fib: Cache::new(fib),
+            verify: rules.verify,
+            stop,
+            outbox: Outbox::new(),
+            coalescer: Coalescer::new(RUNS),
+            receiver: udp::Receiver::default(),
+            buffer: vec![0; READ_BUFFER].into(),
+        }
+    }
+
+    /// Turns until told to stop.
+    pub(super) fn run(mut self) -> Result<(), WorkerError> {
+        loop {
+            let waiting = [
+                (self.link.tun.as_fd(), Interest::Read),
+                (self.receive.as_fd(), Interest::Read),
+                (self.stop.as_fd(), Interest::Read),
+            ];
+            let [tun, socket, stop] =
+                poll(waiting, None).map_err(|error| WorkerError::System { call: "poll", error })?;
+            if stop {
+                return Ok(());
+            }
+            self.link.account.counters.turns.add(1);
+            self.link.account.counters.system_calls.add(1);
+            let now = now();
+            if tun {
+                self.outbound(now)?;
+            }
+            if socket {
+                self.inbound(now);
+            }
+        }
+    }
+
+    /// From the TUN to the network, until it has nothing more or the other side is due.
+    fn outbound(&mut self, now: Nanos) -> Result<(), WorkerError> {
+        let Self { link, fib, outbox, buffer, .. } = self;
+        let fib = fib.load();
+        for _ in 0..BURST {
+            if outbox.is_tight() {
+                break;
+            }
+            link.account.counters.system_calls.add(1);
+            let length = match link.tun.read(buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(WorkerError::of_read(error)),
+            };
+            let Link { tun, account, forwarder, .. } = &mut *link;
+            account.counters.tun_reads.add(1);
+            let (frame, mut replies) = (Frame::Virtio(&buffer[..length]), Replies { tun, account });
+            egress(fib, frame, now, forwarder, &account.counters, outbox, &mut replies);
+        }
+        link.send(outbox.block(), fib, now);
+        outbox.clear();
+        Ok(())
+    }
+
+    /// From the network to the TUN, likewise.
+    fn inbound(&mut self, now: Nanos) {
+        let Self { link, receive, fib, verify, coalescer, receiver, .. } = self;
+        let (fib, account) = (fib.load(), link.account.clone());
+        let counters = &account.counters;
+        counters.system_calls.add(1);
+        let count = match receiver.receive(receive) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => return account.error(Op::UdpReceive, &error),
+        };
+        let mut inbox = Inbox { coalescer, link, now };
+        for index in 0..count {
+            let received = receiver.get(index);
+            counters.udp_receives.add(1);
+            counters.udp_datagrams.add(received.train.count());
+            let Some(from) = received.from else { continue };
+            ingress(fib, from.ip(), received.train, *verify, counters, &mut inbox);
+        }
+        inbox.flush();
+    }
+}
+
+/// The way to the TUN: merges, and writes at the end of a batch.
+struct Inbox<'a> {
+    coalescer: &'a mut Coalescer,
+    link: &'a mut Link,
+    now: Nanos,
+}
+
+impl Inbox<'_> {
+    fn try_push(&mut self, packet: IpPacket<'_>) -> Result<(), Full> {
+        match self.link.may_merge(&packet, self.now) {
+            true => self.coalescer.push(packet),
+            false => self.coalescer.push_alone(packet),
+        }
+    }
+
+    fn flush(&mut self) {
+        for run in self.coalescer.finish() {
+            self.link.write(run.bytes, run.packets, run.packet_bytes, self.now);
+        }
+        self.coalescer.clear();
+    }
+}
+
+impl ToTun for Inbox<'_> {
+    #[inline]
+    fn push(&mut self, packet: IpPacket<'_>) {
+        if self.try_push(packet) == Err(Full) {
+            self.flush();
+            // An empty coalescer takes any packet.
+            let _ = self.try_push(packet);
+        }
+    }
+
+    /// Ingress answers nothing.
+    fn reply(&mut self, _error: &[u8]) {}
+}

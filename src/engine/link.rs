@@ -1,0 +1,289 @@
+//! One worker's ends, a TUN queue and a sending socket, and what is done where the kernel refuses.
+//!
+//! Both fast engines come here: the batch engine with everything, the ring engine with what its ring could not do. A train
+//! that a socket refuses is sent as single datagrams, a super packet that the TUN refuses is cut and written packet by
+//! packet; the offload stays off for a while, and what could pass has passed.
+//!
+//! Invariant: each packet of a block is counted once, as forwarded or under one drop reason.
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Account, Op};
+use crate::forward::{DropReason, Forwarder, ToTun, Train};
+use crate::packet::icmp::{Nanos, Problem};
+use crate::packet::split::{SPLIT_BUFFER, split};
+use crate::packet::{Family, IpPacket, VnetHeader, outer_overhead, protocol};
+use crate::route::Fib;
+use crate::sys::block::{Block, Part};
+use crate::sys::tun::{Offload, Queue};
+use crate::sys::{Interest, poll, udp};
+
+/// How long a full send queue may hold up a worker before the packet is given up.
+pub(super) const SEND_PATIENCE: Duration = Duration::from_millis(100);
+/// How long an offload that was refused stays off: a route may lead out by another card tomorrow.
+const RETRY: Nanos = Nanos(60_000_000_000);
+
+/// An offload that can be refused.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Switch {
+    wanted: bool,
+    off_until: Option<Nanos>,
+}
+
+impl Switch {
+    pub(super) fn new(wanted: bool) -> Self {
+        Self { wanted, off_until: None }
+    }
+
+    pub(super) fn is_on(&self, now: Nanos) -> bool {
+        self.wanted && self.off_until.is_none_or(|until| now >= until)
+    }
+
+    /// Says whether it was on.
+    fn refuse(&mut self, now: Nanos) -> bool {
+        let was_on = self.is_on(now);
+        self.off_until = Some(Nanos(now.0 + RETRY.0));
+        was_on
+    }
+}
+
+pub(super) struct Link {
+    pub(super) tun: Queue,
+    pub(super) socket: UdpSocket,
+    pub(super) account: Arc<Account>,
+    pub(super) forwarder: Forwarder,
+    /// UDP_SEGMENT.
+    segment: Switch,
+    /// Super packets to the TUN.
+    merge: Switch,
+    /// Whether UDP may be merged.
+    merge_udp: bool,
+    scratch: Box<[u8]>,
+}
+
+impl Link {
+    pub(super) fn new(tun: Queue, socket: UdpSocket, account: Arc<Account>, offload: Offload) -> Self {
+        let wanted = offload != Offload::None;
+        Self {
+            tun,
+            socket,
+            account,
+            forwarder: Forwarder::new(crate::sys::now()),
+            segment: Switch::new(wanted),
+            merge: Switch::new(wanted),
+            merge_udp: offload == Offload::TcpAndUdp,
+            scratch: vec![0; SPLIT_BUFFER].into(),
+        }
+    }
+
+    /// Whether trains may be handed to the kernel.
+    pub(super) fn may_segment(&self, now: Nanos) -> bool {
+        self.segment.is_on(now)
+    }
+
+    /// Whether a packet may be merged with others on its way to the TUN.
+    pub(super) fn may_merge(&self, packet: &IpPacket<'_>, now: Nanos) -> bool {
+        self.merge.is_on(now) && (self.merge_udp || packet.protocol() != protocol::UDP)
+    }
+
+    /// The kernel took a message.
+    pub(super) fn sent(&self, part: &Part) {
+        self.account.counters.egress_sends.add(1);
+        self.account.counters.egress.forwarded_many(part.packets, part.packet_bytes);
+    }
+
+    /// Sends all parts of a block, in their order.
+    pub(super) fn send(&mut self, block: &Block, fib: &Fib, now: Nanos) {
+        let mut rest = block.parts();
+        while let Some(first) = rest.first() {
+            if first.is_train() && !self.may_segment(now) {
+                self.send_singly(block.bytes(first), first, fib, now);
+                rest = &rest[1..];
+                continue;
+            }
+            let may_segment = self.may_segment(now);
+            let run = rest.iter().position(|part| part.is_train() && !may_segment).unwrap_or(rest.len());
+            self.account.counters.system_calls.add(1);
+            match udp::send_many(&self.socket, block.memory(), &rest[..run]) {
+                Ok(taken) => {
+                    for part in &rest[..taken] {
+                        self.sent(part);
+                    }
+                    rest = &rest[taken..];
+                }
+                Err(error) => {
+                    self.mend_send(block.bytes(first), first, &error, fib, now);
+                    rest = &rest[1..];
+                }
+            }
+        }
+    }
+
+    /// The kernel refused a part of a block: what can be sent otherwise is, the rest is dropped and counted.
+    pub(super) fn mend_send(&mut self, bytes: &[u8], part: &Part, error: &io::Error, fib: &Fib, now: Nanos) {
+        match error.raw_os_error() {
+            // The TUN's own queue is the place where packets should pile up.
+            Some(libc::EAGAIN) => {
+                self.account.error(Op::UdpSend, error);
+                self.wait();
+                self.send_singly(bytes, part, fib, now);
+            }
+            Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if part.is_train() => {
+                self.account.error(Op::UdpSend, error);
+                self.account.counters.send_fallbacks.add(1);
+                let all_passed = self.send_singly(bytes, part, fib, now);
+                // Where single ones do not pass either, it is not the offload that is wrong.
+                if all_passed && self.segment.refuse(now) {
+                    tracing::warn!(
+                        %error,
+                        "the kernel refuses UDP segmentation offload; sending datagram by datagram for a minute"
+                    );
+                }
+            }
+            Some(libc::EMSGSIZE) => self.too_big(bytes, part, error, fib, now),
+            _ => self.give_up(part.packets, error),
+        }
+    }
+
+    /// Sends a train as single datagrams. Says whether all passed.
+    fn send_singly(&mut self, bytes: &[u8], part: &Part, fib: &Fib, now: Nanos) -> bool {
+        /// As many as one system call takes.
+        const BATCH: usize = 64;
+        let Some(to) = part.to else { return true };
+        let single = |at: usize| {
+            let len = part.stride.min(bytes.len() - at);
+            Part::train(at, len, len, to)
+        };
+        let (mut at, mut patient) = (0, true);
+        while at < bytes.len() {
+            let mut singles = [single(at); BATCH];
+            let ahead = (at..bytes.len()).step_by(part.stride);
+            let count = ahead.clone().count().min(BATCH);
+            for (slot, at) in singles.iter_mut().zip(ahead) {
+                *slot = single(at);
+            }
+            self.account.counters.system_calls.add(1);
+            match udp::send_many(&self.socket, bytes, &singles[..count]) {
+                Ok(taken) => {
+                    singles[..taken].iter().for_each(|single| self.sent(single));
+                    at += taken * part.stride;
+                    patient = true;
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && patient => {
+                    patient = false;
+                    self.wait();
+                }
+                Err(error) => {
+                    let rest = Part::train(at, bytes.len() - at, part.stride, to);
+                    match error.raw_os_error() {
+                        Some(libc::EMSGSIZE) => self.too_big(&bytes[at..], &rest, &error, fib, now),
+                        _ => self.give_up(rest.packets, &error),
+                    }
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// The path is narrower than we thought: asks the kernel what it takes, and tells the packets' sender.
+    fn too_big(&mut self, bytes: &[u8], part: &Part, error: &io::Error, fib: &Fib, now: Nanos) {
+        let Self { tun, socket, account, forwarder, .. } = self;
+        let inner = part.to.and_then(|to| {
+            let path = socket.local_addr().and_then(|from| udp::path_mtu(from.ip(), to)).ok()?;
+            u16::try_from(path.checked_sub(outer_overhead(Family::of(to.ip())).into())?).ok()
+        });
+        match inner {
+            Some(mtu) => {
+                let refusal = (DropReason::TooBig, Problem::TooBig { mtu });
+                let train = Train { bytes, stride: part.stride };
+                let mut replies = Replies { tun, account };
+                forwarder.refuse(fib, train, refusal, now, &account.counters, &mut replies);
+            }
+            None => self.give_up(part.packets, error),
+        }
+    }
+
+    fn give_up(&self, packets: u64, error: &io::Error) {
+        self.account.error(Op::UdpSend, error);
+        self.account.counters.egress.drop_many(DropReason::SendFailed, packets);
+    }
+
+    fn wait(&self) {
+        self.account.counters.system_calls.add(1);
+        // Whether there is room or the time is up: the next send says.
+        let _ = poll([(self.socket.as_fd(), Interest::Write)], Some(SEND_PATIENCE));
+    }
+
+    /// The kernel took a write.
+    pub(super) fn written(&self, packets: u64, bytes: u64) {
+        self.account.counters.ingress_writes.add(1);
+        self.account.counters.ingress.forwarded_many(packets, bytes);
+    }
+
+    /// Writes a packet or super packet with its header.
+    pub(super) fn write(&mut self, frame: &[u8], packets: u64, bytes: u64, now: Nanos) {
+        self.account.counters.system_calls.add(1);
+        match self.tun.write(frame) {
+            Ok(()) => self.written(packets, bytes),
+            Err(error) => self.mend_write(frame, packets, &error, now),
+        }
+    }
+
+    /// The TUN refused a frame: if it was a super packet it is written in pieces, else it is dropped and counted.
+    pub(super) fn mend_write(&mut self, frame: &[u8], packets: u64, error: &io::Error, now: Nanos) {
+        self.account.error(Op::TunWrite, error);
+        let is_refusal = error.raw_os_error() == Some(libc::EINVAL) && packets > 1;
+        let Self { tun, account, scratch, .. } = self;
+        let cut = is_refusal.then(|| cut(frame, scratch)).flatten();
+        let Some(train) = cut else {
+            return account.counters.ingress.drop_many(DropReason::WriteFailed, packets);
+        };
+        account.counters.write_fallbacks.add(1);
+        for packet in train.datagrams() {
+            account.counters.system_calls.add(1);
+            match tun.write_packet(packet) {
+                Ok(()) => {
+                    account.counters.ingress_writes.add(1);
+                    account.counters.ingress.forwarded(packet.len());
+                }
+                Err(error) => {
+                    account.error(Op::TunWrite, &error);
+                    account.counters.ingress.drop(DropReason::WriteFailed);
+                }
+            }
+        }
+        if self.merge.refuse(now) {
+            tracing::warn!(%error, "the overlay device refuses merged packets; writing them singly for a minute");
+        }
+    }
+}
+
+/// Cuts a frame of ours into the packets that it was merged from.
+fn cut<'a>(frame: &[u8], scratch: &'a mut [u8]) -> Option<Train<'a>> {
+    let (vnet, packet) = VnetHeader::parse(frame).ok()?;
+    split(&vnet, IpPacket::parse(packet).ok()?, scratch).ok()
+}
+
+/// The TUN as a place for ICMP errors only.
+pub(super) struct Replies<'a> {
+    pub(super) tun: &'a Queue,
+    pub(super) account: &'a Account,
+}
+
+impl ToTun for Replies<'_> {
+    /// Egress has no packets for the TUN.
+    fn push(&mut self, _packet: IpPacket<'_>) {}
+
+    fn reply(&mut self, error: &[u8]) {
+        self.account.counters.system_calls.add(1);
+        match self.tun.write_packet(error) {
+            Ok(()) => self.account.counters.ingress_writes.add(1),
+            Err(error) => self.account.error(Op::TunWrite, &error),
+        }
+    }
+}

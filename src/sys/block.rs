@@ -1,0 +1,113 @@
+//! A [`Block`]: memory that is handed to the kernel, and the [`Part`]s of it that are messages or writes.
+//!
+//! Blocks go around: a worker fills one, the kernel takes its parts, and it comes back with a result for each. It moves
+//! as a whole, so that whoever lends it to the kernel ([`super::ring`]) owns what the kernel looks at.
+//!
+//! Invariant: the memory never moves or changes its length while the block exists; the list of parts never outgrows
+//! [`MAX_PARTS`].
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+
+/// Parts of a block at most: what one super packet is cut into (8,192 segments at the very worst, 64 a message) and as
+/// many small messages again.
+pub const MAX_PARTS: usize = 256;
+
+/// Memory and what of it goes to the kernel.
+#[derive(Debug)]
+pub struct Block {
+    memory: Box<[u8]>,
+    parts: Vec<Part>,
+}
+
+/// One message to send or one write.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// Where it begins in the block.
+    pub at: usize,
+    /// Its bytes.
+    pub len: usize,
+    /// A message longer than this is a train of datagrams of this length (UDP_SEGMENT).
+    pub stride: usize,
+    /// Whom it is sent to; `None` for a write.
+    pub to: Option<SocketAddr>,
+    /// Inner packets in it, as they are counted.
+    pub packets: u64,
+    /// Their bytes.
+    pub packet_bytes: u64,
+    /// What the kernel said: 0, or an error number. Not yet asked: 0.
+    pub errno: i32,
+}
+
+impl Part {
+    /// A train of datagrams to send.
+    #[must_use]
+    pub fn train(at: usize, len: usize, stride: usize, to: SocketAddr) -> Self {
+        let packets = len.div_ceil(stride.max(1)).max(1) as u64;
+        Self { at, len, stride, to: Some(to), packets, packet_bytes: len as u64, errno: 0 }
+    }
+
+    /// Whether it takes UDP_SEGMENT.
+    #[must_use]
+    pub fn is_train(&self) -> bool {
+        self.len > self.stride
+    }
+}
+
+impl Block {
+    /// Over `memory`, without parts.
+    #[must_use]
+    pub fn new(memory: Box<[u8]>) -> Self {
+        Self { memory, parts: Vec::with_capacity(MAX_PARTS) }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn memory(&self) -> &[u8] {
+        &self.memory
+    }
+
+    /// All of it, for writing.
+    pub fn memory_mut(&mut self) -> &mut [u8] {
+        &mut self.memory
+    }
+
+    /// Takes other memory for its own. The parts are to be those of the new.
+    #[must_use]
+    pub fn exchange(&mut self, memory: Box<[u8]>) -> Box<[u8]> {
+        std::mem::replace(&mut self.memory, memory)
+    }
+
+    /// The parts, in the order in which they are to go.
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// The last part, to lengthen it.
+    pub fn last_mut(&mut self) -> Option<&mut Part> {
+        self.parts.last_mut()
+    }
+
+    /// Adds a part. The caller keeps to [`MAX_PARTS`].
+    pub fn push(&mut self, part: Part) {
+        debug_assert!(self.parts.len() < MAX_PARTS);
+        self.parts.push(part);
+    }
+
+    /// Records what the kernel said of a part.
+    pub fn settle(&mut self, index: usize, errno: i32) {
+        self.parts[index].errno = errno;
+    }
+
+    /// Without parts again.
+    pub fn clear(&mut self) {
+        self.parts.clear();
+    }
+
+    /// The bytes of a part.
+    #[must_use]
+    pub fn bytes(&self, part: &Part) -> &[u8] {
+        &self.memory[part.at..part.at + part.len]
+    }
+}

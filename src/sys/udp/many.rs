@@ -1,0 +1,180 @@
+//! Many messages by one system call: sendmmsg(2) with UDP_SEGMENT, recvmmsg(2) with UDP_GRO.
+//!
+//! Invariant: whatever the kernel is given a pointer to lives in the caller's frame or in `self` until the call returns.
+
+use std::io;
+use std::mem::size_of;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+
+use super::super::block::Part;
+use super::super::message::{CONTROL_LEN, NAME_LEN, Name, Outgoing, gro_stride};
+use crate::packet::Train;
+
+/// Messages of one sendmmsg at most.
+const SEND_BATCH: usize = 64;
+/// Messages of one recvmmsg at most.
+const RECEIVE_BATCH: usize = 32;
+/// A train is as long as a UDP datagram can be.
+const SLOT: usize = 65_536;
+
+/// Sends the first parts of `parts`, at most 64, out of `memory`. Says how many the kernel took, in their order; an error
+/// is that of the first.
+pub fn send_many(socket: &UdpSocket, memory: &[u8], parts: &[Part]) -> io::Result<usize> {
+    let mut messages: [Outgoing; SEND_BATCH] = std::array::from_fn(|_| Outgoing::empty());
+    // SAFETY: an mmsghdr is made of plain integers and pointers, for which zero is a value.
+    let mut headers: [libc::mmsghdr; SEND_BATCH] = unsafe { std::mem::zeroed() };
+    let count = parts.len().min(SEND_BATCH);
+    for ((part, message), header) in parts[..count].iter().zip(&mut messages).zip(&mut headers) {
+        message.fill(part, &memory[part.at..part.at + part.len]);
+        header.msg_hdr = message.header;
+    }
+    let length = libc::c_uint::try_from(count).unwrap_or(0);
+    // SAFETY: the first `count` headers point into `messages` and `memory`, which live across the call and are not moved.
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), length, 0) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Buffers for recvmmsg, and what came in them.
+pub struct Receiver {
+    memory: Box<[u8]>,
+    messages: Box<[Incoming; RECEIVE_BATCH]>,
+}
+
+struct Incoming {
+    name: Name,
+    control: [u64; CONTROL_LEN / 8],
+    control_len: usize,
+    length: usize,
+}
+
+const _: () = assert!(NAME_LEN == size_of::<Name>());
+
+/// One message.
+#[derive(Debug, Clone, Copy)]
+pub struct Received<'a> {
+    /// Who sent it; `None` if its family is unknown.
+    pub from: Option<SocketAddr>,
+    /// What it brought.
+    pub train: Train<'a>,
+}
+
+impl Default for Receiver {
+    fn default() -> Self {
+        let message =
+            || Incoming { name: Name::empty(), control: [0; CONTROL_LEN / 8], control_len: 0, length: 0 };
+        Self {
+            memory: vec![0; RECEIVE_BATCH * SLOT].into(),
+            messages: Box::new(std::array::from_fn(|_| message())),
+        }
+    }
+}
+
+impl Receiver {
+    /// Receives what there is, at most 32 messages. Says how many; WouldBlock if there is none.
+    pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        // SAFETY: iovec and mmsghdr are made of plain integers and pointers, for which zero is a value.
+        let (mut vectors, mut headers): ([libc::iovec; RECEIVE_BATCH], [libc::mmsghdr; RECEIVE_BATCH]) =
+            unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        let slots = self.memory.chunks_exact_mut(SLOT).zip(self.messages.iter_mut());
+        for (((slot, message), vector), header) in slots.zip(&mut vectors).zip(&mut headers) {
+            *vector = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() };
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_name = (&raw mut message.name).cast();
+            header.msg_hdr.msg_namelen = libc::socklen_t::try_from(NAME_LEN).unwrap_or(0);
+            header.msg_hdr.msg_control = message.control.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = CONTROL_LEN as _;
+        }
+        let length = libc::c_uint::try_from(RECEIVE_BATCH).unwrap_or(0);
+        // SAFETY: each header points to a vector, name and control room of its own, and each vector to a slot of its own;
+        // all live across the call and are writable through `self` and the local arrays.
+        let count = unsafe {
+            libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), length, 0, std::ptr::null_mut())
+        };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        for (message, header) in self.messages.iter_mut().zip(&headers[..count]) {
+            message.length = header.msg_len as usize;
+            message.control_len = header.msg_hdr.msg_controllen as usize;
+        }
+        Ok(count)
+    }
+
+    /// What came in the message `index` of the last receive.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Received<'_> {
+        let message = &self.messages[index];
+        let bytes = &self.memory[index * SLOT..][..message.length.min(SLOT)];
+        let control: &[u64] = &message.control;
+        // SAFETY: the array has CONTROL_LEN bytes, and any of its bytes is a u8.
+        let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), CONTROL_LEN) };
+        let stride = gro_stride(&control[..message.control_len.min(CONTROL_LEN)]);
+        let train = Train { bytes, stride: stride.unwrap_or(bytes.len()).max(1) };
+        Received { from: message.name.get(), train }
+    }
+}
+
+impl std::fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Receiver").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{MAX_PAYLOAD, MAX_SEGMENTS, bind, receive_trains};
+    use super::*;
+
+    fn pair() -> (UdpSocket, UdpSocket) {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let (from, to) = (bind(any).expect("bound"), bind(any).expect("bound"));
+        receive_trains(&to).expect("UDP_GRO: Linux 5.0");
+        (from, to)
+    }
+
+    fn send(from: &UdpSocket, to: &UdpSocket, len: usize, stride: usize) -> io::Result<usize> {
+        let part = Part::train(0, len, stride, to.local_addr().expect("bound"));
+        send_many(from, &vec![7; len], &[part])
+    }
+
+    /// Kernel contract: a UDP_SEGMENT send arrives as one message with its stride in a UDP_GRO control message.
+    #[test]
+    fn a_train_arrives_as_it_left() {
+        let (from, to) = pair();
+        let mut receiver = Receiver::default();
+        assert_eq!(send(&from, &to, 44 * 1472 + 700, 1472).expect("sent"), 1);
+        assert_eq!(receiver.receive(&to).expect("received"), 1);
+        let received = receiver.get(0);
+        assert_eq!(received.from, Some(from.local_addr().expect("bound")));
+        assert_eq!((received.train.bytes.len(), received.train.stride), (44 * 1472 + 700, 1472));
+        assert_eq!(receiver.receive(&to).expect_err("empty").kind(), io::ErrorKind::WouldBlock);
+    }
+
+    /// Kernel contract: what one send takes.
+    #[test]
+    fn the_limits_of_a_train() {
+        let (from, to) = pair();
+        send(&from, &to, MAX_SEGMENTS * 100, 100).expect("64 segments");
+        send(&from, &to, MAX_PAYLOAD, 1472).expect("65,507 bytes");
+        let errno = |result: io::Result<usize>| result.expect_err("too much").raw_os_error();
+        assert_eq!(errno(send(&from, &to, MAX_PAYLOAD + 1, 1472)), Some(libc::EMSGSIZE));
+        assert_eq!(errno(send(&from, &to, 129 * 100, 100)), Some(libc::EINVAL), "more than any kernel takes");
+    }
+
+    #[test]
+    fn many_messages_keep_their_order() {
+        let (from, to) = pair();
+        let memory: Vec<u8> = (0..=255).collect();
+        let to_address = to.local_addr().expect("bound");
+        let parts: Vec<Part> = (0..100).map(|n| Part::train(n, 1 + n % 3, 1 + n % 3, to_address)).collect();
+        assert_eq!(send_many(&from, &memory, &parts).expect("sent"), SEND_BATCH);
+        assert_eq!(send_many(&from, &memory, &parts[SEND_BATCH..]).expect("sent"), 36);
+        let (mut receiver, mut seen) = (Receiver::default(), Vec::new());
+        while let Ok(count) = receiver.receive(&to) {
+            for index in 0..count {
+                seen.extend(receiver.get(index).train.datagrams().map(|datagram| datagram[0]));
+            }
+        }
+        assert_eq!(seen, (0..100).collect::<Vec<u8>>());
+    }
+}

@@ -1,0 +1,406 @@
+//! What the engines promise beside what pods see: the same packets out of each, no packet past another of its flow, many
+//! packets a system call, and a way on where the kernel refuses what they would like best.
+//!
+//! No test asserts a speed.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
+
+use hopsack::lab::ping::{Ping, ping};
+use hopsack::lab::traffic::{Amount, Flow, tcp};
+use hopsack::lab::{Lab, Options};
+use hopsack::packet::{Family, VnetHeader};
+use hopsack::sys::block::Part;
+use hopsack::sys::netns::in_netns;
+use hopsack::sys::ring::{Completion, Ring};
+use hopsack::sys::tun::{Offload, Queue};
+use hopsack::sys::{Event, udp};
+use socket2::{Domain, Protocol, Socket, Type};
+use support::{HOPSACK, Scrape, edit, eventually, lab_on, lab_with, run};
+
+const ENGINES: [&str; 3] = ["simple", "batch", "uring"];
+
+fn socket(netns: &str, address: SocketAddr) -> UdpSocket {
+    in_netns(netns, move || UdpSocket::bind(address)).expect("netns").expect("bound")
+}
+
+fn whole(lab: &Lab) -> bool {
+    ping(&lab.pod(1).netns, Ping { count: 3, ..Ping::to(lab.pod(2).v4) }).expect("ping runs").is_whole()
+}
+
+/// The same packets into each engine, alone and as super packets, of all lengths: byte for byte the same out of each.
+#[test]
+fn every_engine_brings_the_same_packets() {
+    let received: Vec<_> = ENGINES
+        .map(|engine| {
+            thread::spawn(move || {
+                let lab = lab_on(engine, "same", 2, Family::V4);
+                (raw_packets(&lab), datagrams(&lab))
+            })
+        })
+        .map(|thread| thread.join().expect("no panic"))
+        .into();
+    assert_eq!(received[0].0.len(), 500);
+    assert_eq!(received[0].1.len(), 1000);
+    assert!(received[0] == received[1], "batch and simple differ");
+    assert!(received[0] == received[2], "uring and simple differ");
+}
+
+/// Whole IP packets of a protocol that nobody knows, as they arrive: each field of the header is the sender's.
+fn raw_packets(lab: &Lab) -> Vec<Vec<u8>> {
+    const EXPERIMENT: i32 = 253;
+    let (from, to) = (lab.pod(1), lab.pod(2));
+    let raw = || {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(EXPERIMENT))).expect("root");
+        socket.set_recv_buffer_size(4 << 20).expect("room");
+        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        socket
+    };
+    let receiver = in_netns(&to.netns, raw).expect("netns");
+    let sender = in_netns(&from.netns, raw).expect("netns");
+    sender.set_header_included_v4(true).expect("IP_HDRINCL");
+    let mut received = Vec::new();
+    for n in 0..500u16 {
+        let length = 20 + usize::from(n * 7) % 1452;
+        let mut packet = vec![n.to_le_bytes()[0]; length];
+        packet[..20].fill(0);
+        (packet[0], packet[1]) = (0x45, n.to_le_bytes()[0] & 0xfc);
+        packet[4..6].copy_from_slice(&(n + 1).to_be_bytes());
+        packet[6] = if n % 2 == 0 { 0x40 } else { 0 };
+        (packet[8], packet[9]) = (64 - n.to_le_bytes()[0] % 32, 253);
+        packet[12..16].copy_from_slice(&from.v4.octets());
+        packet[16..20].copy_from_slice(&to.v4.octets());
+        sender.send_to(&packet, &SocketAddr::from((to.v4, 0)).into()).expect("sent");
+        if n % 50 == 49 {
+            let mut buffer = [MaybeUninit::uninit(); 2000];
+            for _ in 0..50 {
+                let length = receiver.recv(&mut buffer).expect("it arrives");
+                // SAFETY: the kernel has written that many bytes.
+                received.push(buffer[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect());
+            }
+        }
+    }
+    received
+}
+
+/// Datagrams of UDP super packets of many sizes, as an application sees them.
+fn datagrams(lab: &Lab) -> Vec<Vec<u8>> {
+    let address = SocketAddr::from((lab.pod(2).v4, 7000));
+    let receiver = socket(&lab.pod(2).netns, address);
+    receiver.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    let sender = socket(&lab.pod(1).netns, (lab.pod(1).v4, 7000).into());
+    let memory: Vec<u8> = (0..70_000u32).map(|n| (n * 31 % 251) as u8).collect();
+    let mut received = Vec::new();
+    for (index, stride) in (1..=50).map(|n| n * 28).enumerate() {
+        // 20 datagrams, the last of them shorter.
+        let part = Part::train(index, 20 * stride - stride / 2, stride, address);
+        assert_eq!(udp::send_many(&sender, &memory, &[part]).expect("sent"), 1);
+        for _ in 0..20 {
+            let mut buffer = vec![0; 2000];
+            let length = receiver.recv(&mut buffer).expect("it arrives");
+            buffer.truncate(length);
+            received.push(buffer);
+        }
+    }
+    received
+}
+
+/// Numbered datagrams of many flows, singly and as super packets, over several workers: none passes another of its flow.
+#[test]
+fn no_packet_passes_another_of_its_flow() {
+    for (engine, workers, port) in
+        [("simple", 1, "spread"), ("batch", 4, "spread"), ("uring", 4, "spread"), ("uring", 4, "fixed")]
+    {
+        let label = format!("order-{engine}-{port}");
+        let config = format!("[dataplane]\nengine = \"{engine}\"\nworkers = {workers}\n");
+        let lab = lab_with(&config, &label, 2, Family::V4);
+        let fixed = port == "fixed";
+        for number in [1, 2].into_iter().filter(|_| fixed) {
+            let daemon = lab.daemon(number);
+            edit(&daemon.config_path(), "[overlay]\n", "[overlay]\nsource_port = \"fixed\"\n");
+            daemon.terminate().expect("it ends");
+            daemon.start().expect("started");
+            daemon.wait_ready(Duration::from_secs(10)).expect("ready");
+        }
+        let (reordered, received, sent) = numbered_flows(&lab);
+        assert_eq!(reordered, 0, "{label}");
+        assert!(received * 10 > sent * 9, "{label}: only {received} of {sent} arrived");
+        let busy = |host: usize| busy_workers(&lab.host(host).netns);
+        if workers > 1 {
+            assert!(busy(1) > 1, "{label}: all flows left by one worker");
+            assert!(fixed || busy(2) > 1, "{label}: all flows arrived at one worker");
+        }
+    }
+}
+
+fn busy_workers(netns: &str) -> usize {
+    let text = support::http(netns, "/metrics");
+    let count = |line: &str| line.rsplit_once(' ').and_then(|(_, n)| n.parse::<u64>().ok()).unwrap_or(0);
+    let reads = text.lines().filter(|line| {
+        let is_reads =
+            line.starts_with("hopsack_tun_reads_total{") || line.starts_with("hopsack_udp_receives_total{");
+        is_reads && count(line) > 100
+    });
+    let workers: std::collections::BTreeSet<_> = reads.filter_map(|line| line.split('"').nth(1)).collect();
+    workers.len()
+}
+
+/// Reordered, received and sent datagrams.
+fn numbered_flows(lab: &Lab) -> (u64, u64, u64) {
+    const FLOWS: u16 = 16;
+    const ROUNDS: u32 = 400;
+    let (from, to) = (lab.pod(1), lab.pod(2));
+    let receivers: Vec<_> = (0..FLOWS)
+        .map(|flow| {
+            let receiver = socket(&to.netns, (to.v4, 7000 + flow).into());
+            receiver.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+            thread::spawn(move || {
+                let (mut last, mut reordered, mut received) = (BTreeMap::new(), 0, 0);
+                let mut buffer = [0; 2000];
+                loop {
+                    match receiver.recv_from(&mut buffer) {
+                        Ok((_, sender)) => {
+                            let number = u32::from_le_bytes(*buffer.first_chunk().expect("four bytes"));
+                            let before = last.insert(sender, number);
+                            reordered += u64::from(before.is_some_and(|before| before >= number));
+                            received += 1;
+                        }
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => return (reordered, received),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    let senders: Vec<UdpSocket> =
+        (0..FLOWS).map(|flow| socket(&from.netns, (from.v4, 9000 + flow).into())).collect();
+    let (mut sent, mut memory) = (0, vec![0u8; 20 * 500]);
+    let mut numbers = [0u32; FLOWS as usize];
+    for round in 0..ROUNDS {
+        for ((flow, sender), number) in (0u16..).zip(&senders).zip(&mut numbers) {
+            // One alone, or a few in one super packet, in turn.
+            let count = if (round + u32::from(flow)) % 2 == 0 { 1 } else { 5 };
+            for slot in memory.chunks_exact_mut(500).take(count) {
+                slot[..4].copy_from_slice(&number.to_le_bytes());
+                *number += 1;
+            }
+            let part = Part::train(0, count * 500, 500, (to.v4, 7000 + flow).into());
+            udp::send_many(sender, &memory, &[part]).expect("sent");
+            sent += count as u64;
+        }
+        // The question is their order, not how many a second can pass.
+        thread::sleep(Duration::from_millis(1));
+    }
+    let counts = receivers.into_iter().map(|thread| thread.join().expect("no panic"));
+    let (reordered, received) = counts.fold((0, 0), |sum, (r, n)| (sum.0 + r, sum.1 + n));
+    (reordered, received, sent)
+}
+
+/// Bulk TCP: packets a system call, at the sender and at the receiver.
+#[test]
+fn a_system_call_moves_many_packets() {
+    for (engine, least) in [("batch", 8), ("uring", 16)] {
+        let lab = lab_on(engine, "calls", 2, Family::V4);
+        let flow = Flow {
+            from: lab.pod(1),
+            to: lab.pod(2),
+            family: Family::V4,
+            amount: Amount::Bytes(300 << 20),
+            verify: true,
+        };
+        tcp(flow).expect("every byte right");
+        for (number, direction) in [(1, "egress"), (2, "ingress")] {
+            let scrape = Scrape::of(&lab.host(number).netns);
+            let packets = scrape.get(&format!("hopsack_{direction}_packets_total"));
+            let calls = scrape.get("hopsack_system_calls_total");
+            assert!(packets > (300 << 20) / 1472, "{engine}, {direction}: {packets} packets");
+            assert!(packets > calls * least, "{engine}, {direction}: {packets} packets in {calls} calls");
+            let bad =
+                scrape.get("hopsack_send_fallbacks_total") + scrape.get("hopsack_write_fallbacks_total");
+            assert_eq!((bad, scrape.all_dropped("ingress")), (0, 0), "{engine}");
+        }
+    }
+}
+
+#[test]
+fn without_offloads_all_passes_as_well() {
+    for engine in ["batch", "uring"] {
+        let config = format!("[dataplane]\nengine = \"{engine}\"\noffload = false\nworkers = 1\n");
+        let lab = lab_with(&config, "plain", 2, Family::V4);
+        let flow = Flow {
+            from: lab.pod(1),
+            to: lab.pod(2),
+            family: Family::V6,
+            amount: Amount::Bytes(20 << 20),
+            verify: true,
+        };
+        tcp(flow).expect("every byte right");
+        let status = lab.daemon(1).status().expect("it answers");
+        let reason = status["engine_reason"].as_str().expect("text");
+        assert!(reason.contains("offloads off"), "{reason}");
+        assert_eq!(status["workers"], 1);
+    }
+}
+
+/// A seccomp profile as container runtimes have it: io_uring_setup is EPERM. It holds for this thread and its children.
+fn forbid_io_uring() {
+    let statement = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut filter = [
+        // The number of the system call is the first field of seccomp_data.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_io_uring_setup as u32),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    // SAFETY: `program` points to four statements, and both live across the call, which copies them.
+    let result = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn where_io_uring_is_forbidden_the_batch_engine_serves() {
+    let test = || {
+        forbid_io_uring();
+        let lab = lab_on("auto", "seccomp", 2, Family::V4);
+        assert!(whole(&lab));
+        let status = lab.daemon(1).status().expect("it answers");
+        let reason = status["engine_reason"].as_str().expect("text");
+        assert_eq!(status["engine"], "batch", "{reason}");
+        assert!(reason.contains("forbidden") && reason.contains("kernel.io_uring_disabled"), "{reason}");
+        let config = lab.daemon(1).config_path().to_string_lossy().into_owned();
+        let check = run(&lab.host(1).netns, &[HOPSACK, "check", "--config", &config]);
+        assert!(check.contains("io_uring") && check.contains("the batch engine does without"), "{check}");
+    };
+    // Whoever asks for uring by name gets the same, and a warning.
+    thread::spawn(test).join().expect("no panic");
+}
+
+#[test]
+fn a_device_of_another_engine_is_made_anew() {
+    let lab = lab_on("simple", "kind", 2, Family::V4);
+    let daemon = lab.daemon(1);
+    for (from, to) in [("simple", "batch"), ("batch", "uring"), ("uring", "simple")] {
+        daemon.kill9().expect("killed");
+        let engine = |name: &str| format!("engine = \"{name}\"");
+        edit(&daemon.config_path(), &engine(from), &engine(to));
+        daemon.start().expect("started");
+        daemon.wait_ready(Duration::from_secs(10)).expect("ready");
+        assert_eq!(daemon.status().expect("it answers")["engine"], to);
+        eventually("packets pass again", || whole(&lab));
+    }
+    let log = daemon.log();
+    assert_eq!(log.matches("made it anew").count(), 2, "to queues and back: {log}");
+    assert_eq!(log.matches("adopted the device").count(), 1, "batch and uring need the same: {log}");
+}
+
+/// A host without a daemon, for questions to the kernel.
+fn bare(label: &str) -> Lab {
+    Lab::create(Options { hosts: 1, ..Options::unique(label, HOPSACK) })
+        .expect("these tests need root (or a user namespace), /dev/net/tun, ip and ping: run scripts/test")
+}
+
+fn tun(netns: &str) -> Queue {
+    let queue = in_netns(netns, || Queue::open("t0")).expect("netns").expect("a queue");
+    run(netns, &["ip", "addr", "add", "10.9.0.1/24", "dev", "t0"]);
+    run(netns, &["ip", "link", "set", "t0", "up"]);
+    queue
+}
+
+/// Kernel contract: what is asked for, and what a super packet that is written becomes.
+#[test]
+fn a_tun_takes_udp_super_packets() {
+    let lab = bare("uso");
+    let netns = &lab.host(1).netns;
+    let queue = tun(netns);
+    assert_eq!(queue.set_offload(Offload::TcpAndUdp).expect("Linux 6.2"), Offload::TcpAndUdp);
+    let receiver = socket(netns, "10.9.0.1:7000".parse().expect("an address"));
+    receiver.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+
+    let mut packet = Vec::new();
+    let builder = etherparse::PacketBuilder::ipv4([10, 9, 0, 2], [10, 9, 0, 1], 64).udp(9, 7000);
+    builder.write(&mut packet, &[7; 250]).expect("fits");
+    // The partial sum is that of the pseudo-header.
+    let sum = [10 * 256 + 9, 2, 10 * 256 + 9, 1, 17, 258u16].iter().map(|word| u32::from(*word)).sum::<u32>();
+    packet[26..28].copy_from_slice(&u16::try_from(sum).expect("no carry").to_be_bytes());
+    let vnet = |gso_size, flags| VnetHeader {
+        flags,
+        gso_type: VnetHeader::GSO_UDP_L4,
+        hdr_len: 28,
+        gso_size,
+        csum_start: 20,
+        csum_offset: 6,
+    };
+    let frame = |vnet: VnetHeader| [&vnet.to_bytes()[..], &packet].concat();
+    queue.write(&frame(vnet(100, VnetHeader::NEEDS_CSUM))).expect("written");
+    let lengths = [(); 3].map(|()| receiver.recv(&mut [0; 2000]).expect("it arrives"));
+    assert_eq!(lengths, [100, 100, 50]);
+    let refused = queue.write(&frame(vnet(100, 0))).expect_err("no partial checksum");
+    assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
+    let refused = queue.write(&frame(vnet(0, VnetHeader::NEEDS_CSUM))).expect_err("no size");
+    assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
+}
+
+/// Kernel contract: a multishot read of a TUN brings every frame, whole and in order, and goes on after its buffers ran
+/// out; closing the ring gives everything back.
+#[test]
+fn a_ring_reads_a_tun_in_order() {
+    let lab = bare("ring");
+    let netns = lab.host(1).netns.clone();
+    let queue = tun(&netns);
+    let sender = socket(&netns, "10.9.0.1:7000".parse().expect("an address"));
+    let other = socket(&netns, "10.9.0.1:7001".parse().expect("an address"));
+    let stop = Event::new().expect("an eventfd");
+    let fds = [queue.as_fd(), other.as_fd(), other.as_fd(), stop.as_fd()];
+    let (mut ring, mut frames, mut messages) = Ring::new(fds, 2000).expect("io_uring");
+    let (mut seen, mut exhausted, mut stopped) = (0u32, 0, false);
+    for number in 0..100u32 {
+        sender.send_to(&number.to_le_bytes(), "10.9.0.2:7").expect("sent");
+    }
+    other.send_to(b"hello", "10.9.0.1:7001").expect("sent");
+    let mut heard = 0;
+    while !stopped {
+        ring.turn().expect("a turn");
+        while let Some(completion) = ring.next() {
+            match completion {
+                Completion::TunRead(filled) => {
+                    let packet = &frames.bytes(&filled)[VnetHeader::LEN..];
+                    if packet[0] == 0x45 && packet[9] == 17 {
+                        assert_eq!(packet[28..32], seen.to_le_bytes(), "in order");
+                        seen += 1;
+                    }
+                    frames.recycle(filled);
+                }
+                Completion::UdpReceived(filled) => {
+                    let (from, train) = ring.message(&messages, &filled).expect("whole");
+                    assert_eq!((from.port(), train.bytes), (7001, &b"hello"[..]));
+                    heard += 1;
+                    messages.recycle(filled);
+                }
+                Completion::Exhausted => exhausted += 1,
+                Completion::Stop => stopped = true,
+                other => panic!("{other:?}"),
+            }
+        }
+        if seen == 100 && heard == 1 {
+            stop.give();
+        }
+    }
+    assert!(exhausted > 0, "16 buffers for 100 frames that were there already");
+    drop(ring);
+    // The device is free once the ring has gone.
+    drop(queue);
+    eventually("the device is gone", || {
+        !support::attempt(&netns, &["ip", "link", "show", "t0"]).contains("mtu")
+    });
+}
