@@ -240,6 +240,13 @@ fn a_million_forged_datagrams_are_each_accounted_for(engine: &str) {
         eventually("the daemon keeps up", || received() - start + lost() - lost_before + 3000 > sent);
     }
     eventually("all have arrived", || received() - start + lost() - lost_before == sent);
+    eventually("each has met its fate", || {
+        let now = Scrape::of(&host);
+        let delivered =
+            now.get("hopsack_ingress_packets_total") - before.get("hopsack_ingress_packets_total");
+        let dropped = now.all_dropped("ingress") - before.all_dropped("ingress");
+        now.get("hopsack_udp_datagrams_total") - start == delivered + dropped
+    });
 
     let after = Scrape::of(&host);
     let grown = |name: &str| after.get(name) - before.get(name);
