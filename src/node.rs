@@ -152,8 +152,12 @@ impl Node {
         let backend = Userspace::new(engine.view(), networks, local.clone());
         metrics.publish_seconds.observe(backend.apply(&rib).as_secs_f64());
 
-        subnet_env::write(&config.node, &networks, &local)?;
-        device.keep()?;
+        if let Err(error) = subnet_env::write(&config.node, &networks, &local).and_then(|()| device.keep()) {
+            // The kernel closes a ring's descriptors a moment after the process has ended: too late for the next start.
+            engine.stop();
+            device.remove().await;
+            return Err(error);
+        }
         let identity = Identity {
             name: opened.lease.name,
             networks: networks.iter().map(|net| net.to_string()).collect(),

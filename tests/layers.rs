@@ -83,7 +83,7 @@ fn unsafe_stands_in_sys_only() {
 
 #[test]
 fn one_module_names_each_crate_that_breaks_often() {
-    for (name, owner) in [("rtnetlink", "netlink"), ("tun_tap", "sys")] {
+    for (name, owner) in [("rtnetlink", "netlink"), ("tun_tap", "sys"), ("io_uring", "sys")] {
         for (path, module, text) in sources() {
             assert!(module == owner || !text.contains(&format!("{name}::")), "{}: {name}", path.display());
         }

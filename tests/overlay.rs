@@ -116,9 +116,9 @@ fn large_datagrams_arrive_whole(lab: &Lab) {
 fn traceroute_shows_each_host_once(lab: &Lab) {
     for (family, option) in [(Family::V4, "-4"), (Family::V6, "-6")] {
         let to = lab.pod(2).address(family).to_string();
-        // One question at a time: a host answers only so many at once.
-        let output =
-            run(&lab.pod(1).netns, &["traceroute", option, "-n", "-N", "1", "-q", "1", "-w", "2", &to]);
+        // One probe at a time: of many at once the target's kernel answers only the first few (icmp_ratelimit).
+        let argv = ["traceroute", option, "-n", "-N", "1", "-q", "1", "-w", "2", &to];
+        let output = run(&lab.pod(1).netns, &argv);
         let hops: Vec<&str> =
             output.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
         let gateway = gateway(lab.pod(1), family).to_string();

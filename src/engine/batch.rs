@@ -26,7 +26,7 @@ use crate::sys::{Event, Interest, now, poll, udp};
 /// Reads of the TUN, or receives, before the other direction gets its turn.
 const BURST: usize = 64;
 /// One read takes a super packet of any length and its header.
-pub(super) const READ_BUFFER: usize = VnetHeader::LEN + 40 + 65_535;
+pub(super) const READ_BUFFER: usize = (VnetHeader::LEN + 40 + 65_535).next_multiple_of(64);
 
 pub(super) struct Worker {
     link: Link,
@@ -125,8 +125,8 @@ impl Worker {
         for index in 0..count {
             let received = receiver.get(index);
             counters.udp_receives.add(1);
-            counters.udp_datagrams.add(received.train.count());
             let Some(from) = received.from else { continue };
+            counters.udp_datagrams.add(received.train.count());
             ingress(fib, from.ip(), received.train, *verify, counters, &mut inbox);
         }
         inbox.flush();

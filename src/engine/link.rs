@@ -287,3 +287,114 @@ impl ToTun for Replies<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use etherparse::PacketBuilder;
+
+    use super::*;
+    use crate::packet::coalesce::Coalescer;
+    use crate::sys::now;
+
+    /// A link whose TUN is a socket, with the other end of that, and where its datagrams arrive.
+    fn link() -> (Link, UnixDatagram, UdpSocket) {
+        let (ours, theirs) = UnixDatagram::pair().expect("a pair");
+        let (socket, receiver) =
+            (udp::bind(any()).expect("bound"), UdpSocket::bind("127.0.0.1:0").expect("bound"));
+        for pipe in [&ours, &theirs] {
+            pipe.set_nonblocking(true).expect("non-blocking");
+        }
+        receiver.set_nonblocking(true).expect("non-blocking");
+        let queue = Queue::over(ours.into());
+        (Link::new(queue, socket, Arc::default(), Offload::TcpAndUdp), theirs, receiver)
+    }
+
+    fn any() -> std::net::SocketAddr {
+        "127.0.0.1:0".parse().expect("an address")
+    }
+
+    fn packets(count: u16) -> Vec<Vec<u8>> {
+        (0..count)
+            .map(|n| {
+                let mut packet = Vec::new();
+                let builder = PacketBuilder::ipv4([10, 1, 1, 2], [10, 1, 2, 2], 64).udp(1, 2);
+                builder.write(&mut packet, &[n.to_le_bytes()[0]; 100]).expect("fits");
+                packet
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_train_that_the_kernel_refuses_is_sent_singly_and_the_offload_rests() {
+        let (mut link, _tun, receiver) = link();
+        let (packets, fib, start) = (packets(100), Fib::default(), now());
+        let bytes = packets.concat();
+        let part = Part::train(0, bytes.len(), 128, receiver.local_addr().expect("bound"));
+        link.mend_send(&bytes, &part, &io::Error::from_raw_os_error(libc::EIO), &fib, start);
+        let mut buffer = [0; 2000];
+        for packet in &packets {
+            let length = receiver.recv(&mut buffer).expect("it was sent");
+            assert_eq!(&buffer[..length], &packet[..]);
+        }
+        let counters = link.account.counters.egress.packets.get();
+        assert_eq!((counters, link.account.counters.send_fallbacks.get()), (100, 1));
+        assert!(!link.may_segment(start));
+        assert!(link.may_segment(Nanos(start.0 + RETRY.0)), "tried again after a while");
+
+        // While it rests, trains in a block leave singly and in their place.
+        let mut block = Block::new(bytes.into());
+        for (at, count) in [(0, 1), (1, 3), (4, 1)] {
+            let to = receiver.local_addr().expect("bound");
+            block.push(Part::train(at * 128, count * 128, 128, to));
+        }
+        link.send(&block, &fib, start);
+        for packet in &packets[..5] {
+            let length = receiver.recv(&mut buffer).expect("it was sent");
+            assert_eq!(&buffer[..length], &packet[..]);
+        }
+        assert!(receiver.recv(&mut buffer).is_err(), "nothing twice");
+    }
+
+    #[test]
+    fn an_error_that_is_none_of_the_offload_s_drops_and_counts() {
+        let (mut link, _tun, receiver) = link();
+        let bytes = packets(3).concat();
+        let part = Part::train(0, bytes.len(), 128, receiver.local_addr().expect("bound"));
+        let error = io::Error::from_raw_os_error(libc::ENOBUFS);
+        link.mend_send(&bytes, &part, &error, &Fib::default(), now());
+        assert_eq!(link.account.counters.egress.dropped(DropReason::SendFailed), 3);
+        assert_eq!(link.account.errors(), [(Op::UdpSend, libc::ENOBUFS, 1)]);
+        assert!(link.may_segment(now()));
+    }
+
+    #[test]
+    fn a_super_packet_that_the_tun_refuses_is_written_in_pieces() {
+        let (mut link, tun, _receiver) = link();
+        let (packets, mut coalescer) = (packets(20), Coalescer::new(4));
+        let views: Vec<IpPacket<'_>> =
+            packets.iter().map(|packet| IpPacket::parse(packet).expect("well formed")).collect();
+        assert!(link.may_merge(&views[0], now()));
+        for view in &views {
+            coalescer.push(*view).expect("room");
+        }
+        let merged: Vec<(Vec<u8>, u64)> =
+            coalescer.finish().map(|run| (run.bytes.to_vec(), run.packets)).collect();
+        assert!(merged.len() < 20, "they were merged");
+        let start = now();
+        for (frame, count) in &merged {
+            link.mend_write(frame, *count, &io::Error::from_raw_os_error(libc::EINVAL), start);
+        }
+        let mut buffer = [0; 2000];
+        for packet in &packets {
+            let length = tun.recv(&mut buffer).expect("it was written");
+            assert_eq!(buffer[..10], [0; 10]);
+            // With DF set the identification, and the sum over it, mean nothing.
+            assert_eq!(&buffer[10 + 12..length], &packet[12..]);
+        }
+        assert_eq!(link.account.counters.ingress.packets.get(), 20);
+        assert!(!link.may_merge(&views[0], start), "nothing is merged for a while");
+        assert!(link.may_merge(&views[0], Nanos(start.0 + RETRY.0)));
+    }
+}

@@ -58,6 +58,11 @@ impl Outbox {
     }
 }
 
+/// Bytes of whole datagrams that one send takes.
+fn longest(stride: usize) -> usize {
+    MAX_SEGMENTS.min(MAX_PAYLOAD / stride) * stride
+}
+
 impl ToNet for Outbox {
     #[inline]
     fn room(&mut self, bytes: usize) -> &mut [u8] {
@@ -69,19 +74,17 @@ impl ToNet for Outbox {
 
     #[inline]
     fn push(&mut self, peer: &Peer, bytes: usize, stride: usize) {
-        let most = MAX_SEGMENTS.min(MAX_PAYLOAD / stride) * stride;
-        let mut left = bytes;
         if let Some(last) = self.block.last_mut() {
-            let continues = last.to == Some(peer.endpoint) && last.stride == stride;
-            let is_open = last.len.is_multiple_of(last.stride);
+            let is_open = last.to == Some(peer.endpoint) && last.len.is_multiple_of(last.stride);
             // A shorter packet may end a train, but only one that stands alone: of a train it is the last already.
-            let ends = last.to == Some(peer.endpoint) && bytes == stride && stride < last.stride;
-            if is_open && (continues || ends) && last.len + bytes <= most.max(last.len) {
+            let fits = stride == last.stride || (stride < last.stride && bytes == stride);
+            if is_open && fits && last.len + bytes <= longest(last.stride) {
                 *last = Part::train(last.at, last.len + bytes, last.stride, peer.endpoint);
                 self.used += bytes;
                 return;
             }
         }
+        let (most, mut left) = (longest(stride), bytes);
         while left > 0 {
             let length = left.min(most);
             self.block.push(Part::train(self.used, length, stride, peer.endpoint));
@@ -122,6 +125,7 @@ mod tests {
         );
         assert_eq!(parts(&[(2, 2000, 1472), (2, 1472, 1472)]).len(), 2, "after a short last one");
         assert_eq!(parts(&[(2, 2944, 1472), (2, 2000, 1472)]), [(0, 4944, 1472, 4)]);
+        assert_eq!(parts(&[(2, 14_720, 1472), (2, 60, 60)]), [(0, 14_780, 1472, 11)]);
     }
 
     #[test]

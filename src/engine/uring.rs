@@ -103,7 +103,7 @@ impl Turning {
         lender.settle(fib, now);
         let account = lender.link.account.clone();
         let counters = &account.counters;
-        while let Some(completion) = lender.ring.next() {
+        while let Some(completion) = lender.ring.completion() {
             match completion {
                 Completion::TunRead(filled) => {
                     counters.tun_reads.add(1);

@@ -135,6 +135,7 @@ pub(super) fn gro_stride(mut control: &[u8]) -> Option<usize> {
     while control.len() >= CONTROL_HEADER {
         // SAFETY: there are at least as many bytes as a cmsghdr has, and any bytes are one.
         let header = unsafe { control.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
+        #[allow(clippy::unnecessary_cast, reason = "a libc has it as u32 or as usize")]
         let length = header.cmsg_len as usize;
         let data = control.get(CONTROL_HEADER..length)?;
         if header.cmsg_level == libc::SOL_UDP && header.cmsg_type == libc::UDP_GRO {

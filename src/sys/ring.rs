@@ -178,12 +178,12 @@ impl Ring {
         Ok((ring, frames, messages))
     }
 
-    /// Submits what was pushed, and waits until at least one thing has happened beside the end of what was submitted.
+    /// Submits what was pushed, and waits until something has happened. What was submitted counts: sends and writes are
+    /// done by then, and one that was refused must not lie until the next packet comes.
     pub fn turn(&mut self) -> io::Result<()> {
         self.arm()?;
-        // Sends and writes are done while they are submitted: to wait for their completions costs no sleep, and not to
-        // count them would wake us for nothing else.
-        let want = if self.ready.is_empty() { self.in_flight + 1 } else { 0 };
+        let something_is_ready = !self.ready.is_empty() || !self.returned.is_empty();
+        let want = if something_is_ready { 0 } else { self.in_flight.max(1) };
         self.enter(want)
     }
 
@@ -201,7 +201,7 @@ impl Ring {
     }
 
     /// The next thing that happened, in order.
-    pub fn next(&mut self) -> Option<Completion> {
+    pub fn completion(&mut self) -> Option<Completion> {
         self.ready.pop_front()
     }
 
@@ -284,18 +284,22 @@ impl Ring {
         }
     }
 
-    /// Submits, waits for `want` completions, and takes them all.
+    /// Submits what was pushed, waits for `want` completions, and takes them all.
     fn enter(&mut self, want: usize) -> io::Result<()> {
-        self.calls += 1;
         // Who waits for the end of sends must not sleep for ever if one were never to end.
+        self.enter_within(want, self.in_flight > 0)
+    }
+
+    fn enter_within(&mut self, want: usize, impatient: bool) -> io::Result<()> {
+        self.calls += 1;
         let patience = Timespec::new().nsec(200_000_000);
-        let result = match (want, self.in_flight) {
-            (0, _) => self.io.submit(),
-            (want, 0) if self.stop_armed => self.io.submit_and_wait(want),
-            (want, _) => {
+        let result = match want {
+            0 => self.io.submit(),
+            want if impatient => {
                 let arguments = types::SubmitArgs::new().timespec(&patience);
                 self.io.submitter().submit_with_args(want, &arguments)
             }
+            want => self.io.submit_and_wait(want),
         };
         match result.map_err(|error| error.raw_os_error()) {
             Ok(_) => {}
@@ -388,8 +392,10 @@ impl Drop for Ring {
             if told.is_err() || is_idle(self) {
                 break;
             }
-            told = self.enter(1);
+            told = self.enter_within(1, true);
         }
+        // Closes our hold on the descriptors now; the kernel closes the ring itself a moment after its end.
+        let _ = self.io.submitter().unregister_files();
         if !is_idle(self) {
             // Better lost than written to by the kernel after somebody else has got it.
             self.shared.iter().for_each(|shared| std::mem::forget(shared.clone()));

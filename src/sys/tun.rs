@@ -83,6 +83,12 @@ impl Queue {
         Ok(Self(file))
     }
 
+    /// A queue that is none: for tests of those who write to one.
+    #[cfg(test)]
+    pub(crate) fn over(fd: OwnedFd) -> Self {
+        Self(File::from(fd))
+    }
+
     /// Asks the device for as much as it can, up to `wanted`, and says what that is. It holds for all its queues, and
     /// outlives the program on a persistent device: so it is said at every start, also for [`Offload::None`].
     pub fn set_offload(&self, wanted: Offload) -> io::Result<Offload> {

@@ -95,7 +95,9 @@ impl Receiver {
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         for (message, header) in self.messages.iter_mut().zip(&headers[..count]) {
             message.length = header.msg_len as usize;
-            message.control_len = header.msg_hdr.msg_controllen as usize;
+            #[allow(clippy::unnecessary_cast, reason = "a libc has it as u32 or as usize")]
+            let control_len = header.msg_hdr.msg_controllen as usize;
+            message.control_len = control_len;
         }
         Ok(count)
     }
