@@ -4,6 +4,7 @@
 //!
 //! Invariant: no function here is `unsafe` to call; each `unsafe` block names what makes it sound and who upholds it.
 
+pub mod cpu;
 pub mod mmsg;
 pub mod netns;
 pub mod process;

@@ -33,7 +33,6 @@ pub use rig::{System, Underlay};
 
 use super::{Interrupt, Lab, LabError, Options, programs};
 use crate::packet::Family;
-use crate::sys::netns::in_netns;
 use load::Load;
 use measure::Times;
 use rig::{Refusal, Rig};
@@ -149,10 +148,7 @@ fn matrix(
 ) -> Result<Report, LabError> {
     let mut rig = Rig::new(lab)?;
     let mut notes = Notes::default();
-    let congestion =
-        in_netns(&lab.pod(1).netns, || std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control"));
-    let congestion = congestion.and_then(|text| text).map_err(LabError::io("read tcp_congestion_control"))?;
-    let mut machine = Machine::look(unrest, congestion.trim().to_owned());
+    let mut machine = Machine::look(unrest, rig.congestion_control().to_owned());
     for repeat in 0..plan.repeats {
         for underlay in &plan.underlays {
             rig.set_underlay(*underlay)?;

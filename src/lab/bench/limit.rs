@@ -10,7 +10,7 @@ use super::rig::{System, Underlay};
 /// Less idle time than this, and the CPUs are the limit: the generators too wait for them.
 const FULL: f64 = 0.15;
 
-/// A daemon that is busy for this part of a CPU is one: it has one thread, or its threads take turns.
+/// What is busy for this part of a CPU has nothing left, if it has one thread.
 const ONE_CPU: f64 = 0.85;
 
 /// From the sum of the repeats' loads.
@@ -26,7 +26,7 @@ pub(super) fn limit(
         return None;
     }
     let cpu = [load.user, load.system, load.softirq, load.steal, load.idle].map(|part| part / all);
-    let daemon_cpus = [load.daemons_user, load.daemons_system].map(|seconds| seconds / load.wall);
+    let daemon_cpus = load.daemons.map(|seconds| seconds / load.wall);
     let traffic_cpus = load.traffic / load.wall;
     let bytes = load.wire_bytes / load.wire_packets;
     let mut limit = Limit {
@@ -60,12 +60,16 @@ fn packets_per_call(load: &Load) -> Option<[f64; 4]> {
 
 fn sentence(limit: &Limit, cpus: usize) -> String {
     let [user, system, softirq, steal, idle] = limit.cpu.map(|part| part * 100.0);
-    let [daemon_user, daemon_system] = limit.daemon_cpus;
-    let daemons = daemon_user + daemon_system;
+    let [user_1, system_1, user_2, system_2] = limit.daemon_cpus;
+    let (first, second) = (user_1 + system_1, user_2 + system_2);
+    let (daemons, traffic) = (first + second, limit.traffic_cpus);
     let mut text = if limit.cpu[4] < FULL {
         format!("the CPUs: all {cpus} are busy ({idle:.0} % idle)")
-    } else if daemons >= 2.0 * ONE_CPU {
-        format!("the daemons: each is busy for about a whole CPU ({idle:.0} % of the machine idle)")
+    } else if first.max(second) >= ONE_CPU {
+        let (name, busiest) = if first >= second { ("first", first) } else { ("second", second) };
+        format!("the {name} host's daemon: {} CPUs busy ({idle:.0} % of the machine idle)", digits(busiest))
+    } else if traffic >= ONE_CPU {
+        format!("the traffic's own thread, in whose system calls the kernel's path runs ({idle:.0} % idle)")
     } else {
         format!("waiting, not CPU: {idle:.0} % idle")
     };
@@ -73,10 +77,11 @@ fn sentence(limit: &Limit, cpus: usize) -> String {
     if steal >= 1.0 {
         text += &format!(", stolen {steal:.0} %");
     }
-    text += &format!("; traffic {} CPUs", digits(limit.traffic_cpus));
+    text += &format!("; traffic {} CPUs", digits(traffic));
     if daemons > 0.0 {
-        let kernel = 100.0 * daemon_system / daemons;
-        text += &format!(", both daemons {} ({kernel:.0} % of it in system calls)", digits(daemons));
+        let kernel = 100.0 * (system_1 + system_2) / daemons;
+        let (first, second) = (digits(first), digits(second));
+        text += &format!(", daemons {first} and {second} ({kernel:.0} % of it in system calls)");
     }
     if let Some([read, send, receive, write]) = limit.packets_per_call.map(|calls| calls.map(digits)) {
         text += &format!("; packets per read {read}, send {send}, receive {receive}, write {write}");
@@ -108,19 +113,20 @@ mod tests {
             softirq: 0.5,
             idle: 0.1,
             traffic: 0.6,
-            daemons_user: 0.1,
-            daemons_system: 1.1,
+            daemons: [0.05, 0.75, 0.05, 0.35],
             calls,
             ..Load::default()
         };
         let text = told(&full);
         assert!(text.starts_with("the CPUs: all 2 are busy (5 % idle)"), "{text}");
-        assert!(text.contains("both daemons 1.20 (92 % of it in system calls)"), "{text}");
+        assert!(text.contains("daemons 0.800 and 0.400 (92 % of it in system calls)"), "{text}");
         assert!(text.contains("send 1.00"), "{text}");
-        let waiting = Load { daemons_system: 0.2, idle: 1.6, ..full.clone() };
+        let waiting = Load { idle: 1.6, ..full.clone() };
         assert!(told(&waiting).starts_with("waiting"), "{}", told(&waiting));
-        let daemons = Load { daemons_system: 1.7, idle: 0.5, ..full };
-        assert!(told(&daemons).starts_with("the daemons"), "{}", told(&daemons));
+        let sender = Load { traffic: 0.97, ..waiting.clone() };
+        assert!(told(&sender).starts_with("the traffic"), "{}", told(&sender));
+        let daemon = Load { daemons: [0.1, 0.2, 0.1, 0.85], ..sender };
+        assert!(told(&daemon).starts_with("the second host's daemon: 0.950 CPUs"), "{}", told(&daemon));
     }
 
     #[test]

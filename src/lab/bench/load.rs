@@ -31,8 +31,8 @@ pub(super) struct Load {
     pub(super) idle: f64,
     /// This process, which has both ends of the traffic.
     pub(super) traffic: f64,
-    pub(super) daemons_user: f64,
-    pub(super) daemons_system: f64,
+    /// The first host's daemon in user and in kernel mode, then the second's.
+    pub(super) daemons: [f64; 4],
     /// What the second host's underlay device received.
     pub(super) wire_packets: f64,
     pub(super) wire_bytes: f64,
@@ -47,7 +47,7 @@ impl Load {
     }
 
     fn minus(mut self, earlier: &Self) -> Self {
-        for (now, then) in self.numbers().into_iter().zip(earlier.clone().numbers()) {
+        for (now, then) in self.numbers().zip(earlier.clone().numbers()) {
             *now -= *then;
         }
         for (name, count) in &mut self.calls {
@@ -56,28 +56,18 @@ impl Load {
         self
     }
 
-    fn numbers(&mut self) -> [&mut f64; 11] {
-        let Self { wall, user, system, softirq, steal, idle, traffic, .. } = self;
-        let Self { daemons_user, daemons_system, wire_packets, wire_bytes, calls: _, .. } = self;
-        [
-            wall,
-            user,
-            system,
-            softirq,
-            steal,
-            idle,
-            traffic,
-            daemons_user,
-            daemons_system,
-            wire_packets,
-            wire_bytes,
-        ]
+    fn numbers(&mut self) -> impl Iterator<Item = &mut f64> {
+        let Self { wall, user, system, softirq, steal, idle, traffic, daemons, .. } = self;
+        let Self { wire_packets, wire_bytes, .. } = self;
+        [wall, user, system, softirq, steal, idle, traffic, wire_packets, wire_bytes]
+            .into_iter()
+            .chain(daemons)
     }
 }
 
 impl AddAssign for Load {
     fn add_assign(&mut self, mut more: Self) {
-        for (sum, number) in self.numbers().into_iter().zip(more.numbers()) {
+        for (sum, number) in self.numbers().zip(more.numbers()) {
             *sum += *number;
         }
         for (name, count) in more.calls {
@@ -118,10 +108,8 @@ impl Meter {
     fn read(&self) -> Load {
         let mut load = Load { wall: self.begin.elapsed().as_secs_f64(), ..machine() };
         load.traffic = process("self").iter().sum();
-        for pid in &self.daemons {
-            let [user, system] = process(&pid.to_string());
-            load.daemons_user += user;
-            load.daemons_system += system;
+        for (times, pid) in load.daemons.chunks_mut(2).zip(&self.daemons) {
+            times.copy_from_slice(&process(&pid.to_string()));
         }
         [load.wire_bytes, load.wire_packets] = received(&self.hosts[1]);
         load

@@ -266,7 +266,9 @@ fn streams(
 fn start(rig: &Rig<'_>) -> Result<Transfer, LabError> {
     let [from, to] = rig.pods();
     let amount = Amount::Time(Duration::from_secs(3600));
-    Transfer::start(Flow { from, to, family: Family::V4, amount, verify: false })
+    let transfer = Transfer::start(Flow { from, to, family: Family::V4, amount, verify: false })?;
+    transfer.set_congestion_control(rig.congestion_control())?;
+    Ok(transfer)
 }
 
 /// The load is the flood's: what the search offers differs from system to system.
@@ -278,13 +280,12 @@ fn datagrams(
     times: Times,
     interrupt: &Interrupt,
 ) -> Result<Outcome, LabError> {
-    let trial = |rate, time| udp::trial(rig.pods(), shape, rate, time, interrupt);
     let meter = Meter::start(rig, counters);
-    let flood = trial(None, times.many)?;
-    let load = meter.stop();
+    let mut load = Load::default();
+    let flood = udp::trial(rig.pods(), shape, None, times.many, interrupt, || load = meter.stop())?;
     let mut search = Search::after(flood);
     while let Some(rate) = search.next() {
-        search.observe(trial(Some(rate), times.trial)?);
+        search.observe(udp::trial(rig.pods(), shape, Some(rate), times.trial, interrupt, || ())?);
     }
     if search.highest() == 0.0 {
         return Err(LabError::Bench(format!("not one datagram of {} bytes arrived", shape.payload)));

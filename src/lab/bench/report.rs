@@ -101,8 +101,8 @@ pub struct Limit {
     pub cpu: [f64; 5],
     /// CPUs that this process, which has both ends of the traffic, kept busy.
     pub traffic_cpus: f64,
-    /// CPUs that both daemons kept busy, in user and in kernel mode.
-    pub daemon_cpus: [f64; 2],
+    /// CPUs that the first host's daemon kept busy in user and in kernel mode, then the second's.
+    pub daemon_cpus: [f64; 4],
     /// Bytes in a packet on the underlay, on average, as the receiving host's device counts them.
     pub wire_packet_bytes: Option<f64>,
     /// Packets in a read of the TUN, a send, a receive, and a write to the TUN, on average, of a hopsack.
@@ -212,7 +212,8 @@ impl Report {
             let _ = writeln!(text, "{}{on} not measured: {reason}", system.name());
         }
         for underlay in &self.plan.underlays {
-            let limits: Vec<_> = self.limits.iter().filter(|limit| limit.underlay == *underlay).collect();
+            let shown = |limit: &&Limit| limit.underlay == *underlay && BULK.contains(&limit.workload);
+            let limits: Vec<_> = self.limits.iter().filter(shown).collect();
             if !limits.is_empty() {
                 let _ = writeln!(text, "\nwhat set the limit, underlay {}", underlay.name());
             }
@@ -251,6 +252,9 @@ impl Report {
         Metric::ALL.into_iter().filter(measured).collect()
     }
 }
+
+/// The workloads whose limit a terminal is told; JSON and the page have all.
+const BULK: [Workload; 3] = [Workload::Tcp1, Workload::Tcp4, Workload::Udp64];
 
 /// Systems beside each other in a table, so that it fits a wide terminal.
 const COLUMNS: usize = 4;
@@ -352,7 +356,7 @@ pub(super) mod tests {
             sentence: "the CPUs are full".into(),
             cpu: [0.1, 0.7, 0.1, 0.0, 0.1],
             traffic_cpus: 0.4,
-            daemon_cpus: [0.1, 1.2],
+            daemon_cpus: [0.1, 0.5, 0.1, 0.5],
             wire_packet_bytes: Some(1500.0),
             packets_per_call: Some([1.0; 4]),
         }];

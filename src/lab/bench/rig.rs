@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Socket, Type};
 
 use super::super::{Host, Lab, LabError, Pod, READY, daemon, programs};
+use crate::sys::netns::in_netns;
 
 /// What carries packets from pod to pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
@@ -104,9 +106,11 @@ impl Underlay {
 /// segments of 1420 bytes of payload, and 44 packets of 1472 bytes fit the 65507 of one UDP_SEGMENT send (DATAPLANE.md 4.2).
 const GSO_MAX_SIZE: u32 = 62_000;
 
-/// Pods' TCP: the kernel's default algorithm, whatever this machine's is, and nothing learnt from the system before.
+/// Pods' TCP learns nothing from the system before.
 const POD_SYSCTLS: [(&str, &str); 1] = [("ipv4/tcp_no_metrics_save", "1")];
-const CUBIC: [(&str, &str); 1] = [("ipv4/tcp_congestion_control", "cubic")];
+
+/// TCP's congestion control for all systems alike, whatever this machine's is: the kernel's default.
+const CUBIC: &str = "cubic";
 
 /// Why a system is not measured, which does not stop the others.
 #[derive(Debug)]
@@ -123,6 +127,7 @@ pub(super) struct Rig<'a> {
     lab: &'a Lab,
     /// The daemons' configuration without an engine.
     plain: Vec<(PathBuf, String)>,
+    congestion_control: String,
     active: Option<System>,
 }
 
@@ -139,10 +144,14 @@ impl<'a> Rig<'a> {
             let limit = format!("link set eth0 gso_max_size {GSO_MAX_SIZE}\n");
             programs::ip_batch(Some(&host.pod.netns), &limit, false)?;
             programs::set_sysctls(&host.pod.netns, &POD_SYSCTLS)?;
-            // Where it is a module that nobody has loaded, the machine's own algorithm stays, for all systems alike.
-            let _ = programs::set_sysctls(&host.pod.netns, &CUBIC);
         }
-        Ok(Self { lab, plain, active: None })
+        let congestion_control = congestion_control(lab.pod(1)).map_err(LabError::io("choose cubic"))?;
+        Ok(Self { lab, plain, congestion_control, active: None })
+    }
+
+    /// What the sender of each TCP stream has to use.
+    pub(super) fn congestion_control(&self) -> &str {
+        &self.congestion_control
     }
 
     pub(super) fn lab(&self) -> &'a Lab {
@@ -229,14 +238,14 @@ impl<'a> Rig<'a> {
         if self.lab.host(1) == host { self.lab.host(2) } else { self.lab.host(1) }
     }
 
-    /// Runs what `batch` writes, with the host and its peer, each with its number.
-    fn in_pairs(&self, batch: fn((&Host, u8), (&Host, u8)) -> (String, String)) -> Result<(), Refused> {
+    /// Runs what `batch` writes for a host and its peer, each with its number.
+    fn in_pairs(&self, batch: impl Fn((&Host, u8), (&Host, u8)) -> Commands) -> Result<(), Refused> {
         let [one, two] = [(self.lab.host(1), 1), (self.lab.host(2), 2)];
         for (host, peer) in [(one, two), (two, one)] {
-            let (links, forwarding) = batch(host, peer);
-            let run = programs::ip_batch(Some(&host.0.netns), &links, false);
+            let Commands { ip, others } = batch(host, peer);
+            let run = programs::ip_batch(Some(&host.0.netns), &ip, false);
             run.map_err(|error| Refused::Why(Refusal::Absent(error.to_string())))?;
-            for line in forwarding.lines() {
+            for line in others.lines() {
                 let argv: Vec<&str> = line.split(' ').collect();
                 let output = programs::exec(&host.0.netns, &argv)?;
                 programs::succeed(line, &output)?;
@@ -252,17 +261,19 @@ impl<'a> Rig<'a> {
         }
         let daemons = [self.lab.daemon(1), self.lab.daemon(2)];
         daemons.iter().try_for_each(|daemon| daemon.start())?;
-        daemons.iter().try_for_each(|daemon| daemon.wait_ready(READY)).map_err(|error| match error {
-            // Exit code 2 is a configuration that this build refuses; the log's last line says why.
-            LabError::DaemonDied { status, log, .. } if status == "exit status: 2" => {
-                let why = log.lines().last().unwrap_or_default().trim();
-                Refused::Why(Refusal::Absent(why.strip_prefix("hopsack: ").unwrap_or(why).to_owned()))
-            }
-            error @ (LabError::DaemonDied { .. } | LabError::NotReady { .. }) => {
-                Refused::Why(Refusal::Broken(error.to_string()))
-            }
-            error => Refused::Error(error),
-        })
+        let Err(error) = daemons.iter().try_for_each(|daemon| daemon.wait_ready(READY)) else {
+            return Ok(());
+        };
+        if let LabError::DaemonDied { status, log, .. } = &error
+            && status == "exit status: 2"
+        {
+            // A configuration that this build refuses; the log's last line says why.
+            let why = log.lines().last().unwrap_or_default().trim();
+            let why = why.strip_prefix("hopsack: ").unwrap_or(why);
+            return Err(Refused::Why(Refusal::Absent(why.to_owned())));
+        }
+        let failed = matches!(error, LabError::DaemonDied { .. } | LabError::NotReady { .. });
+        Err(if failed { Refused::Why(Refusal::Broken(error.to_string())) } else { error.into() })
     }
 
     fn check_routes(&self, system: System) -> Result<(), LabError> {
@@ -301,26 +312,47 @@ impl From<LabError> for Refused {
 const SEGMENTATION: [&str; 5] =
     ["tso", "gso", "tx-udp-segmentation", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation"];
 
-fn raw((_, _): (&Host, u8), (peer, _): (&Host, u8)) -> (String, String) {
-    (format!("route add {} via {} dev eth0\n", peer.subnet_v4, peer.public), String::new())
+/// Cubic, or where that is a module which nobody has loaded, what the machine uses.
+fn congestion_control(pod: &Pod) -> std::io::Result<String> {
+    // By socket: a namespace's default may be none that the machine has not allowed to everybody.
+    let choose = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        match socket.set_tcp_congestion(CUBIC.as_bytes()) {
+            Ok(()) => Ok(CUBIC.to_owned()),
+            Err(_) => fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control"),
+        }
+    };
+    let chosen = in_netns(&pod.netns, choose).and_then(|chosen| chosen)?;
+    Ok(chosen.trim().to_owned())
+}
+
+/// What a host is told, line by line.
+struct Commands {
+    ip: String,
+    others: String,
+}
+
+fn raw(_: (&Host, u8), (peer, _): (&Host, u8)) -> Commands {
+    let ip = format!("route add {} via {} dev eth0\n", peer.subnet_v4, peer.public);
+    Commands { ip, others: String::new() }
 }
 
 /// As flannel's backend does (pkg/backend/vxlan): id 1, port 8472, no learning; for each peer a neighbour, a forwarding
 /// entry and an onlink route by its device's address, which is the first of its subnet.
-fn vxlan((host, number): (&Host, u8), (peer, peer_number): (&Host, u8)) -> (String, String) {
+fn vxlan((host, number): (&Host, u8), (peer, peer_number): (&Host, u8)) -> Commands {
     let (public, first, mac) = (host.public, host.subnet_v4.network(), mac(number));
     let (peer_first, peer_mac) = (peer.subnet_v4.network(), self::mac(peer_number));
-    let mut links = format!(
+    let mut ip = format!(
         "link add flannel.1 address {mac} mtu 1450 type vxlan id 1 local {public} dev eth0 dstport 8472 nolearning\n"
     );
     let _ = write!(
-        links,
+        ip,
         "addr add {first}/32 dev flannel.1\nlink set flannel.1 up\n\
          neigh add {peer_first} lladdr {peer_mac} dev flannel.1 nud permanent\n\
          route add {} via {peer_first} dev flannel.1 onlink\n",
         peer.subnet_v4,
     );
-    (links, format!("bridge fdb add {peer_mac} dev flannel.1 dst {}\n", peer.public))
+    Commands { ip, others: format!("bridge fdb add {peer_mac} dev flannel.1 dst {}\n", peer.public) }
 }
 
 fn mac(number: u8) -> String {

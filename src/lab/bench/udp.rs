@@ -52,13 +52,14 @@ const RECEIVE_QUEUE: usize = 2 << 20;
 /// Between two looks at the clock of a paced sender: short against all queues, long against a wake-up.
 const TICK: Duration = Duration::from_micros(100);
 
-/// Sends for `time`, `rate` datagrams a second or as fast as it goes.
+/// Sends for `time`, `rate` datagrams a second or as fast as it goes. `ended` is called when the last one has been sent.
 pub(super) fn trial(
     [from, to]: [&Pod; 2],
     shape: Shape,
     rate: Option<f64>,
     time: Duration,
     interrupt: &Interrupt,
+    ended: impl FnOnce(),
 ) -> Result<Trial, LabError> {
     let failed = || LabError::io(format!("send datagrams from {} to {}", from.name, to.name));
     let open = |pod: &Pod| {
@@ -83,6 +84,7 @@ pub(super) fn trial(
             Err(one) => one.first().map_or(Ok(()), |one| count(&[one], &stop, &received)),
         });
         let sent = flood(&sender, &addresses, shape, rate, time, interrupt, &received);
+        ended();
         thread::sleep(DRAIN);
         stop.store(true, Ordering::Relaxed);
         let counted = receiving.join().unwrap_or_else(|_| Err(io::Error::other("the receiver panicked")));
