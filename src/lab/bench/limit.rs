@@ -4,7 +4,7 @@
 
 use super::load::Load;
 use super::measure::Workload;
-use super::report::{Limit, digits};
+use super::report::{Limit, QUIET, digits};
 use super::rig::{System, Underlay};
 
 /// Less idle time than this, and the CPUs are the limit: the generators too wait for them.
@@ -27,7 +27,7 @@ pub(super) fn limit(
     }
     let cpu = [load.user, load.system, load.softirq, load.steal, load.idle].map(|part| part / all);
     let daemon_cpus = load.daemons.map(|seconds| seconds / load.wall);
-    let traffic_cpus = load.traffic / load.wall;
+    let traffic_cpus = load.traffic.iter().sum::<f64>() / load.wall;
     let bytes = load.wire_bytes / load.wire_packets;
     let mut limit = Limit {
         underlay,
@@ -37,6 +37,7 @@ pub(super) fn limit(
         cpu,
         traffic_cpus,
         daemon_cpus,
+        other_cpus: load.others() / load.wall,
         wire_packet_bytes: (load.wire_packets > 0.0).then_some(bytes),
         packets_per_call: packets_per_call(load),
     };
@@ -83,6 +84,9 @@ fn sentence(limit: &Limit, cpus: usize) -> String {
         let (first, second) = (digits(first), digits(second));
         text += &format!(", daemons {first} and {second} ({kernel:.0} % of it in system calls)");
     }
+    if limit.other_cpus > QUIET * cpus as f64 {
+        text += &format!("; NOISE: other programs {}", digits(limit.other_cpus));
+    }
     if let Some([read, send, receive, write]) = limit.packets_per_call.map(|calls| calls.map(digits)) {
         text += &format!("; packets per read {read}, send {send}, receive {receive}, write {write}");
     }
@@ -112,7 +116,7 @@ mod tests {
             system: 1.2,
             softirq: 0.5,
             idle: 0.1,
-            traffic: 0.6,
+            traffic: [0.1, 0.5],
             daemons: [0.05, 0.75, 0.05, 0.35],
             calls,
             ..Load::default()
@@ -120,10 +124,12 @@ mod tests {
         let text = told(&full);
         assert!(text.starts_with("the CPUs: all 2 are busy (5 % idle)"), "{text}");
         assert!(text.contains("daemons 0.800 and 0.400 (92 % of it in system calls)"), "{text}");
-        assert!(text.contains("send 1.00"), "{text}");
+        assert!(text.contains("send 1.00") && !text.contains("NOISE"), "{text}");
+        let noisy = Load { user: 0.9, ..full.clone() };
+        assert!(told(&noisy).contains("; NOISE: other programs 0.700"), "{}", told(&noisy));
         let waiting = Load { idle: 1.6, ..full.clone() };
         assert!(told(&waiting).starts_with("waiting"), "{}", told(&waiting));
-        let sender = Load { traffic: 0.97, ..waiting.clone() };
+        let sender = Load { traffic: [0.1, 0.87], ..waiting.clone() };
         assert!(told(&sender).starts_with("the traffic"), "{}", told(&sender));
         let daemon = Load { daemons: [0.1, 0.2, 0.1, 0.85], ..sender };
         assert!(told(&daemon).starts_with("the second host's daemon: 0.950 CPUs"), "{}", told(&daemon));

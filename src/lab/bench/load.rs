@@ -29,8 +29,8 @@ pub(super) struct Load {
     /// Taken by the machine below this one.
     pub(super) steal: f64,
     pub(super) idle: f64,
-    /// This process, which has both ends of the traffic.
-    pub(super) traffic: f64,
+    /// This process, which has both ends of the traffic, in user and in kernel mode.
+    pub(super) traffic: [f64; 2],
     /// The first host's daemon in user and in kernel mode, then the second's.
     pub(super) daemons: [f64; 4],
     /// What the second host's underlay device received.
@@ -46,6 +46,13 @@ impl Load {
         self.user + self.system + self.softirq + self.steal
     }
 
+    /// CPU-seconds in user mode of programs that have nothing to do with it. In kernel mode they cannot be told from what the
+    /// kernel does for packets.
+    pub(super) fn others(&self) -> f64 {
+        let [first, _, second, _] = self.daemons;
+        (self.user - self.traffic[0] - first - second).max(0.0)
+    }
+
     fn minus(mut self, earlier: &Self) -> Self {
         for (now, then) in self.numbers().zip(earlier.clone().numbers()) {
             *now -= *then;
@@ -59,9 +66,8 @@ impl Load {
     fn numbers(&mut self) -> impl Iterator<Item = &mut f64> {
         let Self { wall, user, system, softirq, steal, idle, traffic, daemons, .. } = self;
         let Self { wire_packets, wire_bytes, .. } = self;
-        [wall, user, system, softirq, steal, idle, traffic, wire_packets, wire_bytes]
-            .into_iter()
-            .chain(daemons)
+        let alone = [wall, user, system, softirq, steal, idle, wire_packets, wire_bytes];
+        alone.into_iter().chain(traffic).chain(daemons)
     }
 }
 
@@ -107,7 +113,7 @@ impl Meter {
 
     fn read(&self) -> Load {
         let mut load = Load { wall: self.begin.elapsed().as_secs_f64(), ..machine() };
-        load.traffic = process("self").iter().sum();
+        load.traffic = process("self");
         for (times, pid) in load.daemons.chunks_mut(2).zip(&self.daemons) {
             times.copy_from_slice(&process(&pid.to_string()));
         }

@@ -103,6 +103,8 @@ pub struct Limit {
     pub traffic_cpus: f64,
     /// CPUs that the first host's daemon kept busy in user and in kernel mode, then the second's.
     pub daemon_cpus: [f64; 4],
+    /// CPUs that programs which have nothing to do with it kept busy in user mode.
+    pub other_cpus: f64,
     /// Bytes in a packet on the underlay, on average, as the receiving host's device counts them.
     pub wire_packet_bytes: Option<f64>,
     /// Packets in a read of the TUN, a send, a receive, and a write to the TUN, on average, of a hopsack.
@@ -172,7 +174,7 @@ impl Report {
     /// Where, when and how, a fact a line.
     #[must_use]
     pub fn facts(&self) -> Vec<String> {
-        let Machine { kernel, cpu, cpus, date, command, version, congestion_control, auto, unrest } =
+        let Machine { kernel, cpu, cpus, date, command, version, congestion_control, auto, .. } =
             &self.machine;
         let Plan { repeats, seconds, awake, .. } = &self.plan;
         let mut facts = vec![
@@ -187,12 +189,21 @@ impl Report {
         ];
         facts.extend(auto.iter().map(|engine| format!("auto is the engine {engine} here")));
         facts.extend(awake.then(|| "the CPUs were kept out of deep idle states".to_owned()));
-        let noisy = self.machine.unrest > QUIET;
-        facts.extend(noisy.then(|| {
-            let percent = unrest * 100.0;
-            format!("NOISE: other programs kept {percent:.0} % of the CPUs busy before the run; don't trust these numbers")
-        }));
+        facts.extend(self.noise());
         facts
+    }
+
+    /// What spoils the run, if something does.
+    fn noise(&self) -> Option<String> {
+        let Machine { unrest, cpus, .. } = self.machine;
+        let during =
+            self.limits.iter().map(|limit| limit.other_cpus / cpus.max(1) as f64).fold(0.0, f64::max);
+        let percent = [unrest, during].map(|part| format!("{:.0} %", part * 100.0));
+        (unrest.max(during) > QUIET).then(|| {
+            let [before, during] = percent;
+            format!("NOISE: other programs took {before} of the CPUs before the run and up to {during} during it; \
+                     don't trust these numbers")
+        })
     }
 
     /// What the systems have measured, as tables for a terminal, with what set the limits.
@@ -260,7 +271,7 @@ const BULK: [Workload; 3] = [Workload::Tcp1, Workload::Tcp4, Workload::Udp64];
 const COLUMNS: usize = 4;
 
 /// The part of the CPUs that others may use before the numbers are called noise.
-const QUIET: f64 = 0.05;
+pub(super) const QUIET: f64 = 0.05;
 
 fn align(rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
@@ -357,6 +368,7 @@ pub(super) mod tests {
             cpu: [0.1, 0.7, 0.1, 0.0, 0.1],
             traffic_cpus: 0.4,
             daemon_cpus: [0.1, 0.5, 0.1, 0.5],
+            other_cpus: 0.2,
             wire_packet_bytes: Some(1500.0),
             packets_per_call: Some([1.0; 4]),
         }];
@@ -393,7 +405,7 @@ pub(super) mod tests {
             "0.700 [0.600-0.800] x0.0636",
             "100 x2.00",
             "uring not measured: not in this build",
-            "NOISE: other programs kept 50 %",
+            "NOISE: other programs took 50 % of the CPUs before the run and up to 10 % during it",
             "simple  tcp1     the CPUs are full",
         ] {
             assert!(table.contains(part), "{part:?} is not in\n{table}");
