@@ -84,6 +84,25 @@ fn every_cell_gets_a_value_and_nothing_is_left() {
 }
 
 #[test]
+fn cables_can_be_switched_forth_and_back() {
+    let options = Options::unique("bench-cables", "/bin/false");
+    let plan = Plan {
+        systems: vec![System::Raw],
+        underlays: vec![Underlay::NosegNocsum, Underlay::NosegGro, Underlay::Pass, Underlay::Noseg],
+        workloads: vec![bench::Workload::Tcp1],
+        repeats: 2,
+        seconds: 0.1,
+        awake: false,
+    };
+    let report = bench::run(options, &plan, &mut |_| ()).expect("root, tun, ethtool: run scripts/test");
+    for limit in &report.limits {
+        let whole = limit.wire_packet_bytes.expect("TCP flowed") > 2000.0;
+        assert_eq!(whole, limit.underlay == Underlay::Pass, "{limit:?}");
+    }
+    assert_eq!(report.limits.len(), 4);
+}
+
+#[test]
 fn a_daemon_that_does_not_come_up_is_told_and_does_not_stop_the_others() {
     let options = Options::unique("bench-broken", "/bin/false");
     let name = options.name.clone();

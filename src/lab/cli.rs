@@ -261,11 +261,17 @@ fn run_demo(args: DemoArgs, binary: &Path) -> Result<(), LabError> {
 }
 
 fn run_bench(args: BenchArgs, binary: &Path) -> Result<(), LabError> {
+    // The page's file first: a path that cannot be written is worth knowing before a minute has passed.
+    let page = args.html.as_ref().map(|path| {
+        let failed = LabError::io(format!("write {}", path.display()));
+        std::fs::File::options().append(true).create(true).open(path).map(|_| path).map_err(failed)
+    });
+    let page = page.transpose()?;
     let report = match &args.from {
         Some(path) => read_report(path)?,
         None => measure(&args, binary)?,
     };
-    if let Some(path) = &args.html {
+    if let Some(path) = page {
         let written = std::fs::write(path, bench::page(&report));
         written.map_err(LabError::io(format!("write {}", path.display())))?;
     }

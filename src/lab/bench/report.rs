@@ -50,6 +50,8 @@ pub struct Machine {
     pub auto: Option<String>,
     /// The part of the CPUs that was busy before the run began, 0 to 1.
     pub unrest: f64,
+    /// Built without optimisation.
+    pub debug_build: bool,
 }
 
 /// One metric of one system on one underlay.
@@ -189,6 +191,8 @@ impl Report {
         ];
         facts.extend(auto.iter().map(|engine| format!("auto is the engine {engine} here")));
         facts.extend(awake.then(|| "the CPUs were kept out of deep idle states".to_owned()));
+        let debug = "NOISE: this is a debug build of hopsack; build it with --release";
+        facts.extend(self.machine.debug_build.then(|| debug.to_owned()));
         facts.extend(self.noise());
         facts
     }
@@ -307,6 +311,7 @@ impl Machine {
             congestion_control,
             auto: None,
             unrest,
+            debug_build: cfg!(debug_assertions),
         }
     }
 }
@@ -352,6 +357,7 @@ pub(super) mod tests {
             congestion_control: "cubic".into(),
             auto: None,
             unrest: 0.5,
+            debug_build: false,
         };
         let plan = Plan { systems: vec![System::Vxlan, System::Simple, System::Uring], ..Plan::short() };
         let unmeasured = vec![Unmeasured {

@@ -88,6 +88,10 @@ pub enum Underlay {
     #[value(name = "noseg+gro")]
     #[serde(rename = "noseg+gro")]
     NosegGro,
+    /// As noseg, and checksum offload is off too: the CPU sums every packet that leaves a host.
+    #[value(name = "noseg+nocsum")]
+    #[serde(rename = "noseg+nocsum")]
+    NosegNocsum,
 }
 
 impl Underlay {
@@ -98,6 +102,7 @@ impl Underlay {
             Self::Pass => "pass",
             Self::Noseg => "noseg",
             Self::NosegGro => "noseg+gro",
+            Self::NosegNocsum => "noseg+nocsum",
         }
     }
 }
@@ -166,9 +171,9 @@ impl<'a> Rig<'a> {
     /// Sets the offloads of the cables between the hosts, at both ends.
     pub(super) fn set_underlay(&self, underlay: Underlay) -> Result<(), LabError> {
         let switch = |on| if on { "on" } else { "off" };
-        let whole = switch(underlay == Underlay::Pass);
+        let (whole, sums) = (switch(underlay == Underlay::Pass), switch(underlay != Underlay::NosegNocsum));
         let set = |netns: &str, device: &str, gro: bool| {
-            let mut argv = vec!["ethtool", "-K", device, "gro", switch(gro)];
+            let mut argv = vec!["ethtool", "-K", device, "gro", switch(gro), "tx", sums];
             argv.extend(SEGMENTATION.iter().flat_map(|feature| [*feature, whole]));
             let output = programs::exec(netns, &argv)?;
             programs::succeed(&argv.join(" "), &output)
