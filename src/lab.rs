@@ -2,7 +2,8 @@
 //!
 //! [`Lab::up`] makes one and dropping it removes it, which is what tests and benches want; [`Lab::keep`] leaves it for
 //! later processes, which find it by [`Lab::open`] and remove it by [`down`]; `hopsack lab` ([`cli`]) is made of these.
-//! [`traffic`] moves bytes from pod to pod, [`ping`](mod@ping) pings, [`demo`](mod@demo) shows it all in a minute.
+//! [`traffic`] moves bytes from pod to pod, [`ping`](mod@ping) pings, [`demo`](mod@demo) shows it all in a minute,
+//! [`bench`](mod@bench) measures it beside kernel VXLAN.
 //!
 //! A lab knows a daemon only as a program: its configuration file, its control socket and its exit. It knows nothing of
 //! engines or stores beyond the text of a configuration.
@@ -10,6 +11,7 @@
 //! Invariant: a lab touches namespaces named `hs-LAB-*`, the directory `/run/hopsack-lab/LAB`, and the processes in
 //! them: nothing in the machine's own network namespace. Whatever has been made of it, however far, [`down`] removes.
 
+pub mod bench;
 pub mod cli;
 pub mod demo;
 pub mod ping;

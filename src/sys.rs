@@ -5,7 +5,9 @@
 //! Invariant: no function here is `unsafe` to call; each `unsafe` block names what makes it sound and who upholds it.
 
 pub mod block;
+pub mod cpu;
 mod message;
+pub mod mmsg;
 pub mod netns;
 pub mod process;
 pub mod ring;

@@ -7,14 +7,10 @@ mod sinks;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hopsack::forward::{
-    Counters, DropReason, Forwarder, Frame, ToNet, ToTun, Train, VerifySource, egress, ingress,
-};
+use hopsack::forward::{Counters, DropReason, Forwarder, Frame, Train, VerifySource, egress, ingress};
 use hopsack::packet::IpPacket;
 use hopsack::packet::icmp::Nanos;
-use hopsack::route::{
-    Abilities, Change, Dialect, Event, Fib, Hop, Lease, Local, Networks, Peer, Public, Rib,
-};
+use hopsack::route::{Abilities, Change, Dialect, Event, Fib, Hop, Lease, Local, Networks, Public, Rib};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
 use sinks::{Sent, Sink};

@@ -63,6 +63,9 @@ pub enum LabError {
     /// A step of the demo did not show what it should.
     #[error("the demo failed: {0}")]
     Demo(String),
+    /// What was to be measured could not be.
+    #[error("the bench failed: {0}")]
+    Bench(String),
     /// SIGINT, SIGTERM or SIGHUP.
     #[error("interrupted")]
     Interrupted,

@@ -17,13 +17,17 @@ use crate::sys::process::own_session;
 pub(super) fn preflight() -> Result<(), LabError> {
     privileged()?;
     for (program, package) in [("ip", "iproute2"), ("ping", "iputils-ping")] {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        if !std::env::split_paths(&path).any(|directory| directory.join(program).is_file()) {
-            return Err(LabError::Missing { program, package });
-        }
+        require(program, package)?;
     }
     fs::File::options().read(true).write(true).open("/dev/net/tun").map_err(LabError::Tun)?;
     Ok(())
+}
+
+/// Fails with the package to install if a program is not on the path.
+pub(super) fn require(program: &'static str, package: &'static str) -> Result<(), LabError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    if found { Ok(()) } else { Err(LabError::Missing { program, package }) }
 }
 
 /// Fails if this process cannot enter and remove namespaces.

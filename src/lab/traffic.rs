@@ -121,6 +121,16 @@ impl Transfer {
         Ok(Self { shared, sockets, sender: Some(sender), receiver: Some(receiver) })
     }
 
+    /// Makes the sender use this congestion control from here on: `cubic`, `bbr`, ...
+    ///
+    /// # Errors
+    /// The kernel has none of this name.
+    pub fn set_congestion_control(&self, name: &str) -> Result<(), LabError> {
+        let [sender, _] = &self.sockets;
+        let set = socket2::SockRef::from(sender).set_tcp_congestion(name.as_bytes());
+        set.map_err(LabError::io(format!("use {name} for a TCP connection")))
+    }
+
     /// Bytes that have arrived so far.
     #[must_use]
     pub fn received(&self) -> u64 {

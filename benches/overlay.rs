@@ -1,0 +1,188 @@
+//! The long bench: every system on every underlay, as issue 4's table wants it. Root, ethtool, half an hour and a quiet
+//! machine needed; benches/README.md tells the method.
+//!
+//! Criterion measures one function after the other, and a machine drifts more in half an hour than the systems differ. So
+//! the measuring is done by [`hopsack::lab::bench`], interleaved; criterion is then given the recorded samples (by
+//! `iter_custom`, one repeat = one sample), for what it is good at: its statistics, its comparison with an earlier
+//! `--save-baseline`, its filters. Every value becomes a time, so that less is better and [`Throughput`] says the rest: a
+//! gigabyte by TCP, a datagram, a connection, a round trip, CPU time for a gigabyte.
+//!
+//! Invariant: criterion sees measured samples and no others; with fewer than it needs (10) it is left out.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
+
+use hopsack::lab::bench::{self, Cell, Metric, Plan, Report};
+use hopsack::lab::{Interrupt, LabError, Options};
+
+/// The fewest samples that criterion takes.
+const FEWEST: u32 = 10;
+
+fn main() -> ExitCode {
+    // `cargo test --benches` runs this too, and nobody who tests waits half an hour.
+    if !env::args().any(|argument| argument == "--bench") {
+        println!(
+            "overlay: `cargo bench --bench overlay` measures; tests/bench.rs tests the machine that does"
+        );
+        return ExitCode::SUCCESS;
+    }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("overlay: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), LabError> {
+    let report = match env::var_os("HOPSACK_BENCH_FROM") {
+        Some(path) => read(Path::new(&path))?,
+        None => measure()?,
+    };
+    print!("{}", report.table());
+    if report.plan.repeats >= FEWEST {
+        show(&report);
+    } else {
+        println!("\ncriterion is left out: it takes {FEWEST} repeats or more");
+    }
+    match report.broken().first() {
+        Some(broken) => Err(failed(format!("{} could not be measured, see above", broken.system.name()))),
+        None => Ok(()),
+    }
+}
+
+/// The matrix, less what the environment takes from it. The results are written before anything is said about them.
+fn measure() -> Result<Report, LabError> {
+    let full = Plan::full();
+    let plan = Plan {
+        systems: chosen("HOPSACK_BENCH_SYSTEMS", full.systems)?,
+        underlays: chosen("HOPSACK_BENCH_UNDERLAYS", full.underlays)?,
+        workloads: chosen("HOPSACK_BENCH_WORKLOADS", full.workloads)?,
+        repeats: number("HOPSACK_BENCH_REPEATS", full.repeats)?,
+        seconds: number("HOPSACK_BENCH_SECONDS", full.seconds)?,
+        awake: env::var_os("HOPSACK_BENCH_AWAKE").is_some(),
+    };
+    let name = format!("bench-overlay-{}", std::process::id());
+    let interrupt = Interrupt::on_signals()?;
+    let options = Options { interrupt, ..Options::named(name, env!("CARGO_BIN_EXE_hopsack")) };
+    eprintln!("about {} min; leave the machine alone meanwhile", plan.estimate().as_secs() / 60 + 1);
+    let report = bench::run(options, &plan, &mut |next| eprintln!("{next}"))?;
+
+    let folder = env::var_os("HOPSACK_BENCH_RESULTS").map_or_else(results, PathBuf::from);
+    let stem = report.machine.date.replace([' ', ':'], "-");
+    let json = serde_json::to_string_pretty(&report).map_err(|error| failed(error.to_string()))?;
+    std::fs::create_dir_all(&folder).map_err(|error| failed(format!("{}: {error}", folder.display())))?;
+    for (extension, text) in [("json", json + "\n"), ("html", bench::page(&report))] {
+        let path = folder.join(format!("overlay-{stem}.{extension}"));
+        std::fs::write(&path, text).map_err(|error| failed(format!("{}: {error}", path.display())))?;
+        eprintln!("written: {}", path.display());
+    }
+    Ok(report)
+}
+
+/// Below target, which is not kept: what is worth keeping is copied to benches/results by hand.
+fn results() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/overlay")
+}
+
+/// A list in the environment, in the words of `hopsack lab bench`.
+fn chosen<T: ValueEnum>(variable: &str, default: Vec<T>) -> Result<Vec<T>, LabError> {
+    let Ok(text) = env::var(variable) else { return Ok(default) };
+    let word =
+        |word: &str| T::from_str(word.trim(), false).map_err(|_| failed(format!("{variable}: {word:?}")));
+    text.split(',').map(word).collect()
+}
+
+fn number<T: std::str::FromStr>(variable: &str, default: T) -> Result<T, LabError> {
+    let Ok(text) = env::var(variable) else { return Ok(default) };
+    text.parse().map_err(|_| failed(format!("{variable}: {text:?} is no number")))
+}
+
+fn read(path: &Path) -> Result<Report, LabError> {
+    let text = std::fs::read(path).map_err(|error| failed(format!("{}: {error}", path.display())))?;
+    serde_json::from_slice(&text).map_err(|error| failed(format!("{}: {error}", path.display())))
+}
+
+fn failed(what: String) -> LabError {
+    LabError::Bench(what)
+}
+
+/// One group a metric and underlay, one bench a system: `tcp1/noseg/vxlan`.
+fn show(report: &Report) {
+    let mut criterion = Criterion::default().configure_from_args();
+    for metric in Metric::ALL {
+        for underlay in &report.plan.underlays {
+            let cells =
+                report.cells.iter().filter(|cell| (cell.metric, cell.underlay) == (metric, *underlay));
+            let enough = |cell: &Cell| cell.samples.len() >= FEWEST as usize;
+            // Of what stood still there is no time to tell.
+            let whole = |cell: &&Cell| enough(cell) && cell.samples.iter().all(|sample| *sample > 0.0);
+            let cells: Vec<&Cell> = cells.filter(whole).collect();
+            if cells.is_empty() {
+                continue;
+            }
+            let mut group = criterion.benchmark_group(format!("{}/{}", label(metric), underlay.name()));
+            group.sampling_mode(SamplingMode::Flat);
+            // There is nothing to warm up: one call, which takes the first sample; that one then comes last again.
+            group.warm_up_time(Duration::from_nanos(1)).measurement_time(Duration::from_secs(1));
+            if let Some(throughput) = throughput(metric) {
+                group.throughput(throughput);
+            }
+            for cell in cells {
+                let mut samples = cell.samples.iter().map(|sample| time(metric, *sample)).cycle();
+                group.sample_size(cell.samples.len());
+                group.bench_function(BenchmarkId::from_parameter(cell.system.name()), |bencher| {
+                    let sample = samples.next().unwrap_or_default();
+                    bencher.iter_custom(|iterations| {
+                        // Criterion divides by the time of the first call.
+                        std::thread::sleep(Duration::from_micros(10));
+                        sample.mul_f64(iterations as f64)
+                    });
+                });
+            }
+            group.finish();
+        }
+    }
+}
+
+/// As in the JSON.
+fn label(metric: Metric) -> String {
+    let name = serde_json::to_value(metric).ok();
+    name.as_ref().and_then(|name| name.as_str()).unwrap_or_default().to_owned()
+}
+
+/// The time that one of it takes: a gigabyte of TCP's payload, a datagram, a connection; what is a time stays one.
+fn time(metric: Metric, value: f64) -> Duration {
+    let seconds = match metric {
+        Metric::Tcp1 | Metric::Tcp4 | Metric::BulkTcp => 8e9 / value,
+        Metric::CpuPerGb | Metric::RttP50 | Metric::RttP99 | Metric::BulkRttP50 | Metric::BulkRttP99 => value,
+        Metric::Udp64Highest
+        | Metric::Udp64Carried
+        | Metric::Udp64x32Highest
+        | Metric::Udp64x32Carried
+        | Metric::Udp1400Highest
+        | Metric::Udp1400Carried
+        | Metric::Connects => 1.0 / value,
+    };
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
+fn throughput(metric: Metric) -> Option<Throughput> {
+    match metric {
+        Metric::Tcp1 | Metric::Tcp4 | Metric::BulkTcp => Some(Throughput::BytesDecimal(1_000_000_000)),
+        Metric::CpuPerGb | Metric::RttP50 | Metric::RttP99 | Metric::BulkRttP50 | Metric::BulkRttP99 => None,
+        Metric::Udp64Highest
+        | Metric::Udp64Carried
+        | Metric::Udp64x32Highest
+        | Metric::Udp64x32Carried
+        | Metric::Udp1400Highest
+        | Metric::Udp1400Carried
+        | Metric::Connects => Some(Throughput::Elements(1)),
+    }
+}

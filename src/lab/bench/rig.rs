@@ -1,0 +1,386 @@
+//! The topology that all systems share, and the switch between them: routes, devices and daemons come and go, hosts and
+//! pods stay.
+//!
+//! It measures nothing. Invariant: at most one system is active, and while it is, the route to the other host's pods leads
+//! into its device and nowhere else.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Socket, Type};
+
+use super::super::{Host, Lab, LabError, Pod, READY, daemon, programs};
+use crate::sys::netns::in_netns;
+
+/// What carries packets from pod to pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum System {
+    /// No overlay: the underlay routes to the pods.
+    Raw,
+    /// The kernel's VXLAN, set up as flannel does.
+    Vxlan,
+    /// A real flanneld's udp backend, from the environment variable FLANNELD.
+    Flannel,
+    /// hopsack, one packet a system call.
+    Simple,
+    /// hopsack, plain system calls with offloads.
+    Batch,
+    /// hopsack, io_uring.
+    Uring,
+    /// hopsack, the engine that it chooses by itself here.
+    Auto,
+}
+
+impl System {
+    /// As on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Vxlan => "vxlan",
+            Self::Flannel => "flannel",
+            Self::Simple => "simple",
+            Self::Batch => "batch",
+            Self::Uring => "uring",
+            Self::Auto => "auto",
+        }
+    }
+
+    /// Whether it is ours: daemons with counters.
+    #[must_use]
+    pub fn is_hopsack(self) -> bool {
+        matches!(self, Self::Simple | Self::Batch | Self::Uring | Self::Auto)
+    }
+
+    fn device(self) -> &'static str {
+        match self {
+            Self::Raw => "eth0",
+            Self::Vxlan => "flannel.1",
+            Self::Flannel => "flannel0",
+            Self::Simple | Self::Batch | Self::Uring | Self::Auto => "hopsack0",
+        }
+    }
+
+    /// Of the underlay's MTU, what each takes for its headers: none; IPv4, UDP, VXLAN and Ethernet; IPv4 and UDP.
+    fn overhead(self) -> u16 {
+        match self {
+            Self::Raw => 0,
+            Self::Vxlan => 20 + 8 + 8 + 14,
+            Self::Flannel | Self::Simple | Self::Batch | Self::Uring | Self::Auto => 20 + 8,
+        }
+    }
+}
+
+/// What the cables between the hosts do with super packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Underlay {
+    /// veth as it comes: super packets pass whole, without a copy, from host to host.
+    Pass,
+    /// Segmentation offloads off: each packet travels alone, and arrives alone.
+    Noseg,
+    /// The same, and the receiving host gathers what it gets (GRO): nearest to a NIC.
+    #[value(name = "noseg+gro")]
+    #[serde(rename = "noseg+gro")]
+    NosegGro,
+    /// As noseg, and checksum offload is off too: the CPU sums every packet that leaves a host.
+    #[value(name = "noseg+nocsum")]
+    #[serde(rename = "noseg+nocsum")]
+    NosegNocsum,
+}
+
+impl Underlay {
+    /// As on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Noseg => "noseg",
+            Self::NosegGro => "noseg+gro",
+            Self::NosegNocsum => "noseg+nocsum",
+        }
+    }
+}
+
+/// Limit of super packets that pods send, in bytes, for all systems alike: what hopsack's CNI part sets. It is at most 44
+/// segments of 1420 bytes of payload, and 44 packets of 1472 bytes fit the 65507 of one UDP_SEGMENT send (DATAPLANE.md 4.2).
+const GSO_MAX_SIZE: u32 = 62_000;
+
+/// Pods' TCP learns nothing from the system before.
+const POD_SYSCTLS: [(&str, &str); 1] = [("ipv4/tcp_no_metrics_save", "1")];
+
+/// TCP's congestion control for all systems alike, whatever this machine's is: the kernel's default.
+const CUBIC: &str = "cubic";
+
+/// Why a system is not measured, which does not stop the others.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// This build or this machine does not have it.
+    Absent(String),
+    /// It should work and does not.
+    Broken(String),
+}
+
+/// A lab between whose systems one can switch.
+#[derive(Debug)]
+pub(super) struct Rig<'a> {
+    lab: &'a Lab,
+    /// The daemons' configuration without an engine.
+    plain: Vec<(PathBuf, String)>,
+    congestion_control: String,
+    active: Option<System>,
+}
+
+impl<'a> Rig<'a> {
+    /// Takes a lab whose daemons don't run.
+    pub(super) fn new(lab: &'a Lab) -> Result<Self, LabError> {
+        let read = |number| {
+            let path = lab.daemon(number).config_path();
+            let text = fs::read_to_string(&path);
+            text.map(|text| (path.clone(), text)).map_err(LabError::io(format!("read {}", path.display())))
+        };
+        let plain = [read(1)?, read(2)?].into();
+        for host in lab.hosts() {
+            let limit = format!("link set eth0 gso_max_size {GSO_MAX_SIZE}\n");
+            programs::ip_batch(Some(&host.pod.netns), &limit, false)?;
+            programs::set_sysctls(&host.pod.netns, &POD_SYSCTLS)?;
+        }
+        let congestion_control = congestion_control(lab.pod(1)).map_err(LabError::io("choose cubic"))?;
+        Ok(Self { lab, plain, congestion_control, active: None })
+    }
+
+    /// What the sender of each TCP stream has to use.
+    pub(super) fn congestion_control(&self) -> &str {
+        &self.congestion_control
+    }
+
+    pub(super) fn lab(&self) -> &'a Lab {
+        self.lab
+    }
+
+    /// The sender's pod and the receiver's.
+    pub(super) fn pods(&self) -> [&'a Pod; 2] {
+        [self.lab.pod(1), self.lab.pod(2)]
+    }
+
+    /// Sets the offloads of the cables between the hosts, at both ends.
+    pub(super) fn set_underlay(&self, underlay: Underlay) -> Result<(), LabError> {
+        let switch = |on| if on { "on" } else { "off" };
+        let (whole, sums) = (switch(underlay == Underlay::Pass), switch(underlay != Underlay::NosegNocsum));
+        let set = |netns: &str, device: &str, gro: bool| {
+            let mut argv = vec!["ethtool", "-K", device, "gro", switch(gro), "tx", sums];
+            argv.extend(SEGMENTATION.iter().flat_map(|feature| [*feature, whole]));
+            let output = programs::exec(netns, &argv)?;
+            programs::succeed(&argv.join(" "), &output)
+        };
+        for host in self.lab.hosts() {
+            set(&host.netns, "eth0", underlay == Underlay::NosegGro)?;
+            // The bridge between the hosts stands for a switch, and switches gather nothing.
+            set(&self.lab.underlay_netns(), &host.name, false)?;
+        }
+        Ok(())
+    }
+
+    /// Makes `system` the one that carries packets.
+    pub(super) fn activate(&mut self, system: System) -> Result<Result<(), Refusal>, LabError> {
+        self.deactivate()?;
+        self.active = Some(system);
+        let mtu = self.lab.options().mtu - system.overhead();
+        for host in self.lab.hosts() {
+            programs::ip_batch(Some(&host.netns), &format!("link set pod mtu {mtu}\n"), false)?;
+            programs::ip_batch(Some(&host.pod.netns), &format!("link set eth0 mtu {mtu}\n"), false)?;
+        }
+        let refusal = match system {
+            System::Raw => self.in_pairs(raw),
+            System::Vxlan => self.in_pairs(vxlan),
+            System::Flannel => Err(flannel()),
+            System::Simple | System::Batch | System::Uring | System::Auto => self.start_daemons(system),
+        };
+        if let Err(refusal) = refusal {
+            self.deactivate()?;
+            return match refusal {
+                Refused::Why(refusal) => Ok(Err(refusal)),
+                Refused::Error(error) => Err(error),
+            };
+        }
+        self.check_routes(system)?;
+        Ok(Ok(()))
+    }
+
+    /// Takes away what the active system has put there.
+    pub(super) fn deactivate(&mut self) -> Result<(), LabError> {
+        let Some(system) = self.active.take() else { return Ok(()) };
+        for (host, number) in self.lab.hosts().iter().zip(1..) {
+            match system {
+                System::Raw => {
+                    let other = self.other(host);
+                    programs::ip_batch(Some(&host.netns), &format!("route del {}\n", other.subnet_v4), true)
+                        .or_else(forgive)?;
+                }
+                System::Vxlan => {
+                    programs::ip_batch(Some(&host.netns), "link del flannel.1\n", true).or_else(forgive)?;
+                }
+                System::Flannel => {}
+                System::Simple | System::Batch | System::Uring | System::Auto => {
+                    self.lab.daemon(number).terminate()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The daemons' processes, if the active system has any.
+    pub(super) fn daemons(&self) -> Vec<u32> {
+        (1..=self.lab.hosts().len()).filter_map(|number| self.lab.daemon(number).pid()).collect()
+    }
+
+    fn other(&self, host: &Host) -> &'a Host {
+        if self.lab.host(1) == host { self.lab.host(2) } else { self.lab.host(1) }
+    }
+
+    /// Runs what `batch` writes for a host and its peer, each with its number.
+    fn in_pairs(&self, batch: impl Fn((&Host, u8), (&Host, u8)) -> Commands) -> Result<(), Refused> {
+        let [one, two] = [(self.lab.host(1), 1), (self.lab.host(2), 2)];
+        for (host, peer) in [(one, two), (two, one)] {
+            let Commands { ip, others } = batch(host, peer);
+            let run = programs::ip_batch(Some(&host.0.netns), &ip, false);
+            run.map_err(|error| Refused::Why(Refusal::Absent(error.to_string())))?;
+            for line in others.lines() {
+                let argv: Vec<&str> = line.split(' ').collect();
+                let output = programs::exec(&host.0.netns, &argv)?;
+                programs::succeed(line, &output)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start_daemons(&self, system: System) -> Result<(), Refused> {
+        for (path, plain) in &self.plain {
+            let text = format!("{plain}\n[dataplane]\nengine = \"{}\"\n", system.name());
+            fs::write(path, text).map_err(LabError::io(format!("write {}", path.display())))?;
+        }
+        let daemons = [self.lab.daemon(1), self.lab.daemon(2)];
+        daemons.iter().try_for_each(|daemon| daemon.start())?;
+        let Err(error) = daemons.iter().try_for_each(|daemon| daemon.wait_ready(READY)) else {
+            return Ok(());
+        };
+        if let LabError::DaemonDied { status, log, .. } = &error
+            && status == "exit status: 2"
+        {
+            // A configuration that this build refuses; the log's last line says why.
+            let why = log.lines().last().unwrap_or_default().trim();
+            let why = why.strip_prefix("hopsack: ").unwrap_or(why);
+            return Err(Refused::Why(Refusal::Absent(why.to_owned())));
+        }
+        let failed = matches!(error, LabError::DaemonDied { .. } | LabError::NotReady { .. });
+        Err(if failed { Refused::Why(Refusal::Broken(error.to_string())) } else { error.into() })
+    }
+
+    fn check_routes(&self, system: System) -> Result<(), LabError> {
+        for host in self.lab.hosts() {
+            let to = self.other(host).pod.v4.to_string();
+            let output = programs::exec(&host.netns, &["ip", "route", "get", &to])?;
+            let route = String::from_utf8_lossy(&output.stdout).into_owned();
+            if !route.contains(&format!(" dev {} ", system.device())) {
+                let (name, wanted) = (&host.name, system.device());
+                return Err(LabError::Bench(format!("{name} should send to {to} by {wanted}, but: {route}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Rig<'_> {
+    fn drop(&mut self) {
+        // The lab goes next, with everything in it; this only lets daemons end in peace.
+        let _ = self.deactivate();
+    }
+}
+
+enum Refused {
+    Why(Refusal),
+    Error(LabError),
+}
+
+impl From<LabError> for Refused {
+    fn from(error: LabError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// ethtool's names: TCP, all of the kernel's own, UDP, and the two of TCP inside VXLAN.
+const SEGMENTATION: [&str; 5] =
+    ["tso", "gso", "tx-udp-segmentation", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation"];
+
+/// Cubic, or where that is a module which nobody has loaded, what the machine uses.
+fn congestion_control(pod: &Pod) -> std::io::Result<String> {
+    // By socket: a namespace's default may be none that the machine has not allowed to everybody.
+    let choose = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        match socket.set_tcp_congestion(CUBIC.as_bytes()) {
+            Ok(()) => Ok(CUBIC.to_owned()),
+            Err(_) => fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control"),
+        }
+    };
+    let chosen = in_netns(&pod.netns, choose).and_then(|chosen| chosen)?;
+    Ok(chosen.trim().to_owned())
+}
+
+/// What a host is told, line by line.
+struct Commands {
+    ip: String,
+    others: String,
+}
+
+fn raw(_: (&Host, u8), (peer, _): (&Host, u8)) -> Commands {
+    let ip = format!("route add {} via {} dev eth0\n", peer.subnet_v4, peer.public);
+    Commands { ip, others: String::new() }
+}
+
+/// As flannel's backend does (pkg/backend/vxlan): id 1, port 8472, no learning; for each peer a neighbour, a forwarding
+/// entry and an onlink route by its device's address, which is the first of its subnet.
+fn vxlan((host, number): (&Host, u8), (peer, peer_number): (&Host, u8)) -> Commands {
+    let (public, first, mac) = (host.public, host.subnet_v4.network(), mac(number));
+    let (peer_first, peer_mac) = (peer.subnet_v4.network(), self::mac(peer_number));
+    let mut ip = format!(
+        "link add flannel.1 address {mac} mtu 1450 type vxlan id 1 local {public} dev eth0 dstport 8472 nolearning\n"
+    );
+    let _ = write!(
+        ip,
+        "addr add {first}/32 dev flannel.1\nlink set flannel.1 up\n\
+         neigh add {peer_first} lladdr {peer_mac} dev flannel.1 nud permanent\n\
+         route add {} via {peer_first} dev flannel.1 onlink\n",
+        peer.subnet_v4,
+    );
+    Commands { ip, others: format!("bridge fdb add {peer_mac} dev flannel.1 dst {}\n", peer.public) }
+}
+
+fn mac(number: u8) -> String {
+    // Locally administered.
+    format!("02:00:00:00:00:{number:02x}")
+}
+
+/// A flanneld takes its lease from etcd, which a lab does not have.
+fn flannel() -> Refused {
+    let why = match std::env::var_os("FLANNELD") {
+        None => "the environment variable FLANNELD names no flanneld".to_owned(),
+        Some(path) => {
+            format!("{} takes its lease from etcd, and a lab has none", PathBuf::from(path).display())
+        }
+    };
+    Refused::Why(Refusal::Absent(why))
+}
+
+/// What a system has not put there, because it failed half way, cannot be taken away.
+fn forgive(error: LabError) -> Result<(), LabError> {
+    if matches!(error, LabError::Command { .. }) { Ok(()) } else { Err(error) }
+}
+
+/// How long ending two daemons may take at worst; the long form's estimate counts with less.
+pub(super) const SWITCH: Duration = Duration::from_millis(300);
+const _: () = assert!(SWITCH.as_millis() < daemon::GRACE.as_millis());

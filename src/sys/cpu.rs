@@ -1,0 +1,50 @@
+//! Which CPUs a thread may run on. Source: sched_setaffinity(2).
+
+use std::io;
+use std::mem::{self, size_of};
+
+/// The CPUs that this thread may run on, by number.
+pub fn allowed() -> io::Result<Vec<usize>> {
+    let mut set = none();
+    // SAFETY: `set` is a cpu_set_t of the size said, for the kernel to fill; 0 is the calling thread.
+    match unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) } {
+        // SAFETY: CPU_ISSET reads one bit of the set and checks that it is inside.
+        0 => Ok((0..8 * size_of::<libc::cpu_set_t>())
+            .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
+            .collect()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Keeps this thread on one CPU from here on.
+pub fn pin(cpu: usize) -> io::Result<()> {
+    if cpu >= 8 * size_of::<libc::cpu_set_t>() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut set = none();
+    // SAFETY: CPU_SET writes one bit of the set, which is inside.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: `set` is a cpu_set_t of the size said, which the kernel reads; 0 is the calling thread.
+    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn none() -> libc::cpu_set_t {
+    // SAFETY: cpu_set_t is an array of integers, for which zero is a value.
+    unsafe { mem::zeroed() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_stays_where_it_is_put() {
+        let last = *allowed().expect("asked").last().expect("it runs somewhere");
+        let inside = std::thread::spawn(move || pin(last).and_then(|()| allowed()));
+        assert_eq!(inside.join().expect("no panic").expect("pinned"), [last]);
+        assert!(pin(usize::MAX).is_err());
+    }
+}
