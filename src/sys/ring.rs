@@ -412,3 +412,120 @@ impl std::fmt::Debug for Ring {
         f.debug_struct("Ring").field("in_flight", &self.in_flight).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::super::block::Part;
+    use super::super::{Event, udp};
+    use super::*;
+
+    /// A socket stands for the TUN: the ring does not know the difference.
+    struct Ends {
+        tun: UnixDatagram,
+        pod: UnixDatagram,
+        socket: UdpSocket,
+        stop: Event,
+    }
+
+    fn ends() -> Ends {
+        let (tun, pod) = UnixDatagram::pair().expect("a pair");
+        tun.set_nonblocking(true).expect("non-blocking");
+        pod.set_nonblocking(true).expect("non-blocking");
+        let socket = udp::bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
+        udp::receive_trains(&socket).expect("UDP_GRO");
+        Ends { tun, pod, socket, stop: Event::new().expect("an eventfd") }
+    }
+
+    fn ring(ends: &Ends) -> (Ring, Buffers, Buffers) {
+        let fds = [ends.tun.as_fd(), ends.socket.as_fd(), ends.socket.as_fd(), ends.stop.as_fd()];
+        Ring::new(fds, 2048).expect("io_uring")
+    }
+
+    fn write(at: usize, len: usize) -> Part {
+        Part { at, len, stride: len, to: None, packets: 1, packet_bytes: 0, errno: 0 }
+    }
+
+    #[test]
+    fn blocks_come_back_with_a_result_for_each_part() {
+        let ends = ends();
+        let (mut ring, _frames, messages) = ring(&ends);
+        let to = ends.socket.local_addr().expect("bound");
+        let mut block = Block::new(vec![7; 200_000].into());
+        // A train, one that no send takes, and a single one.
+        for (len, stride) in [(10_000, 1000), (70_000, 1000), (500, 500)] {
+            block.push(Part::train(0, len, stride, to));
+        }
+        ring.send(block).expect("pushed");
+        let mut block = Block::new((0..200).collect());
+        (0..200).for_each(|n| block.push(write(n, 1)));
+        ring.write(block).expect("pushed");
+
+        let (mut sent, mut written, mut trains) = (None, None, Vec::new());
+        while sent.is_none() || written.is_none() || trains.len() < 2 {
+            ring.turn().expect("a turn");
+            while let Some(returned) = ring.returned() {
+                match returned {
+                    Returned::Sent(block) => sent = Some(block),
+                    Returned::Written(block) => written = Some(block),
+                }
+            }
+            while let Some(completion) = ring.completion() {
+                let Completion::UdpReceived(filled) = completion else { panic!("{completion:?}") };
+                let (from, train) = ring.message(&messages, &filled).expect("whole");
+                assert_eq!(from, to);
+                trains.push((train.bytes.len(), train.stride));
+            }
+        }
+        let errors = |block: Option<Block>| -> Vec<i32> {
+            block.expect("it came back").parts().iter().map(|part| part.errno).collect()
+        };
+        assert_eq!(errors(sent), [0, libc::EMSGSIZE, 0]);
+        assert_eq!(trains, [(10_000, 1000), (500, 500)], "one message a train");
+        let written = errors(written);
+        // A socket pair takes a few; the rest says so, and what was taken kept its order.
+        let taken = written.iter().filter(|errno| **errno == 0).count();
+        assert!(taken > 0 && written.iter().all(|errno| matches!(*errno, 0 | libc::EAGAIN)), "{written:?}");
+        for n in 0..taken {
+            let mut byte = [0];
+            ends.pod.recv(&mut byte).expect("it was written");
+            assert_eq!(usize::from(byte[0]), n);
+        }
+    }
+
+    #[test]
+    fn a_ring_that_ends_leaves_nothing_with_the_kernel() {
+        let ends = ends();
+        for _ in 0..20 {
+            let (mut ring, frames, messages) = ring(&ends);
+            ends.pod.send(b"a frame that nobody takes").expect("sent");
+            ring.turn().expect("armed");
+            // Pushed and not submitted.
+            let mut block = Block::new(vec![7; 1000].into());
+            block.push(Part::train(0, 1000, 100, ends.socket.local_addr().expect("bound")));
+            ring.send(block).expect("pushed");
+            // Buffers may go first: the ring holds what the kernel knows of them.
+            drop((frames, messages));
+            drop(ring);
+            // Nobody reads for us any more.
+            ends.pod.send(b"for the next").expect("sent");
+            let mut buffer = [0; 100];
+            assert_eq!(ends.tun.recv(&mut buffer).expect("still there"), 12);
+            while ends.socket.recv(&mut buffer).is_ok() {}
+        }
+    }
+
+    #[test]
+    fn a_stop_is_seen_while_the_ring_sleeps() {
+        let ends = ends();
+        let (mut ring, ..) = ring(&ends);
+        std::thread::scope(|scope| {
+            scope.spawn(|| ends.stop.give());
+            ring.turn().expect("woken");
+        });
+        assert!(matches!(ring.completion(), Some(Completion::Stop)));
+    }
+}
