@@ -9,18 +9,22 @@ use std::process::{Command, Output, Stdio};
 
 use caps::{CapSet, Capability};
 
-use super::{Host, LabError, Pod};
+use super::{Host, LabError, Pod, Store};
 use crate::sys::netns::in_netns;
 use crate::sys::process::own_session;
 
 /// Fails with the sentence that mends it if this process cannot make a lab here.
-pub(super) fn preflight() -> Result<(), LabError> {
+pub(super) fn preflight(store: Store) -> Result<(), LabError> {
     privileged()?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let installed = |program| std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
     for (program, package) in [("ip", "iproute2"), ("ping", "iputils-ping")] {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        if !std::env::split_paths(&path).any(|directory| directory.join(program).is_file()) {
+        if !installed(program) {
             return Err(LabError::Missing { program, package });
         }
+    }
+    if matches!(store, Store::Etcd { .. }) && !installed("etcd") {
+        return Err(LabError::NoEtcd);
     }
     fs::File::options().read(true).write(true).open("/dev/net/tun").map_err(LabError::Tun)?;
     Ok(())
