@@ -424,10 +424,10 @@ mod tests {
             ("-ip-masq", "CNI"),
             ("-kube-subnet-mgr=true", "--etcd-endpoints"),
             ("-iface-regex=eth.*", "--iface"),
-            ("-etcd-password=secret", "HOPSACK_STORE_PASSWORD_FILE"),
+            ("-etcd-password=hunter2", "HOPSACK_STORE_PASSWORD_FILE"),
         ] {
             let told = read(&[arg], &[]).unwrap_err();
-            assert!(told.contains("refused") && told.contains(mend) && !told.contains("secret"), "{told}");
+            assert!(told.contains("refused") && told.contains(mend) && !told.contains("hunter2"), "{told}");
         }
         assert_eq!(run(&["-ip-masq=false", "-kube-subnet-mgr=false"], &[]).notes, [""; 0]);
         let notes = run(&["-iptables-resync", "7"], &[]).notes;
