@@ -6,6 +6,7 @@
 //! Invariant: `--json` prints one JSON value on standard output and nothing else there.
 
 mod cluster;
+mod flanneld;
 mod options;
 mod table;
 
@@ -73,6 +74,16 @@ enum Command {
     /// the log filter again. A device that a killed daemon left is adopted, with its routes.
     #[command(after_help = "Example: hopsack run --store-path ./cluster.toml --node-interface eth1")]
     Run(ConfigOptions),
+    /// Run the daemon as flanneld's own flags and FLANNELD_* variables say: a drop-in
+    ///
+    /// Flags as flanneld takes them (-x, --x, -x=v). Those that hopsack cannot honour are refused or told to be without
+    /// effect; configs/README.md has the table.
+    #[command(disable_help_flag = true)]
+    Flanneld {
+        /// flanneld's flags; -help lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAG")]
+        flags: Vec<String>,
+    },
     /// Can this host do it? Each line ok, or FAIL with the mend; exit 1 on FAIL
     Check {
         #[command(flatten)]
@@ -153,7 +164,15 @@ impl Cli {
     /// Does it. `start_log` sets up logging for the daemon and returns what changes it later.
     pub fn run<R: Fn(&Config)>(self, start_log: impl FnOnce(&Config) -> R) -> Result<ExitCode, CliError> {
         match self.command {
-            Command::Run(options) => run(&options.sources(), start_log)?,
+            Command::Run(options) => run(&options.sources(), &[], start_log)?,
+            Command::Flanneld { flags } => match flanneld::translate(&flags)? {
+                flanneld::Request::Run(translated) => {
+                    let sources = Sources { options: translated.options, ..Sources::from_environment() };
+                    run(&sources, &translated.notes, start_log)?;
+                }
+                flanneld::Request::Help => say(&flanneld::help())?,
+                flanneld::Request::Version => say(concat!("hopsack ", env!("CARGO_PKG_VERSION"), "\n"))?,
+            },
             Command::Check { config, format } => return check(&config.sources(), &format),
             Command::Status(ask) => print(&ask.format, &ask.of::<Status>(Request::Status)?, status)?,
             Command::Peers(ask) => {
@@ -175,9 +194,15 @@ impl Cli {
     }
 }
 
-fn run<R: Fn(&Config)>(sources: &Sources, start_log: impl FnOnce(&Config) -> R) -> Result<(), CliError> {
+/// `notes`: what is to be logged first.
+fn run<R: Fn(&Config)>(
+    sources: &Sources,
+    notes: &[String],
+    start_log: impl FnOnce(&Config) -> R,
+) -> Result<(), CliError> {
     let config = sources.load().map_err(NodeError::from)?;
     let reconfigure = start_log(&config);
+    notes.iter().for_each(|note| tracing::warn!("{note}"));
     runtime()?.block_on(async {
         match Node::start(config).await? {
             Some(node) => node.run(sources, reconfigure).await,
@@ -254,12 +279,16 @@ fn print<T: Serialize, P: std::fmt::Display>(
     value: &T,
     people: impl FnOnce(&T) -> P,
 ) -> Result<(), CliError> {
-    use std::io::Write;
     let text = if format.json {
         serde_json::to_string_pretty(value).map_err(std::io::Error::other)? + "\n"
     } else {
         people(value).to_string()
     };
+    say(&text)
+}
+
+fn say(text: &str) -> Result<(), CliError> {
+    use std::io::Write;
     match std::io::stdout().write_all(text.as_bytes()) {
         // `hopsack routes | head` is no failure.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

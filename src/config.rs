@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod file;
+pub mod flanneld;
 pub mod keys;
 
 use std::fmt;

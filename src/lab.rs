@@ -6,7 +6,7 @@
 //! [`bench`](mod@bench) measures it beside kernel VXLAN.
 //!
 //! A lab knows a daemon only as a program: its configuration file, its control socket and its exit. It knows nothing of
-//! engines or stores beyond the text of a configuration.
+//! engines or stores beyond the text of a configuration, and that the store may be an etcd that has to be started.
 //!
 //! Invariant: a lab touches namespaces named `hs-LAB-*`, the directory `/run/hopsack-lab/LAB`, and the processes in
 //! them: nothing in the machine's own network namespace. Whatever has been made of it, however far, [`down`] removes.
@@ -19,12 +19,14 @@ pub mod traffic;
 
 mod daemon;
 mod error;
+mod etcd;
 mod interrupt;
 mod programs;
 mod state;
 mod topology;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -35,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 pub use daemon::Daemon;
 pub use error::LabError;
+pub use etcd::Etcd;
 pub use interrupt::Interrupt;
 pub use programs::exec;
 pub use topology::{Host, MAX_HOSTS, Pod};
@@ -62,11 +65,22 @@ pub struct Options {
     pub mtu: u16,
     /// The program that is run as daemon.
     pub binary: PathBuf,
+    /// Where the cluster is described.
+    pub store: Store,
     /// TOML that is appended to each daemon's configuration: further tables, such as `[dataplane]`.
     pub extra_config: String,
     /// Ends what is being done to the lab.
     #[serde(skip)]
     pub interrupt: Interrupt,
+}
+
+/// Where a lab's daemons find the cluster's map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Store {
+    /// In a file that all hosts read.
+    File,
+    /// In an etcd of so many members, up to five, that the lab starts itself.
+    Etcd { members: u8 },
 }
 
 /// How a family is written in `lab.json`.
@@ -78,7 +92,7 @@ enum FamilyName {
 }
 
 impl Options {
-    /// Three hosts on an IPv4 underlay of MTU 1500.
+    /// Three hosts on an IPv4 underlay of MTU 1500, described by a file.
     pub fn named(name: impl Into<String>, binary: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
@@ -86,6 +100,7 @@ impl Options {
             underlay: Family::V4,
             mtu: 1500,
             binary: binary.into(),
+            store: Store::File,
             extra_config: String::new(),
             interrupt: Interrupt::default(),
         }
@@ -105,6 +120,7 @@ pub struct Lab {
     options: Options,
     plan: Plan,
     daemons: Vec<Daemon>,
+    etcd: Vec<Etcd>,
     keep: bool,
 }
 
@@ -126,7 +142,7 @@ impl Lab {
     pub fn create(options: Options) -> Result<Self, LabError> {
         let name = options.name.clone();
         let plan = Plan::new(&options, &state::directory(&name))?;
-        programs::preflight()?;
+        programs::preflight(options.store)?;
         if !state::namespaces(&name).is_empty() {
             return Err(LabError::Exists(name));
         }
@@ -167,13 +183,28 @@ impl Lab {
         Ok(Self::assemble(options, plan, true))
     }
 
-    /// Starts the daemons that do not run and waits until all are ready.
+    /// Starts etcd, if that is the store, and the daemons that do not run, and waits until all are ready and know each
+    /// other.
     ///
     /// # Errors
-    /// A daemon could not be started, ended, or is not ready after 15 s.
+    /// A daemon could not be started, ended, or is not ready after 15 s; likewise etcd.
     pub fn start(&self) -> Result<(), LabError> {
+        self.start_etcd()?;
         self.daemons.iter().try_for_each(Daemon::start)?;
-        self.daemons.iter().try_for_each(|daemon| daemon.wait_ready(READY))
+        self.daemons.iter().try_for_each(|daemon| daemon.wait_ready(READY))?;
+        self.hosts().iter().zip(&self.daemons).try_for_each(|(host, daemon)| has_its_subnet(host, daemon))?;
+        self.daemons.iter().try_for_each(|daemon| daemon.wait_peers(self.hosts().len() - 1, READY))
+    }
+
+    /// Starts the members of etcd that do not run, waits until they serve, and writes the network configuration.
+    fn start_etcd(&self) -> Result<(), LabError> {
+        self.etcd.iter().try_for_each(Etcd::start)?;
+        self.etcd.iter().try_for_each(|etcd| etcd.wait_ready(READY))?;
+        let Some(etcd) = self.etcd.first() else { return Ok(()) };
+        let (binary, url) = (&self.options.binary, etcd.url());
+        let init = ["network", "init", Plan::NETWORK, "--store-endpoints", &url].map(OsStr::new);
+        let argv = [[binary.as_os_str()].as_slice(), &init].concat();
+        programs::succeed("hopsack network init", &exec(&self.plan.underlay(), &argv)?)
     }
 
     /// Leaves the lab in place when this is dropped, for [`Lab::open`] and [`down`].
@@ -234,6 +265,15 @@ impl Lab {
         &self.daemons[number - 1]
     }
 
+    /// Member `number` of the lab's etcd, from 1 on.
+    ///
+    /// # Panics
+    /// There is no such member, or the store is a file.
+    #[must_use]
+    pub fn etcd(&self, number: usize) -> &Etcd {
+        &self.etcd[number - 1]
+    }
+
     /// The namespace of the underlay, with its bridge `br0` and a port named after each host.
     #[must_use]
     pub fn underlay_netns(&self) -> String {
@@ -270,20 +310,27 @@ impl Lab {
         let daemon =
             |host: &Host| Daemon::new(host.clone(), options.binary.clone(), options.interrupt.clone());
         let daemons = plan.hosts.iter().map(daemon).collect();
-        Self { options, plan, daemons, keep }
+        let etcd = Etcd::all(&plan.etcd, &options.interrupt);
+        Self { options, plan, daemons, etcd, keep }
     }
 
     fn write_files(&self) -> Result<(), LabError> {
         let write = |path: &Path, text: &str| {
             fs::write(path, text).map_err(LabError::io(format!("write {}", path.display())))
         };
-        write(&self.plan.cluster_path(), &self.plan.cluster_toml())?;
+        let leased = matches!(self.options.store, Store::Etcd { .. });
+        if !leased {
+            write(&self.plan.cluster_path(), &self.plan.cluster_toml())?;
+        }
         for host in self.hosts() {
             for directory in ["run", "state"] {
                 let path = host.directory.join(directory);
                 fs::create_dir_all(&path).map_err(LabError::io(format!("make {}", path.display())))?;
             }
             write(&host.directory.join("hopsack.toml"), &self.plan.hopsack_toml(host))?;
+            if leased {
+                write(&host.directory.join("subnet.env"), &self.plan.subnet_env(host))?;
+            }
         }
         Ok(())
     }
@@ -310,6 +357,7 @@ impl Lab {
         for daemon in &self.daemons {
             daemon.reap();
         }
+        self.etcd.iter().for_each(Etcd::reap);
         removed
     }
 }
@@ -325,10 +373,20 @@ impl Drop for Lab {
     }
 }
 
+/// Pods have the addresses of the plan: a daemon that leased another subnet would not carry their packets.
+fn has_its_subnet(host: &Host, daemon: &Daemon) -> Result<(), LabError> {
+    let (status, planned) = (daemon.status()?, host.subnet_v4.to_string());
+    let leased = status["subnets"].to_string();
+    if leased.contains(&planned) {
+        return Ok(());
+    }
+    Err(LabError::Subnet { host: host.name.clone(), leased, planned })
+}
+
 /// What [`down`] found and removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Processes: daemons, and whatever else ran in the lab's namespaces.
+    /// Processes: daemons, etcd, and whatever else ran in the lab's namespaces.
     pub processes: usize,
     /// Network namespaces.
     pub namespaces: usize,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use hopsack::lab::ping::{Ping, Pinger, ping};
 use hopsack::lab::traffic::{Amount, Flow, Transfer};
-use hopsack::lab::{Lab, Options};
+use hopsack::lab::{Lab, Options, Store};
 use hopsack::packet::Family;
 use hopsack::sys::netns::in_netns;
 use support::{HOPSACK, Scrape, attempt, edit, eventually, hopsack, http, json, lab, lab_on, run, text};
@@ -400,6 +400,8 @@ fn a_wrong_configuration_is_refused_in_one_sentence() {
         (&["--overlay-mtu", "1000"], "too small for IPv6"),
         (&["--store-path", "/nowhere/cluster.toml"], "cannot read the cluster file"),
         (&["--store-kind", "consul"], "write \"file\" or \"etcd\""),
+        (&["--store-kind", "etcd", "--store-endpoints", "192.0.2.250:2379"], "write URLs"),
+        (&["--security-mode", "sealed"], "not in this version"),
     ] {
         let error = bench.refused(&[], options, 2);
         assert!(error.contains(says), "{options:?}: {error}");
@@ -562,4 +564,40 @@ fn pings_are_lost_only_while_the_daemon_is_away(engine: &str) {
     let pinged = pinger.stop().expect("ping ends");
     assert_eq!(pinged.duplicates, 0);
     assert!(pinged.received >= 50, "{}", pinged.output);
+}
+
+#[test]
+fn flannelds_command_line_runs_this_daemon() {
+    let store = Store::Etcd { members: 1 };
+    let lab = Lab::up(Options { hosts: 2, store, ..Options::unique("dropin", HOPSACK) }).expect("up");
+    lab.daemon(2).terminate().expect("it ends");
+    let (host, directory) = (lab.host(2).netns.clone(), lab.host(2).directory.clone());
+    let argv = |flags: &[&str]| {
+        let program = ["netns", "exec", &host, HOPSACK, "flanneld"].map(str::to_owned);
+        program.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect::<Vec<_>>()
+    };
+    let (run_dir, log) = (directory.join("run2"), directory.join("log2"));
+    let (endpoints, subnet_file) = (lab.etcd(1).url(), directory.join("flannel.env").display().to_string());
+    let mut daemon = Command::new("ip")
+        .args(argv(&["-etcd-endpoints", &endpoints, "--iface=eth7", "-iface=eth0", "-iptables-resync=7"]))
+        .args(["-healthz-ip=127.0.0.1", "-healthz-port=8471", "-ip-masq=false"])
+        .env("FLANNELD_SUBNET_FILE", &subnet_file)
+        .env("HOPSACK_NODE_RUN_DIR", &run_dir)
+        .env("HOPSACK_NODE_STATE_DIR", directory.join("state"))
+        .stderr(std::fs::File::create(&log).expect("a log"))
+        .spawn()
+        .expect("it starts");
+    let all = Ping { count: 1, ..Ping::to(lab.pod(2).v4) };
+    eventually("it forwards", || ping(&lab.pod(1).netns, all).expect("ping runs").is_whole());
+    let config = std::fs::read_to_string(&subnet_file).expect("it has written it");
+    assert!(config.contains("FLANNEL_SUBNET=10.244.2.1/24"), "{config}");
+    let said = std::fs::read_to_string(&log).expect("the log");
+    assert!(said.contains("-iptables-resync=7 is without effect"), "{said}");
+    daemon.kill().expect("killed");
+    daemon.wait().expect("gone");
+
+    let refused = Command::new("ip").args(argv(&["-kube-subnet-mgr"])).output().expect("it runs");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused).contains("-kube-subnet-mgr is refused"), "{}", text(&refused));
+    assert!(attempt(&host, &[HOPSACK, "flanneld", "--help"]).contains("-etcd-endpoints"));
 }

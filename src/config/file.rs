@@ -1,6 +1,6 @@
 //! The configuration as typed: serde's view of the file, the layering of the four sources, and the step to meaning.
 //!
-//! Values that are known but not built yet (etcd, encryption ...) are refused by name rather than ignored: a daemon that
+//! Values that are known but not built yet (encryption, masquerading ...) are refused by name rather than ignored: a daemon that
 //! accepts `mode = "sealed"` and sends in clear would lie.
 //!
 //! Invariant: an unknown key or a value of the wrong type is an error with its place, never skipped.

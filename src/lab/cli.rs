@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand, ValueEnum, value_parser};
 
 use super::{
-    Interrupt, Lab, LabError, MAX_HOSTS, Options, Removed, Summary, bench, demo, down, list, programs,
+    Interrupt, Lab, LabError, MAX_HOSTS, Options, Removed, Store, Summary, bench, demo, down, list, programs,
 };
 use super::{state, topology};
 use crate::packet::Family;
@@ -92,8 +92,8 @@ struct UpArgs {
     #[arg(long)]
     ipv6: bool,
     /// Where the cluster is described.
-    #[arg(long, value_enum, default_value_t = Store::File)]
-    store: Store,
+    #[arg(long, value_enum, default_value_t = StoreKind::Etcd)]
+    store: StoreKind,
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +110,9 @@ struct DemoArgs {
     /// How long TCP runs, in each family.
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u64).range(1..=600))]
     seconds: u64,
+    /// Where the cluster is described.
+    #[arg(long, value_enum, default_value_t = StoreKind::Etcd)]
+    store: StoreKind,
 }
 
 /// Measure hopsack beside kernel VXLAN and plain routing, on this machine, in about a minute. Leaves nothing.
@@ -165,9 +168,20 @@ struct BenchArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Store {
+enum StoreKind {
+    /// An etcd that the lab starts; daemons lease their subnets there.
+    Etcd,
     /// A file that all hosts read.
     File,
+}
+
+impl From<StoreKind> for Store {
+    fn from(kind: StoreKind) -> Self {
+        match kind {
+            StoreKind::Etcd => Self::Etcd { members: 1 },
+            StoreKind::File => Self::File,
+        }
+    }
 }
 
 /// Does what the arguments say. `binary` is the program to run as daemon.
@@ -187,8 +201,7 @@ pub fn run(args: LabArgs, binary: &Path) -> Result<(), LabError> {
 }
 
 fn up(args: UpArgs, binary: &Path) -> Result<(), LabError> {
-    let Store::File = args.store;
-    let mut options = options(&args.lab.name, args.hosts, args.ipv6, binary);
+    let mut options = options(&args.lab.name, args.hosts, args.ipv6, args.store, binary);
     match Lab::open(&args.lab.name) {
         Ok(mut lab) => return mend(&mut lab, &options),
         Err(LabError::Absent(_)) => {}
@@ -210,9 +223,10 @@ fn up(args: UpArgs, binary: &Path) -> Result<(), LabError> {
 
 /// What `up` does to a lab that is there.
 fn mend(lab: &mut Lab, wanted: &Options) -> Result<(), LabError> {
-    let Options { name, hosts, underlay, .. } = lab.options();
-    if (*hosts, *underlay) != (wanted.hosts, wanted.underlay) {
-        let has = format!("{hosts} hosts on an {} underlay", family(*underlay));
+    let Options { name, hosts, underlay, store, .. } = lab.options();
+    if (*hosts, *underlay, *store) != (wanted.hosts, wanted.underlay, wanted.store) {
+        let store = if matches!(store, Store::File) { "file" } else { "etcd" };
+        let has = format!("{hosts} hosts on an {} underlay and --store {store}", family(*underlay));
         return Err(LabError::Differs { name: name.clone(), has });
     }
     let stopped = lab.hosts().iter().zip(1..).filter(|(_, number)| lab.daemon(*number).pid().is_none());
@@ -251,7 +265,7 @@ fn exec(lab: &str, site: &str, command: &[String]) -> Result<Infallible, LabErro
 }
 
 fn run_demo(args: DemoArgs, binary: &Path) -> Result<(), LabError> {
-    let mut options = options(&args.name, args.hosts, args.ipv6, binary);
+    let mut options = options(&args.name, args.hosts, args.ipv6, args.store, binary);
     topology::check_name(&args.name)?;
     options.interrupt = Interrupt::on_signals()?;
     if let Some(removal) = clear(&args.name)? {
@@ -286,7 +300,7 @@ fn run_bench(args: BenchArgs, binary: &Path) -> Result<(), LabError> {
 
 /// Progress goes to standard error, which leaves standard output to the result.
 fn measure(args: &BenchArgs, binary: &Path) -> Result<bench::Report, LabError> {
-    let mut options = options(&args.name, 2, false, binary);
+    let mut options = options(&args.name, 2, false, StoreKind::File, binary);
     topology::check_name(&args.name)?;
     options.interrupt = Interrupt::on_signals()?;
     let plan = bench::Plan {
@@ -330,9 +344,9 @@ fn clear(name: &str) -> Result<Option<String>, LabError> {
     Ok(Some(removal(name, down(name)?)))
 }
 
-fn options(name: &str, hosts: u8, ipv6: bool, binary: &Path) -> Options {
+fn options(name: &str, hosts: u8, ipv6: bool, store: StoreKind, binary: &Path) -> Options {
     let underlay = if ipv6 { Family::V6 } else { Family::V4 };
-    Options { hosts, underlay, ..Options::named(name, PathBuf::from(binary)) }
+    Options { hosts, underlay, store: store.into(), ..Options::named(name, PathBuf::from(binary)) }
 }
 
 /// What is there and what to try.

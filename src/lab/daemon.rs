@@ -140,6 +140,30 @@ impl Daemon {
         }
     }
 
+    /// Waits until it knows so many hosts: with etcd, a host that is ready hears of those that join after it.
+    ///
+    /// # Errors
+    /// It does not answer, or `timeout` passed; or the lab was interrupted.
+    pub fn wait_peers(&self, peers: usize, timeout: Duration) -> Result<(), LabError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let status = self.status()?;
+            if status["peers"].as_u64().is_some_and(|known| known >= peers as u64) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let (host, seconds) = (self.host.name.clone(), timeout.as_secs());
+                return Err(LabError::NotReady {
+                    host,
+                    seconds,
+                    answer: status.to_string(),
+                    log: self.log_tail(),
+                });
+            }
+            self.interrupt.sleep(Duration::from_millis(5))?;
+        }
+    }
+
     /// Asks it for its status: the content of `ok` in its answer.
     ///
     /// # Errors

@@ -24,6 +24,15 @@ pub enum LabError {
     /// A program is not installed.
     #[error("the program {program} is missing: apt-get install {package}")]
     Missing { program: &'static str, package: &'static str },
+    /// Likewise, and the lab can do without.
+    #[error("the program etcd is missing: apt-get install etcd-server, or choose --store file")]
+    NoEtcd,
+    /// etcd does not serve.
+    #[error("{name} does not serve ({how}); see {log}")]
+    Etcd { name: String, how: String, log: String },
+    /// Somebody else has the subnet that the lab's numbering gives to this host.
+    #[error("{host} leased {leased} instead of {planned}: hopsack lab down, then up again")]
+    Subnet { host: String, leased: String, planned: String },
     /// The daemons could not make their devices.
     #[error("/dev/net/tun cannot be opened ({0}): modprobe tun, or give the container --device /dev/net/tun")]
     Tun(io::Error),

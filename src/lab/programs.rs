@@ -9,15 +9,18 @@ use std::process::{Command, Output, Stdio};
 
 use caps::{CapSet, Capability};
 
-use super::{Host, LabError, Pod};
+use super::{Host, LabError, Pod, Store};
 use crate::sys::netns::in_netns;
 use crate::sys::process::own_session;
 
 /// Fails with the sentence that mends it if this process cannot make a lab here.
-pub(super) fn preflight() -> Result<(), LabError> {
+pub(super) fn preflight(store: Store) -> Result<(), LabError> {
     privileged()?;
     for (program, package) in [("ip", "iproute2"), ("ping", "iputils-ping")] {
         require(program, package)?;
+    }
+    if matches!(store, Store::Etcd { .. }) && !installed("etcd") {
+        return Err(LabError::NoEtcd);
     }
     fs::File::options().read(true).write(true).open("/dev/net/tun").map_err(LabError::Tun)?;
     Ok(())
@@ -25,9 +28,12 @@ pub(super) fn preflight() -> Result<(), LabError> {
 
 /// Fails with the package to install if a program is not on the path.
 pub(super) fn require(program: &'static str, package: &'static str) -> Result<(), LabError> {
+    if installed(program) { Ok(()) } else { Err(LabError::Missing { program, package }) }
+}
+
+fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
-    if found { Ok(()) } else { Err(LabError::Missing { program, package }) }
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 /// Fails if this process cannot enter and remove namespaces.

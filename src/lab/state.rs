@@ -132,16 +132,18 @@ pub(super) fn set_record(lab: &str, record: &Record) -> Result<(), LabError> {
 /// The daemons that a lab has recorded and that live.
 pub(super) fn daemons(lab: &str) -> Vec<ProcessId> {
     let directory = directory(lab);
-    let recorded = entries(&directory).into_iter().filter_map(|host| daemon(&directory.join(host)));
+    // An etcd is recorded in the same way beside them, and is none.
+    let hosts = entries(&directory).into_iter().filter(|name| name.starts_with('h'));
+    let recorded = hosts.filter_map(|host| daemon(&directory.join(host)));
     recorded.filter(|id| id.alive()).collect()
 }
 
-/// The recorded daemon of the host with this directory, which may have ended.
+/// The recorded process of the host or etcd with this directory, which may have ended.
 pub(super) fn daemon(host: &Path) -> Option<ProcessId> {
     read(&host.join("daemon.json"))
 }
 
-/// Records the daemon of the host with this directory.
+/// Records the process of the host or etcd with this directory.
 pub(super) fn set_daemon(host: &Path, id: ProcessId) -> Result<(), LabError> {
     write(&host.join("daemon.json"), &id)
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   hs-LAB-net        br0 ---- h1 ---- h2 ---- ...            the underlay, one Ethernet
+//!                     192.0.2.250 or 2001:db8:64::fa          etcd, if that is the store; further members .251 ...
 //!                               |       |
 //!   hs-LAB-h1         eth0 -----+      ...                    192.0.2.1 or 2001:db8:64::1
 //!                     cni0 10.244.1.1, fd00:244:0:1::1        a bridge, as container runtimes make it
@@ -21,7 +22,8 @@ use std::path::{Path, PathBuf};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::{LabError, Options};
+use super::etcd::Member;
+use super::{LabError, Options, Store};
 use crate::packet::Family;
 
 /// The most hosts that the numbering has room for.
@@ -73,6 +75,8 @@ impl Pod {
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) hosts: Vec<Host>,
+    /// The members of etcd; none if the store is a file.
+    pub(super) etcd: Vec<Member>,
     lab: String,
     mtu: u16,
     extra_config: String,
@@ -107,8 +111,24 @@ impl Plan {
                 },
             }
         };
+        let members = match options.store {
+            Store::File => 0,
+            // Five is the most that etcd's authors advise, and what is left of the addresses.
+            Store::Etcd { members } => members.clamp(1, 5),
+        };
+        let member = |n: u8| Member {
+            name: format!("etcd{n}"),
+            netns: namespace(&options.name, "net"),
+            // No host has these: in IPv6 they are no decimal digits.
+            address: match options.underlay {
+                Family::V4 => Ipv4Addr::new(192, 0, 2, 249 + n).into(),
+                Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x64, 0, 0, 0, 0, 0xf9 + u16::from(n)).into(),
+            },
+            directory: directory.join(format!("etcd{n}")),
+        };
         Ok(Self {
             hosts: (1..=options.hosts).map(host).collect(),
+            etcd: (1..=members).map(member).collect(),
             lab: options.name.clone(),
             mtu: options.mtu,
             extra_config: options.extra_config.clone(),
@@ -135,7 +155,10 @@ impl Plan {
 
     /// The batch for the underlay's namespace: a bridge, and a cable to each host.
     pub(super) fn underlay_batch(&self) -> String {
-        let mut text = String::from(BRIDGE).replace("NAME", "br0");
+        let mut text = String::from("link set lo up\n") + &BRIDGE.replace("NAME", "br0");
+        for Member { address, .. } in &self.etcd {
+            let _ = writeln!(text, "addr add {address}/{} dev br0{}", length(*address), nodad(*address));
+        }
         for Host { name, netns, .. } in &self.hosts {
             let mtu = self.mtu;
             let _ =
@@ -149,7 +172,7 @@ impl Plan {
     pub(super) fn host_batch(&self, host: &Host) -> String {
         let Host { public, subnet_v4, subnet_v6, pod, .. } = host;
         let (gateway_v4, gateway_v6) = gateways(pod);
-        let (length, mtu) = (if public.is_ipv4() { 24 } else { 64 }, self.overlay_mtu());
+        let (length, mtu) = (length(*public), self.overlay_mtu());
         let mut text = String::from("link set lo up\nlink set eth0 up\n");
         let _ = writeln!(text, "addr add {public}/{length} dev eth0{}", nodad(*public));
         text.push_str(&BRIDGE.replace("NAME", "cni0"));
@@ -195,17 +218,33 @@ impl Plan {
         text
     }
 
+    /// The network configuration for etcd: the same as the file store's.
+    pub(super) const NETWORK: &str = r#"{"Network":"10.244.0.0/16","SubnetLen":24,"EnableIPv6":true,"IPv6Network":"fd00:244::/48","IPv6SubnetLen":64,"Backend":{"Type":"udp"}}"#;
+
+    /// What a flanneld before us would have left. A node takes its previous subnet if that is free, so hosts that lease
+    /// get the subnets of the plan, by the rules that hold in production, and pods have addresses before there are leases.
+    pub(super) fn subnet_env(&self, host: &Host) -> String {
+        let (v4, v6) = gateways(&host.pod);
+        let (v4_len, v6_len) = (host.subnet_v4.prefix_len(), host.subnet_v6.prefix_len());
+        format!("FLANNEL_SUBNET={v4}/{v4_len}\nFLANNEL_IPV6_SUBNET={v6}/{v6_len}\n")
+    }
+
     /// A daemon's configuration.
     pub(super) fn hopsack_toml(&self, host: &Host) -> String {
-        let (directory, cluster, public) = (host.directory.display(), self.cluster_path(), host.public);
+        let (directory, public, name) = (host.directory.display(), host.public, &host.name);
+        let store = if self.etcd.is_empty() {
+            format!("kind = \"file\"\npath = \"{}\"", self.cluster_path().display())
+        } else {
+            let urls: Vec<String> = self.etcd.iter().map(|member| format!("{:?}", member.url())).collect();
+            format!("kind      = \"etcd\"\nendpoints = [{}]", urls.join(", "))
+        };
         format!(
-            "[node]\ninterface  = \"eth0\"\npublic_ip  = \"{public}\"\n\
+            "[node]\nname       = \"{name}\"\ninterface  = \"eth0\"\npublic_ip  = \"{public}\"\n\
              state_dir  = \"{directory}/state\"\nrun_dir    = \"{directory}/run\"\n\
              subnet_env = \"{directory}/subnet.env\"\n\n\
-             [store]\nkind = \"file\"\npath = \"{}\"\n\n\
+             [store]\n{store}\n\n\
              [overlay]\ndevice = \"hopsack0\"\nport   = 8285\n\n\
              [metrics]\nlisten = \"127.0.0.1:9285\"\n\n[log]\nfilter = \"info\"\n\n{}",
-            cluster.display(),
             self.extra_config,
         )
     }
@@ -259,6 +298,11 @@ fn gateways(pod: &Pod) -> (Ipv4Addr, Ipv6Addr) {
     (Ipv4Addr::from_bits(pod.v4.to_bits() - 1), Ipv6Addr::from_bits(pod.v6.to_bits() - 1))
 }
 
+/// Of the underlay's network.
+fn length(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 24 } else { 64 }
+}
+
 fn nodad(address: IpAddr) -> &'static str {
     if address.is_ipv6() { " nodad" } else { "" }
 }
@@ -294,6 +338,18 @@ mod tests {
         let config: toml::Table = plan.hopsack_toml(&plan.hosts[2]).parse().unwrap();
         assert_eq!(config["node"]["public_ip"].as_str(), Some("192.0.2.3"));
         assert_eq!(config["node"]["run_dir"].as_str(), Some("/run/hopsack-lab/x/h3/run"));
+    }
+
+    #[test]
+    fn a_lab_with_etcd_has_its_members_beside_the_hosts() {
+        let options = Options { store: Store::Etcd { members: 3 }, ..Options::named("x", "/bin/true") };
+        let plan = Plan::new(&options, Path::new("/run/hopsack-lab/x")).unwrap();
+        let config: toml::Table = plan.hopsack_toml(&plan.hosts[0]).parse().unwrap();
+        assert_eq!(config["store"]["kind"].as_str(), Some("etcd"));
+        assert_eq!(config["store"]["endpoints"][2].as_str(), Some("http://192.0.2.252:2379"));
+        assert!(plan.underlay_batch().contains("addr add 192.0.2.250/24 dev br0\n"));
+        assert!(plan.subnet_env(&plan.hosts[1]).starts_with("FLANNEL_SUBNET=10.244.2.1/24\n"));
+        serde_json::from_str::<serde_json::Value>(Plan::NETWORK).unwrap();
     }
 
     #[test]

@@ -22,6 +22,10 @@ pub enum Signal {
     Terminate,
     /// SIGKILL: end.
     Kill,
+    /// SIGSTOP: stand still.
+    Freeze,
+    /// SIGCONT: go on.
+    Thaw,
 }
 
 impl Process {
@@ -50,6 +54,8 @@ impl Process {
             Signal::Interrupt => libc::SIGINT,
             Signal::Terminate => libc::SIGTERM,
             Signal::Kill => libc::SIGKILL,
+            Signal::Freeze => libc::SIGSTOP,
+            Signal::Thaw => libc::SIGCONT,
         };
         let no_info = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: the descriptor is open because we own it; a null siginfo is what the call documents for "as kill(2)".

@@ -64,7 +64,7 @@ impl Agent {
             return Ok(false);
         }
         let (mut events, mut bad, mut last) = (Vec::new(), Vec::new(), 0);
-        let (mut written, mut own) = (Vec::new(), false);
+        let (mut written, mut own, bad_before) = (Vec::new(), false, self.map.bad().len());
         for event in response.events() {
             let Some(kv) = event.kv().map(Kv::of) else { continue };
             own |= kv.key == self.own.key && kv.mod_revision > self.own.mod_revision;
@@ -94,6 +94,10 @@ impl Agent {
         }
         if own {
             self.own_changed(session).await?;
+        }
+        // Bad keys that were deleted change no route, and are to be reported no longer.
+        if self.map.bad().len() < bad_before {
+            self.note_all();
         }
         self.note();
         Ok(changed)

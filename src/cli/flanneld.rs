@@ -1,0 +1,38 @@
+//! `hopsack flanneld`: flanneld's command line, with this process's environment and this host's interfaces.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+
+use crate::config::flanneld::{self, Host};
+pub(super) use crate::config::flanneld::{Request, help};
+use crate::node::NodeError;
+
+/// The machine that we are on.
+struct Machine;
+
+impl Host for Machine {
+    fn has(&self, interface: &str) -> bool {
+        match interface.parse::<IpAddr>() {
+            // The kernel binds to addresses of this host only.
+            Ok(address) => UdpSocket::bind((address, 0)).is_ok(),
+            Err(_) => !interface.contains('/') && Path::new("/sys/class/net").join(interface).exists(),
+        }
+    }
+
+    fn towards(&self, other: IpAddr) -> Option<IpAddr> {
+        let any: IpAddr = match other {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        // Connecting UDP sends nothing; it asks for the route. Port 9 is discard (RFC 863).
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect((other, 9)).ok()?;
+        socket.local_addr().ok().map(|address: SocketAddr| address.ip())
+    }
+}
+
+/// Reads it.
+pub(super) fn translate(flags: &[String]) -> Result<Request, NodeError> {
+    let environment: Vec<_> = std::env::vars().filter(|(name, _)| name.starts_with("FLANNELD_")).collect();
+    flanneld::translate(flags, &environment, &Machine).map_err(NodeError::Invalid)
+}

@@ -1,0 +1,410 @@
+//! What befalls an etcd, and what pods notice of it: nothing.
+//!
+//! Each test has a lab with an etcd of its own, and TCP running between two pods all the while, every byte compared. The
+//! etcd is killed, frozen, cut off, compacted or filled with rubbish; then TCP must have gone on without a reset, a lease
+//! that is written must reach every host, the routes must be those of a fresh list, and no packet may be lost that is not
+//! counted. No test asserts a time; waits have a patience, after which they fail.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use etcd_client::{Client, Compare, CompareOp, DeleteOptions, Txn, TxnOp};
+use hopsack::lab::traffic::{Amount, Flow, Transfer};
+use hopsack::lab::{Etcd, Lab, Options, Store};
+use hopsack::packet::Family;
+use hopsack::sys::netns::in_netns;
+use serde_json::Value;
+use support::{HOPSACK, Scrape, attempt, http, json, run};
+
+const SUBNETS: &str = "/coreos.com/network/subnets";
+/// For what takes milliseconds, or the nine seconds in which a dead endpoint is noticed, on a machine that may be busy.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// A lab with an etcd, and TCP that runs between its first two pods.
+struct Chaos {
+    lab: Lab,
+    flow: Transfer,
+    /// Leases of other hosts that were written so far.
+    strangers: u8,
+}
+
+impl Chaos {
+    fn new(label: &str, hosts: u8, members: u8) -> Self {
+        let store = Store::Etcd { members };
+        let lab = Lab::up(Options { hosts, store, ..Options::unique(label, HOPSACK) })
+            .expect("these tests need root, /dev/net/tun, ip, ping and etcd: run scripts/test");
+        let flow = Flow {
+            from: lab.pod(1),
+            to: lab.pod(2),
+            family: Family::V4,
+            amount: Amount::Time(Duration::from_secs(600)),
+            verify: true,
+        };
+        let flow = Transfer::start(flow).expect("TCP connects");
+        let chaos = Self { lab, flow, strangers: 0 };
+        chaos.flows();
+        chaos
+    }
+
+    /// TCP goes on.
+    fn flows(&self) {
+        let before = self.flow.received();
+        let moved = || self.flow.received() > before + 100_000;
+        eventually("bytes flow", || moved() || self.flow.is_done());
+        assert!(moved(), "the connection has ended");
+    }
+
+    /// TCP goes on in each of so many seconds.
+    fn flows_for(&self, seconds: u32) {
+        for _ in 0..seconds {
+            let begin = Instant::now();
+            self.flows();
+            sleep(Duration::from_secs(1).saturating_sub(begin.elapsed()));
+        }
+    }
+
+    fn hosts(&self) -> std::ops::RangeInclusive<usize> {
+        1..=self.lab.hosts().len()
+    }
+
+    fn troubled(&self, host: usize) -> bool {
+        self.lab.daemon(host).status().expect("it answers")["store_trouble"].is_string()
+    }
+
+    fn scrape(&self, host: usize) -> Scrape {
+        Scrape::of(&self.lab.host(host).netns)
+    }
+
+    /// Every host says that etcd is away, and forwards.
+    fn all_in_trouble(&self) {
+        eventually("etcd's absence is noticed", || self.hosts().all(|host| self.troubled(host)));
+        for host in self.hosts() {
+            let status = self.lab.daemon(host).status().expect("it answers");
+            assert_eq!(status["ready"], true, "{status}");
+        }
+        self.flows();
+    }
+
+    /// Writes the lease of a host that is none of ours. Returns its subnet.
+    fn add_stranger(&mut self, member: usize) -> String {
+        self.strangers += 1;
+        let number = 100 + self.strangers;
+        let value = format!(r#"{{"PublicIP":"192.0.2.{number}","PublicIPv6":null}}"#);
+        let key = format!("{SUBNETS}/10.244.{number}.0-24");
+        self.ask(member, async move |mut client| client.put(key, value, None).await.map(drop));
+        format!("10.244.{number}.0/24")
+    }
+
+    /// All is in order: nobody complains, news arrive at every host, and routes are those of a fresh list.
+    fn recovers(&mut self, member: usize) {
+        eventually("every host is in order again", || self.hosts().all(|host| !self.troubled(host)));
+        let news = self.add_stranger(member);
+        for host in self.hosts() {
+            eventually("news arrive", || self.routes(host).iter().any(|(subnet, _)| *subnet == news));
+        }
+        self.agrees(member);
+        self.flows();
+    }
+
+    /// Routes of every host are those of a fresh list.
+    fn agrees(&self, member: usize) {
+        for host in self.hosts() {
+            let mut seen = (BTreeSet::new(), BTreeSet::new());
+            let begin = Instant::now();
+            while begin.elapsed() < PATIENCE {
+                seen = (self.routes(host), self.listed(member));
+                if seen.0 == seen.1 {
+                    break;
+                }
+                sleep(Duration::from_millis(50));
+            }
+            assert_eq!(seen.0, seen.1, "routes of h{host}, and a fresh list");
+        }
+    }
+
+    /// Subnets and hosts, as a daemon routes.
+    fn routes(&self, host: usize) -> BTreeSet<(String, String)> {
+        let config = self.lab.daemon(host).config_path().display().to_string();
+        let routes = run(&self.lab.host(host).netns, &[HOPSACK, "routes", "--json", "--config", &config]);
+        let text = |value: &Value| value.as_str().expect("a string").to_owned();
+        let routes = json(&routes).as_array().expect("a list").clone();
+        routes.iter().map(|route| (text(&route["subnet"]), text(&route["host"]))).collect()
+    }
+
+    /// Subnets and hosts, as etcd has them.
+    fn listed(&self, member: usize) -> BTreeSet<(String, String)> {
+        let url = self.etcd(member).url();
+        let argv = [HOPSACK, "leases", "list", "--json", "--store-endpoints", &url];
+        let table = json(&run(&self.lab.underlay_netns(), &argv));
+        let rows = table["leases"].as_array().expect("a list").clone();
+        let row = |row: &Value| {
+            let name = row["name"].as_str().expect("a string").to_owned();
+            let subnets = row["subnets"].as_array().expect("a list").clone();
+            subnets.into_iter().map(move |net| (net.as_str().expect("a string").to_owned(), name.clone()))
+        };
+        rows.iter().flat_map(row).collect()
+    }
+
+    fn etcd(&self, member: usize) -> &Etcd {
+        self.lab.etcd(member)
+    }
+
+    /// Talks to etcd by its own client, from its own namespace.
+    fn ask<T: Send>(
+        &self,
+        member: usize,
+        call: impl AsyncFnOnce(Client) -> Result<T, etcd_client::Error> + Send,
+    ) -> T {
+        let url = self.etcd(member).url();
+        let asked = in_netns(&self.lab.underlay_netns(), || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio");
+            runtime.block_on(async { call(Client::connect([url], None).await?).await })
+        });
+        asked.expect("the lab has the namespace").expect("etcd answers")
+    }
+
+    /// Drops what hosts and etcd send to each other; what etcd is sent from its own namespace passes.
+    fn cut(&self) {
+        let rules = "table inet cut { chain input { type filter hook input priority 0; \
+                     iifname br0 tcp dport 2379 drop; }; \
+                     chain output { type filter hook output priority 0; \
+                     oifname br0 tcp sport 2379 drop; }; }";
+        run(&self.lab.underlay_netns(), &["nft", rules]);
+    }
+
+    fn mend(&self) {
+        run(&self.lab.underlay_netns(), &["nft", "delete table inet cut"]);
+    }
+
+    /// TCP ends in order with every byte right, and what one daemon sent and the other did not receive was counted.
+    fn ends_well(self) {
+        self.flow.finish();
+        let moved = self.flow.wait().expect("not one reset, not one wrong byte");
+        assert!(moved.bytes > 1_000_000, "{moved:?}");
+        let Self { lab, .. } = self;
+        for (from, to) in [(1, 2), (2, 1)] {
+            let [from, to] = [from, to].map(|host| lab.host(host).netns.clone());
+            let accounted = || {
+                let (from, to) = (Scrape::of(&from), Scrape::of(&to));
+                let arrived = to.get("hopsack_ingress_packets_total") + to.all_dropped("ingress");
+                let lost = to.dropped("ingress", "socket_queue_full");
+                // What a kernel sends of itself when a link comes up: router solicitations and the like.
+                let dropped = from.all_dropped("egress") - from.dropped("egress", "multicast");
+                (from.get("hopsack_egress_packets_total"), arrived + lost, dropped)
+            };
+            eventually("what was sent has arrived or was counted", || {
+                let (sent, arrived, _) = accounted();
+                sent == arrived
+            });
+            assert_eq!(accounted().2, 0, "no route was missing at any time");
+        }
+    }
+}
+
+/// Tries until it holds.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn etcd_is_killed_and_started_again() {
+    let mut chaos = Chaos::new("killed", 3, 1);
+    for _ in 0..2 {
+        chaos.etcd(1).kill9().expect("killed");
+        chaos.all_in_trouble();
+        chaos.flows_for(2);
+        chaos.etcd(1).start().expect("started");
+        chaos.etcd(1).wait_ready(PATIENCE).expect("it serves");
+        chaos.recovers(1);
+    }
+    chaos.ends_well();
+}
+
+#[test]
+fn etcd_stands_still_for_a_while() {
+    let mut chaos = Chaos::new("frozen", 2, 1);
+    chaos.etcd(1).freeze().expect("frozen");
+    chaos.flows_for(10);
+    // Its connections stand, so only that it does not answer tells.
+    chaos.all_in_trouble();
+    chaos.etcd(1).thaw().expect("thawed");
+    chaos.recovers(1);
+    chaos.ends_well();
+}
+
+#[test]
+fn etcd_is_cut_off_and_forgets_what_happened_meanwhile() {
+    let mut chaos = Chaos::new("cut", 2, 1);
+    let compacted = "hopsack_store_resyncs_total{cause=\"compacted\"}";
+    for forgets in [false, true] {
+        let before: Vec<u64> = chaos.hosts().map(|host| chaos.scrape(host).get(compacted)).collect();
+        chaos.cut();
+        chaos.add_stranger(1);
+        chaos.add_stranger(1);
+        let gone = format!("{SUBNETS}/10.244.{}.0-24", 100 + chaos.strangers);
+        chaos.ask(1, async move |mut client| {
+            let deleted = client.delete(gone, None).await?;
+            if forgets {
+                let revision = deleted.header().expect("a header").revision();
+                client.compact(revision, None).await?;
+            }
+            Ok(())
+        });
+        chaos.flows_for(15);
+        chaos.all_in_trouble();
+        chaos.mend();
+        chaos.recovers(1);
+        for (host, before) in chaos.hosts().zip(before) {
+            let after = chaos.scrape(host).get(compacted);
+            assert_eq!(after, before + u64::from(forgets), "h{host} lists anew only if it must");
+        }
+    }
+    chaos.ends_well();
+}
+
+#[test]
+fn a_daemon_starts_while_etcd_is_away_and_forwards() {
+    let mut chaos = Chaos::new("away", 3, 1);
+    let saved = chaos.lab.host(1).directory.join("state/map");
+    // The map on disk follows within seconds.
+    eventually("the map is on disk, with all hosts", || {
+        std::fs::read_to_string(&saved).is_ok_and(|map| map.contains("10.244.3.0-24"))
+    });
+    chaos.etcd(1).kill9().expect("killed");
+    chaos.all_in_trouble();
+    let daemon = chaos.lab.daemon(1);
+    daemon.kill9().expect("killed");
+    daemon.start().expect("started");
+    daemon.wait_ready(PATIENCE).expect("ready, from the map on disk");
+    chaos.flows_for(3);
+    assert!(daemon.log().contains("from the map on disk"), "{}", daemon.log());
+    let status = daemon.status().expect("it answers");
+    assert!(status["store_trouble"].to_string().contains("started without etcd"), "{status}");
+    assert_eq!(chaos.routes(1), chaos.routes(2), "the map on disk is the last one");
+
+    chaos.etcd(1).start().expect("started");
+    chaos.etcd(1).wait_ready(PATIENCE).expect("it serves");
+    chaos.recovers(1);
+    chaos.flow.finish();
+    chaos.flow.wait().expect("not one reset, not one wrong byte");
+}
+
+/// What a daemon counts as rubbish.
+fn bad_keys(chaos: &Chaos, host: usize) -> usize {
+    let metrics = http(&chaos.lab.host(host).netns, "/metrics");
+    let value = metrics.lines().find_map(|line| line.strip_prefix("hopsack_store_bad_keys "));
+    let value = value.and_then(|value| value.strip_suffix(".0")?.parse().ok());
+    value.unwrap_or_else(|| panic!("no such metric: {metrics}"))
+}
+
+#[test]
+fn rubbish_costs_nothing_but_itself() {
+    let mut chaos = Chaos::new("rubbish", 2, 1);
+    let mut rubbish: Vec<(String, Vec<u8>)> = Vec::new();
+    for number in 110..130 {
+        let key = |name: String| format!("{SUBNETS}/{name}");
+        rubbish.extend([
+            (key(format!("10.244.{number}.0-24")), b"{".to_vec()),
+            (
+                key(format!("10.244.{number}.0-33")),
+                br#"{"PublicIP":"192.0.2.99","PublicIPv6":null}"#.to_vec(),
+            ),
+            (key(format!("garbage-{number}")), vec![0xff; 64]),
+            (key(format!("10.99.{number}.0-24")), br#"{"PublicIP":"300.0.2.99"}"#.to_vec()),
+            (format!("{SUBNETS}-{number}/10.244.{number}.0-24"), vec![0; 4096]),
+        ]);
+    }
+    assert_eq!(rubbish.len(), 100);
+    chaos.ask(1, async move |mut client| {
+        let puts: Vec<TxnOp> = rubbish.into_iter().map(|(key, value)| TxnOp::put(key, value, None)).collect();
+        client.txn(Txn::new().and_then(puts)).await.map(drop)
+    });
+    chaos.recovers(1);
+    chaos.flows_for(3);
+    let url = chaos.etcd(1).url();
+    let argv = [HOPSACK, "leases", "list", "--json", "--store-endpoints", &url];
+    let bad = json(&run(&chaos.lab.underlay_netns(), &argv))["bad"].as_array().map_or(0, Vec::len);
+    assert!(bad >= 60, "{bad} keys are reported by name");
+    for host in chaos.hosts() {
+        eventually("they are counted", || bad_keys(&chaos, host) == bad);
+    }
+    chaos.ask(1, async |mut client| {
+        let range = DeleteOptions::new().with_range(format!("{SUBNETS}/h"));
+        client.delete(format!("{SUBNETS}/garbage"), Some(range)).await.map(drop)
+    });
+    for host in chaos.hosts() {
+        eventually("they are gone", || bad_keys(&chaos, host) == bad - 20);
+    }
+    chaos.recovers(1);
+    chaos.ends_well();
+}
+
+#[test]
+fn who_lost_its_subnet_stops_and_says_to_whom() {
+    let chaos = Chaos::new("stolen", 3, 1);
+    let key = format!("{SUBNETS}/10.244.3.0-24&fd00:244:0:3::-64");
+    chaos.ask(1, async move |mut client| {
+        // As a flanneld takes over: it writes without asking. The comparison only sees that the key is the one.
+        let there = Compare::version(key.clone(), CompareOp::Greater, 0);
+        let thief = r#"{"PublicIP":"192.0.2.99","PublicIPv6":null}"#;
+        let written = client.txn(Txn::new().when([there]).and_then([TxnOp::put(key, thief, None)])).await?;
+        assert!(written.succeeded(), "h3 has a lease");
+        Ok(())
+    });
+    let daemon = chaos.lab.daemon(3);
+    eventually("the daemon ends", || daemon.pid().is_none());
+    let status = daemon.terminate().expect("it has ended").expect("it was ours");
+    assert_eq!(status.code(), Some(1));
+    let log = daemon.log();
+    let last = log.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("192.0.2.3") && last.contains("192.0.2.99") && last.contains("10.244.3.0/24"),
+        "{log}"
+    );
+    let device = attempt(&chaos.lab.host(3).netns, &["ip", "link", "show", "hopsack0"]);
+    assert!(device.contains("does not exist"), "it forwards no more: {device}");
+
+    // The others believe etcd.
+    let listed = chaos.listed(1);
+    assert!(listed.contains(&("10.244.3.0/24".into(), "192.0.2.99".into())), "{listed:?}");
+    for host in [1, 2] {
+        // To a flanneld goes IPv4 only.
+        let v4 = |routes: &BTreeSet<(String, String)>| {
+            routes.iter().filter(|(subnet, _)| !subnet.contains(':')).cloned().collect::<Vec<_>>()
+        };
+        eventually("the others follow", || v4(&chaos.routes(host)) == v4(&listed));
+    }
+    chaos.ends_well();
+}
+
+#[test]
+fn three_members_lose_one_and_then_their_leader() {
+    let mut chaos = Chaos::new("members", 2, 3);
+    // The first is the one that the daemons talk to.
+    chaos.etcd(1).kill9().expect("killed");
+    chaos.flows_for(2);
+    chaos.recovers(2);
+    chaos.etcd(1).start().expect("started");
+    chaos.etcd(1).wait_ready(PATIENCE).expect("it serves");
+
+    let leads = |member: usize| {
+        chaos.ask(member, async |mut client| {
+            let status = client.status().await?;
+            Ok(status.leader() == status.header().expect("a header").member_id())
+        })
+    };
+    let leader = (1..=3).find(|member| leads(*member)).expect("one leads");
+    chaos.etcd(leader).kill9().expect("killed");
+    chaos.flows_for(3);
+    let other = leader % 3 + 1;
+    chaos.etcd(other).wait_ready(PATIENCE).expect("another leads");
+    chaos.recovers(other);
+    chaos.ends_well();
+}
