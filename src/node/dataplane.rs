@@ -129,7 +129,8 @@ pub(super) async fn sockets(
     receive.into_iter().enumerate().map(both).collect::<std::io::Result<_>>().map_err(failed)
 }
 
-/// A socket to send by, on a port from which a peer with as many workers receives with its worker of the same number.
+/// A socket to send by, on a port that stands for this worker: a peer with as many workers answers it by the one that it
+/// sends to, and none of ours shares that one ([`udp::choose_by_source_port`]).
 fn bind_own(address: SocketAddr, number: usize, workers: usize) -> std::io::Result<UdpSocket> {
     /// Each fits with a chance of one in `workers`, which are 64 at most.
     const TRIES: usize = 2000;

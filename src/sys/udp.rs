@@ -71,26 +71,46 @@ pub fn receive_trains(socket: &UdpSocket) -> io::Result<()> {
     set(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
-/// Of the `count` sockets that share this one's address, which must all be bound: what was sent from a port goes to number
-/// (that port - `port`, in 32 bits) modulo `count`, in the order of binding.
+/// Chooses among the `count` sockets that share this one's address, which must all be bound: what came from a port goes to
+/// number (the sum of both addresses - (that port - `port`)) modulo `count`, in the order of binding.
 ///
 /// The hash that the kernel would take might give both ports of a peer with two workers to one socket; and since a TUN
-/// sends a flow's packets to the queue that its answers were written to, every flow would end there.
+/// sends a flow's packets to the queue that its answers were written to, every flow would end there. By this rule the
+/// answers of worker `w` of a peer come from the worker that `w` itself answers to, and peers that have one port only are
+/// spread by their addresses.
 pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize) -> io::Result<()> {
-    let headers: u32 = if socket.local_addr()?.is_ipv4() { 20 } else { 40 };
+    // Where the last words of source and destination address stand, and the source port.
+    let (src, dst, source_port) = if socket.local_addr()?.is_ipv4() { (12, 16, 20) } else { (20, 36, 40) };
+    let count = u32::try_from(count).map_err(io::Error::other)?;
     let statement =
         |code: u32, k: u32| libc::sock_filter { code: u16::try_from(code).unwrap_or(0), jt: 0, jf: 0, k };
     // SKF_NET_OFF: offsets from there on count from the network header.
-    let source_port = libc::SKF_NET_OFF.cast_unsigned().wrapping_add(headers);
+    let load = |size: u32, offset: u32| {
+        let k = libc::SKF_NET_OFF.cast_unsigned().wrapping_add(offset);
+        statement(libc::BPF_LD | size | libc::BPF_ABS, k)
+    };
+    let modulo = statement(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, count);
+    let to_x = statement(libc::BPF_MISC | libc::BPF_TAX, 0);
     let mut program = [
-        statement(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, source_port),
+        load(libc::BPF_H, source_port),
         statement(libc::BPF_ALU | libc::BPF_SUB | libc::BPF_K, port.into()),
-        statement(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, u32::try_from(count).unwrap_or(1)),
+        modulo,
+        statement(libc::BPF_ST, 0),
+        load(libc::BPF_W, src),
+        to_x,
+        load(libc::BPF_W, dst),
+        statement(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_X, 0),
+        modulo,
+        statement(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_K, count),
+        statement(libc::BPF_LDX | libc::BPF_MEM, 0),
+        statement(libc::BPF_ALU | libc::BPF_SUB | libc::BPF_X, 0),
+        modulo,
         statement(libc::BPF_RET | libc::BPF_A, 0),
     ];
-    let program = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+    let length = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
     let length = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(io::Error::other)?;
-    // SAFETY: `program` points to four statements, and both live across the call, which copies them.
+    // SAFETY: `program` points to as many statements as it says, and both live across the call, which copies them.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -176,8 +196,9 @@ mod tests {
     /// Kernel contract: a sender's port decides which of the sockets on one port receives, and nothing else does.
     #[test]
     fn the_source_port_chooses_the_socket() {
-        for host in ["127.0.0.1", "::1"] {
+        for (host, word) in [("127.0.0.1", 0x7f00_0001_u32), ("::1", 1)] {
             let host: IpAddr = host.parse().expect("an address");
+            let addresses = word.wrapping_add(word) % 3;
             let first = bind_shared((host, 0).into()).expect("bound");
             let address = first.local_addr().expect("bound");
             let others = (1..3).map(|_| bind_shared(address).expect("bound"));
@@ -186,7 +207,7 @@ mod tests {
             for _ in 0..20 {
                 let sender = UdpSocket::bind((host, 0)).expect("bound");
                 let port = u32::from(sender.local_addr().expect("bound").port());
-                let chosen = port.wrapping_sub(address.port().into()) % 3;
+                let chosen = (addresses + 3 - port.wrapping_sub(address.port().into()) % 3) % 3;
                 sender.send_to(&[1], address).expect("sent");
                 for (n, socket) in (0..).zip(&sockets) {
                     assert_eq!(socket.recv(&mut [0; 9]).is_ok(), n == chosen, "from {port} to socket {n}");
