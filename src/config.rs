@@ -180,6 +180,17 @@ pub enum Store {
     Etcd(Box<Etcd>),
 }
 
+impl Store {
+    /// Which store, and where, before it has been opened.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::File { path } => format!("file {}", path.display()),
+            Self::Etcd(etcd) => format!("etcd at {}", etcd.endpoints.join(", ")),
+        }
+    }
+}
+
 /// `[store]` with `kind = "etcd"`, and what of `[node]` it needs.
 #[derive(Debug, Clone)]
 pub struct Etcd {

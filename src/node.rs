@@ -310,6 +310,7 @@ async fn open_store(
     watch: &Watch,
     signals: &mut Signals,
 ) -> Result<Option<(Store, Opened)>, NodeError> {
+    tracing::info!(store = config.store.describe(), "asking for this host's place in the cluster");
     let (mut pause, mut said) = (Duration::from_millis(500), String::new());
     loop {
         let problem = tokio::select! {
