@@ -16,7 +16,7 @@ use arc_swap::{ArcSwap, Cache};
 use super::link::{Link, Replies};
 use super::outbox::Outbox;
 use super::{Account, Op, QueueIo, Rules, WorkerError};
-use crate::forward::{Frame, ToTun, VerifySource, egress, ingress};
+use crate::forward::{DropReason, Frame, ToTun, VerifySource, egress, ingress};
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
 use crate::packet::icmp::Nanos;
 use crate::packet::{IpPacket, VnetHeader};
@@ -125,8 +125,11 @@ impl Worker {
         for index in 0..count {
             let received = receiver.get(index);
             counters.udp_receives.add(1);
-            let Some(from) = received.from else { continue };
             counters.udp_datagrams.add(received.train.count());
+            let Some(from) = received.from else {
+                counters.ingress.drop_many(DropReason::UnknownPeer, received.train.count());
+                continue;
+            };
             ingress(fib, from.ip(), received.train, *verify, counters, &mut inbox);
         }
         inbox.flush();

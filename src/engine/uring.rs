@@ -16,7 +16,7 @@ use super::batch::READ_BUFFER;
 use super::link::{Link, Replies};
 use super::outbox::{BLOCK, Outbox};
 use super::{Account, Op, QueueIo, Rules, WorkerError};
-use crate::forward::{Frame, ToTun, VerifySource, egress, ingress};
+use crate::forward::{DropReason, Frame, ToTun, VerifySource, egress, ingress};
 use crate::packet::IpPacket;
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
 use crate::packet::icmp::Nanos;
@@ -118,12 +118,15 @@ impl Turning {
                 }
                 Completion::UdpReceived(filled) => {
                     counters.udp_receives.add(1);
-                    let received = lender.ring.message(messages, &filled);
-                    if let Some((from, train)) = received {
+                    if let Some((from, train)) = lender.ring.message(messages, &filled) {
                         counters.udp_datagrams.add(train.count());
                         let mut inbox = Inbox { coalescer, lender, fib, now, failed: None };
                         ingress(fib, from.ip(), train, *verify, counters, &mut inbox);
                         inbox.failed.map_or(Ok(()), Err).map_err(enter_failed)?;
+                    } else {
+                        // Without a sender it cannot even be told how many there were.
+                        counters.udp_datagrams.add(1);
+                        counters.ingress.drop(DropReason::UnknownPeer);
                     }
                     messages.recycle(filled);
                 }
