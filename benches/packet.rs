@@ -7,7 +7,7 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
 
 use hopsack::forward::{self, Counters, Forwarder, Frame, ToNet, ToTun, Train, VerifySource};
@@ -17,6 +17,7 @@ use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::{IpPacket, VnetHeader, protocol};
 use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Public, Rib};
+use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
 
 /// The inner MTU of an underlay of 1500 bytes.
 const MTU: usize = 1472;
@@ -26,7 +27,7 @@ const OURS: [u8; 4] = [10, 0, 0, 2];
 const THEIRS: [u8; 4] = [10, 0, 1, 2];
 const LEASES: u32 = 10_000;
 
-criterion_group!(benches, checksums, parse, lookup, splits, coalesces, straight_lines);
+criterion_group!(benches, checksums, parse, lookup, splits, coalesces, seals, straight_lines);
 criterion_main!(benches);
 
 fn checksums(c: &mut Criterion) {
@@ -127,6 +128,49 @@ fn coalesces(c: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// Packets a train, as a super packet makes.
+const TRAIN: usize = 44;
+
+fn seals(c: &mut Criterion) {
+    let mut group = c.benchmark_group("seal");
+    for suite in [Suite::Aes256Gcm, Suite::ChaCha20Poly1305] {
+        let [here, there] = [Role::Initiator, Role::Responder].map(|role| session(suite, role));
+        for length in [64, MTU - OVERHEAD] {
+            let stride = length + OVERHEAD;
+            let mut train = vec![7_u8; TRAIN * stride];
+            let mut out = vec![0; length];
+            group.throughput(Throughput::Elements(TRAIN as u64));
+            let name = |what: &str| BenchmarkId::new(format!("{what}, {}", suite.name()), length);
+            group.bench_function(name("seal"), |b| {
+                b.iter(|| here.keys().seal(0, black_box(&mut train), stride, Nanos(0)));
+            });
+            let sealed = || {
+                let mut train = vec![7_u8; TRAIN * stride];
+                here.keys().seal(0, &mut train, stride, Nanos(0)).expect("keys");
+                train
+            };
+            group.bench_function(name("open"), |b| {
+                let open = |train: &mut Vec<u8>| {
+                    for datagram in train.chunks(stride) {
+                        let opened = there.keys().open(black_box(datagram), &mut out, Nanos(0));
+                        black_box(opened).expect("whole and new");
+                    }
+                };
+                b.iter_batched_ref(sealed, open, BatchSize::PerIteration);
+            });
+        }
+    }
+    group.finish();
+}
+
+fn session(suite: Suite, role: Role) -> Session {
+    let session = Session::default();
+    let agreement = Agreement { suite, epoch: 1, role, ours: 1, theirs: 1 };
+    session.install(agreement, &Secret::new([7; 32]), Nanos(0)).expect("new");
+    session.activate(1, Nanos(0));
+    session
 }
 
 fn straight_lines(c: &mut Criterion) {

@@ -34,6 +34,7 @@
 //! Each uses only what stands above it in this list (`tests/layers.rs`).
 //!
 //! * [`packet`]: bytes. Views, checksums, ICMP errors, cutting and joining of super packets. Pure.
+//! * [`seal`]: sealed packets: keys, envelope, replay window. Pure.
 //! * [`route`]: what we were told (RIB), what packets meet (FIB). Pure.
 //! * [`forward`]: the two straight lines, the drop reasons, the counters. Pure.
 //! * [`config`]: this node's configuration, in four layers.
@@ -61,5 +62,6 @@ pub mod netlink;
 pub mod node;
 pub mod packet;
 pub mod route;
+pub mod seal;
 pub mod store;
 pub mod sys;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Top-level modules, lowest first. Those in one row don't know each other.
 const LAYERS: &[&[&str]] = &[
     &["packet"],
+    &["seal"],
     &["route"],
     &["forward"],
     &["config"],
@@ -22,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Pure modules: bytes and tables. They may not even use the standard library's doors to the world.
-const PURE: &[&str] = &["packet", "route", "forward"];
+const PURE: &[&str] = &["packet", "seal", "route", "forward"];
 const DOORS: &[&str] = &[
     "std::fs",
     "std::net::Udp",

@@ -16,6 +16,7 @@ use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::vnet::VnetHeader;
 use hopsack::route::{Abilities, Change, Dialect, Fib, Hop, Lease, Local, Networks, Public, Rib};
+use hopsack::seal::{Agreement, HEADER, Hello, OVERHEAD, OpenError, Role, Secret, Session, Suite, TAG};
 use hopsack::store::file::Map;
 use sinks::{Sent, Sink};
 
@@ -31,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("coalesce", fuzz_coalesce),
     ("cluster", fuzz_cluster),
     ("control", fuzz_control),
+    ("open", fuzz_open),
 ];
 
 /// First byte: the last of the outer source address. The rest: a datagram.
@@ -131,6 +133,42 @@ pub fn fuzz_cluster(data: &[u8]) {
 pub fn fuzz_control(data: &[u8]) {
     // Whether it is a request does not matter; that it is looked at without harm does.
     let _ = serde_json::from_slice::<Request>(data);
+}
+
+/// First byte 0: the rest is a datagram, which opens once at most. Else: two bytes say where in a datagram of ours a third flips
+/// bits, and the rest is its packet; it opens, once, if none was flipped.
+pub fn fuzz_open(data: &[u8]) {
+    let Some((kind, rest)) = data.split_first() else { return };
+    let suite = if kind & 2 == 0 { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 };
+    let [here, there] = [Role::Initiator, Role::Responder].map(|role| {
+        let session = Session::default();
+        let agreement = Agreement { suite, epoch: 1, role, ours: 2, theirs: 2 };
+        let secret = Secret::new(std::array::from_fn(|n| u8::try_from(n).expect("small")));
+        session.install(agreement, &secret, Nanos(0)).expect("new");
+        session.activate(1, Nanos(0));
+        session
+    });
+    let _ = Hello::decode(rest);
+    let mut out = vec![0; data.len()];
+    if *kind == 0 {
+        if there.keys().open(rest, &mut out, Nanos(0)).is_ok() {
+            assert_eq!(there.keys().open(rest, &mut out, Nanos(0)), Err(OpenError::Replayed));
+        }
+        return;
+    }
+    let Some(([high, low, flip], packet)) = rest.split_first_chunk::<3>() else { return };
+    let mut datagram = [&[0; HEADER][..], packet, &[0; TAG]].concat();
+    let length = datagram.len();
+    here.keys().seal(usize::from(kind & 1), &mut datagram, length, Nanos(0)).expect("keys");
+    datagram[usize::from(u16::from_be_bytes([*high, *low])) % length] ^= flip;
+    match there.keys().open(&datagram, &mut out, Nanos(0)) {
+        Ok(opened) => {
+            assert_eq!((opened, *flip), (packet, 0), "only what is whole opens");
+            assert_eq!(length, packet.len() + OVERHEAD);
+            assert_eq!(there.keys().open(&datagram, &mut out, Nanos(0)), Err(OpenError::Replayed));
+        }
+        Err(_) => assert_ne!(*flip, 0, "what is whole opens"),
+    }
 }
 
 /// Host 1 is ourselves, 2 and 3 are peers; IPv4 and IPv6.

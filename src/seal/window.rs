@@ -1,0 +1,180 @@
+//! The replay window of one sending key: which of its newest counters have been seen.
+//!
+//! Any worker may receive what any worker of the peer has sealed (an attacker chooses source ports, and with them our
+//! worker), so a window is shared, by atomics: a ring of words, each with 32 bits for 32 counters and the number of the lap
+//! that they belong to. A word of an older lap is taken over by a newer one in the same exchange that sets its first bit, so
+//! nothing is ever cleared, and no two threads can both be told that a counter is new.
+//!
+//! Invariant: [`Window::accept`] says yes at most once for a counter, whatever the threads; used by one thread it says yes
+//! exactly for what is unseen and less than [`WINDOW`] behind the newest (property test `a_window_is_its_slow_model`).
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// How far behind the newest a counter may be.
+pub const WINDOW: u64 = 8192;
+const BITS: u64 = 32;
+/// One word more than the window fills, since it rarely begins at a word's first bit; then whole cache lines.
+const WORDS: usize = (8192 / 32 + 1_usize).next_multiple_of(8);
+const _: () = assert!(WORDS as u64 > WINDOW / BITS);
+
+/// What has been seen of one key's counters. Counters begin at 1.
+#[derive(Debug)]
+pub struct Window {
+    newest: AtomicU64,
+    /// Lap in the upper half, seen bits in the lower.
+    words: [AtomicU64; WORDS],
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { newest: AtomicU64::new(0), words: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+}
+
+impl Window {
+    /// Whether [`Window::accept`] would say no already: cheaper than to open the packet first.
+    #[must_use]
+    #[inline]
+    pub fn is_spent(&self, counter: u64) -> bool {
+        let Some((word, lap, bit)) = self.place(counter) else { return true };
+        let seen = word.load(Relaxed);
+        self.is_behind(counter) || lap < seen >> BITS || (lap == seen >> BITS && seen & bit != 0)
+    }
+
+    /// Marks a counter as seen. Says whether it was new; only then may its packet pass.
+    #[must_use]
+    #[inline]
+    pub fn accept(&self, counter: u64) -> bool {
+        let Some((word, lap, bit)) = self.place(counter) else { return false };
+        if self.is_behind(counter) {
+            return false;
+        }
+        let mut seen = word.load(Relaxed);
+        loop {
+            let known = seen >> BITS;
+            let is_spent = lap < known || (lap == known && seen & bit != 0);
+            if is_spent {
+                return false;
+            }
+            let marked = if lap == known { seen | bit } else { lap << BITS | bit };
+            match word.compare_exchange_weak(seen, marked, Relaxed, Relaxed) {
+                Ok(_) => break,
+                Err(other) => seen = other,
+            }
+        }
+        if counter > self.newest.load(Relaxed) {
+            self.newest.fetch_max(counter, Relaxed);
+        }
+        true
+    }
+
+    /// The highest counter that was accepted; 0 if none was.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.newest.load(Relaxed)
+    }
+
+    fn is_behind(&self, counter: u64) -> bool {
+        counter.saturating_add(WINDOW) <= self.newest.load(Relaxed)
+    }
+
+    /// Word, lap and bit of a counter; `None` for one that no sender uses.
+    #[inline]
+    fn place(&self, counter: u64) -> Option<(&AtomicU64, u64, u64)> {
+        if counter == 0 || counter > super::MOST_PACKETS {
+            return None;
+        }
+        let (at, lap) = (counter / BITS % WORDS as u64, counter / BITS / WORDS as u64);
+        Some((&self.words[usize::try_from(at).ok()?], lap, 1 << (counter % BITS)))
+    }
+}
+
+/// Laps fit their half of a word.
+const _: () = assert!(super::MOST_PACKETS / BITS / (WORDS as u64) < 1 << BITS);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::seal::MOST_PACKETS;
+
+    /// Everything ever seen, in a set.
+    #[derive(Default)]
+    struct Model {
+        seen: BTreeSet<u64>,
+    }
+
+    impl Model {
+        fn accept(&mut self, counter: u64) -> bool {
+            let newest = self.seen.last().copied().unwrap_or(0);
+            let is_ours = (1..=MOST_PACKETS).contains(&counter);
+            is_ours && counter + WINDOW > newest && self.seen.insert(counter)
+        }
+    }
+
+    #[test]
+    fn the_edges() {
+        let window = Window::default();
+        assert!(!window.accept(0), "no sender uses it");
+        assert!(window.accept(1) && !window.accept(1));
+        assert!(window.accept(WINDOW) && window.accept(2));
+        assert!(window.accept(WINDOW + 2));
+        assert!(!window.accept(2), "seen");
+        assert!(window.accept(3), "one less than the window behind");
+        assert!(window.accept(1 << 20));
+        assert!(!window.accept((1 << 20) - WINDOW) && window.accept((1 << 20) - WINDOW + 1));
+        assert!(window.is_spent((1 << 20) - WINDOW) && window.is_spent(1 << 20));
+        assert!(!window.is_spent((1 << 20) - 1));
+        assert!(window.accept(MOST_PACKETS) && !window.accept(MOST_PACKETS + 1) && !window.accept(u64::MAX));
+    }
+
+    #[test]
+    fn of_many_threads_one_is_told_that_it_is_new() {
+        const COUNTERS: u64 = 200_000;
+        const THREADS: u64 = 4;
+        let window = Window::default();
+        let accepted: u64 = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|_| {
+                    scope.spawn(|| {
+                        (1..=COUNTERS).map(|counter| u64::from(window.accept(counter))).sum::<u64>()
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert!(accepted <= COUNTERS, "{accepted}: some were told twice");
+        assert_eq!(window.newest(), COUNTERS);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// Steps forward, small and huge, each with a look back of any distance.
+        #[test]
+        fn a_window_is_its_slow_model(
+            steps in proptest::collection::vec(
+                (
+                    prop_oneof![8 => 0u64..3, 4 => 0u64..100, 2 => 0u64..20_000, 1 => 0u64..1 << 31],
+                    prop_oneof![4 => 0u64..4, 4 => 0u64..200, 2 => 8100u64..8300, 1 => 0u64..30_000],
+                ),
+                1..400,
+            ),
+        ) {
+            let (window, mut model, mut newest) = (Window::default(), Model::default(), 0u64);
+            for (forward, back) in steps {
+                newest += forward;
+                for counter in [newest, newest.saturating_sub(back)] {
+                    let (spent, accepted) = (window.is_spent(counter), model.accept(counter));
+                    prop_assert_eq!(spent, !accepted, "{} before", counter);
+                    prop_assert_eq!(window.accept(counter), accepted, "{}", counter);
+                    prop_assert!(window.is_spent(counter), "{} after", counter);
+                }
+            }
+        }
+    }
+}
