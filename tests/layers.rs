@@ -118,6 +118,9 @@ fn sources() -> Vec<(PathBuf, String, String)> {
                 folders.push(path);
                 continue;
             }
+            if path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
             let relative = path.strip_prefix(&root).expect("below src").with_extension("");
             let mut parts = relative.iter().map(|part| part.to_string_lossy().into_owned());
             let first = parts.next().expect("a name");
