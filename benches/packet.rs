@@ -16,7 +16,7 @@ use hopsack::packet::coalesce::{Coalescer, RUNS};
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::{IpPacket, VnetHeader, protocol};
-use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Peer, Public, Rib};
 use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
 
 /// The inner MTU of an underlay of 1500 bytes.
@@ -213,10 +213,10 @@ struct Sink;
 struct Net(Vec<u8>);
 
 impl ToNet for Net {
-    fn room(&mut self, bytes: usize) -> &mut [u8] {
+    fn room(&mut self, _peer: Option<&Peer>, bytes: usize, _stride: usize) -> &mut [u8] {
         &mut self.0[..bytes]
     }
-    fn push(&mut self, peer: &hopsack::route::Peer, bytes: usize, stride: usize) {
+    fn push(&mut self, peer: &Peer, bytes: usize, stride: usize) {
         black_box((peer, &self.0[..bytes], stride));
     }
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::packet::Train;
 use crate::packet::icmp::{self, Limiter, MAX_ERROR, Nanos, Problem};
 use crate::packet::split::Plan;
-use crate::packet::{IpPacket, Malformed, VnetHeader};
+use crate::packet::{IpPacket, Malformed, VnetHeader, bundle};
 use crate::route::{Fib, Hop, Peer};
 
 /// What one read of the overlay device brought.
@@ -47,10 +47,11 @@ impl<'a> Frame<'a> {
 ///
 /// Packets are written where they will be sent from: first room is asked for, then what stands there is pushed.
 pub trait ToNet {
-    /// `bytes` bytes to write packets into. What was written and not pushed before the next call is forgotten.
-    fn room(&mut self, bytes: usize) -> &mut [u8];
-    /// Queues or sends to `peer` the train that stands in the first `bytes` bytes of the room, one datagram a packet
-    /// of `stride` bytes.
+    /// `bytes` bytes to write a train into, of packets of `stride` bytes, for `peer`; `None` if it will not leave. What was
+    /// written and not pushed before the next call is forgotten.
+    fn room(&mut self, peer: Option<&Peer>, bytes: usize, stride: usize) -> &mut [u8];
+    /// Queues or sends the train that stands in the room that was asked for with these very words. How it is framed, bare
+    /// or in bundles, is the implementor's matter, within what the peer announces.
     fn push(&mut self, peer: &Peer, bytes: usize, stride: usize);
 }
 
@@ -131,14 +132,18 @@ pub fn egress(
     let Ok((packet, plan)) = frame.plan() else { return counters.egress.drop(DropReason::Malformed) };
     let dst = packet.dst();
     let hop = fib.lookup(dst);
+    let taker = match hop {
+        Some(Hop::Peer(peer)) if plan.stride() <= usize::from(peer.mtu) => Some(peer),
+        _ => None,
+    };
     // A sender is answered about a packet that it would know, so what is refused is cut as well.
-    let Ok(train) = plan.write(to_net.room(plan.len())) else {
+    let Ok(train) = plan.write(to_net.room(taker, plan.len(), plan.stride())) else {
         return counters.egress.drop_many(DropReason::Malformed, plan.count());
     };
+    if let Some(peer) = taker {
+        return to_net.push(peer, plan.len(), plan.stride());
+    }
     let refusal = match hop {
-        Some(Hop::Peer(peer)) if plan.stride() <= usize::from(peer.mtu) => {
-            return to_net.push(peer, plan.len(), plan.stride());
-        }
         Some(Hop::Peer(peer)) => (DropReason::TooBig, Problem::TooBig { mtu: peer.mtu }),
         Some(Hop::Local) => (DropReason::OwnSubnet, Problem::NoRoute),
         None if dst.is_multicast() => (DropReason::Multicast, Problem::NoRoute),
@@ -147,7 +152,7 @@ pub fn egress(
     forwarder.refuse(fib, train, refusal, now, counters, to_tun);
 }
 
-/// From a peer to the TUN: know the sender, admit each datagram, push.
+/// From a peer to the TUN: know the sender, take each datagram out of its frame, admit each packet, push.
 #[inline]
 pub fn ingress(
     fib: &Fib,
@@ -158,30 +163,45 @@ pub fn ingress(
     to_tun: &mut impl ToTun,
 ) {
     let peer = fib.peer_by_address(from);
+    if peer.is_none() && verify != VerifySource::Off {
+        return counters.ingress.drop_many(DropReason::UnknownPeer, train.count());
+    }
+    let mut take = |bytes: &[u8]| match admit(fib, peer, bytes, verify) {
+        Ok(packet) => to_tun.push(packet),
+        Err(reason) => counters.ingress.drop(reason),
+    };
     for datagram in train.datagrams() {
-        match admit(fib, peer, datagram, verify) {
-            Ok(packet) => to_tun.push(packet),
-            Err(reason) => counters.ingress.drop(reason),
+        match datagram.first().map(|byte| byte >> 4) {
+            Some(4 | 6) | None => take(datagram),
+            Some(bundle::NIBBLE) => unbundle(datagram, counters, &mut take),
+            // 1 and 2 will be sealed packets and control messages, sent only to hosts that announce them.
+            Some(_) => counters.ingress.drop(DropReason::UnknownType),
         }
     }
 }
 
-/// Everything that a datagram must be to become a packet on the TUN.
+/// Takes the packets out of a bundle. Where it lies, what was whole before has been taken, and the rest is one drop.
+#[inline]
+fn unbundle(datagram: &[u8], counters: &Counters, take: &mut impl FnMut(&[u8])) {
+    counters.ingress_bundles.add(1);
+    let Ok(entries) = bundle::entries(datagram) else { return counters.ingress.drop(DropReason::Malformed) };
+    for entry in entries {
+        match entry {
+            Ok(packet) => take(packet),
+            Err(Malformed) => counters.ingress.drop(DropReason::Malformed),
+        }
+    }
+}
+
+/// Everything that the bytes from a peer must be to become a packet on the TUN.
 #[inline]
 fn admit<'a>(
     fib: &Fib,
     peer: Option<&Peer>,
-    datagram: &'a [u8],
+    bytes: &'a [u8],
     verify: VerifySource,
 ) -> Result<IpPacket<'a>, DropReason> {
-    if peer.is_none() && verify != VerifySource::Off {
-        return Err(DropReason::UnknownPeer);
-    }
-    // 1, 2 and 3 will be sealed packets, control messages and bundles, sent only to hosts that announce them.
-    if !matches!(datagram.first().map(|byte| byte >> 4), Some(4 | 6) | None) {
-        return Err(DropReason::UnknownType);
-    }
-    let packet = IpPacket::parse(datagram).map_err(|_| DropReason::Malformed)?;
+    let packet = IpPacket::parse(bytes).map_err(|_| DropReason::Malformed)?;
     if verify == VerifySource::Subnet {
         match (fib.lookup(packet.src()), peer) {
             (Some(Hop::Peer(owner)), Some(sender)) if std::ptr::eq(owner, sender) => {}
@@ -355,6 +375,10 @@ pub struct Counters {
     pub udp_receives: Counter,
     /// Datagrams in them.
     pub udp_datagrams: Counter,
+    /// Of the datagrams that the kernel took, those that were bundles.
+    pub egress_bundles: Counter,
+    /// Of the datagrams received from peers, those that were bundles.
+    pub ingress_bundles: Counter,
     /// Writes to the TUN that the kernel accepted: one packet or super packet each.
     pub ingress_writes: Counter,
     /// Times that the worker woke up and worked.
@@ -395,7 +419,7 @@ mod tests {
         sent: Vec<(String, Vec<u8>)>,
     }
     impl ToNet for Net {
-        fn room(&mut self, bytes: usize) -> &mut [u8] {
+        fn room(&mut self, _peer: Option<&Peer>, bytes: usize, _stride: usize) -> &mut [u8] {
             self.room.resize(bytes, 0);
             &mut self.room
         }

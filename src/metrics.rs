@@ -141,6 +141,8 @@ const PER_WORKER: &[(&str, &str, Count)] = &[
     ("egress_sends", "Messages sent, each a datagram or a train of them", |c| &c.egress_sends),
     ("udp_receives", "Messages received, each a datagram or a train of them", |c| &c.udp_receives),
     ("udp_datagrams", "Datagrams received", |c| &c.udp_datagrams),
+    ("egress_bundles", "Bundles of small packets among the datagrams sent", |c| &c.egress_bundles),
+    ("ingress_bundles", "Bundles of small packets among the datagrams received", |c| &c.ingress_bundles),
     ("ingress_writes", "Writes to the overlay device", |c| &c.ingress_writes),
     ("turns", "Times that a worker woke up", |c| &c.turns),
     ("system_calls", "System calls of the data path", |c| &c.system_calls),

@@ -77,7 +77,7 @@ pub struct Abilities {
 
 impl Abilities {
     /// What this version of hopsack understands.
-    pub const OURS: Self = Self { ipv6: true, control: false, bundles: false, sealed: false };
+    pub const OURS: Self = Self { ipv6: true, control: false, bundles: true, sealed: false };
 }
 
 /// What may be sent to a host.

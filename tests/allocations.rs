@@ -38,7 +38,7 @@ struct Net {
 }
 
 impl ToNet for Net {
-    fn room(&mut self, bytes: usize) -> &mut [u8] {
+    fn room(&mut self, _peer: Option<&Peer>, bytes: usize, _stride: usize) -> &mut [u8] {
         &mut self.room[..bytes]
     }
     fn push(&mut self, _peer: &Peer, bytes: usize, stride: usize) {

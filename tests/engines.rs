@@ -44,7 +44,10 @@ fn every_engine_brings_the_same_packets() {
         .map(|engine| {
             thread::spawn(move || {
                 let lab = lab_on(engine, "same", 2, Family::V4);
-                (raw_packets(&lab), datagrams(&lab))
+                let packets = (raw_packets(&lab), datagrams(&lab));
+                let bundles = Scrape::of(&lab.host(2).netns).get("hopsack_ingress_bundles_total");
+                assert_eq!(bundles > 0, engine != "simple", "{engine}: {bundles} bundles");
+                packets
             })
         })
         .map(|thread| thread.join().expect("no panic"))

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hopsack::forward::{Counters, DropReason, Forwarder, Frame, Train, VerifySource, egress, ingress};
-use hopsack::packet::IpPacket;
 use hopsack::packet::icmp::Nanos;
+use hopsack::packet::{IpPacket, bundle};
 use hopsack::route::{Abilities, Change, Dialect, Event, Fib, Hop, Lease, Local, Networks, Public, Rib};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
@@ -122,13 +122,98 @@ proptest! {
         let from = IpAddr::from([192, 0, 2, from]);
         ingress(&fib, from, Train::single(&bytes), VerifySource::Subnet, &counters, &mut sink);
         let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.ingress.dropped(reason)).sum();
-        prop_assert_eq!(sink.packets.len() as u64 + dropped, 1, "one datagram, one fate");
+        prop_assert_eq!(sink.packets.len() as u64 + dropped, fates(&fib, from, &bytes), "one packet, one fate");
         for packet in sink.packets {
             let inner = IpPacket::parse(&packet).expect("only whole packets pass");
             let Some(Hop::Peer(owner)) = fib.lookup(inner.src()) else { panic!("a source that nobody owns passed") };
             prop_assert_eq!(owner.endpoint.ip(), from);
             prop_assert_eq!(fib.lookup(inner.dst()), Some(Hop::Local));
         }
+    }
+
+    /// A packet has the same fate in a bundle, wherever it stands there, as bare.
+    #[test]
+    fn a_bundle_is_judged_packet_by_packet(
+        leases in proptest::collection::vec(lease(), 0..30),
+        from in 0u8..40,
+        packets in proptest::collection::vec(
+            (proptest::collection::vec(any::<u8>(), 1..100), 0u8..4, destination(), destination()),
+            1..20,
+        ),
+        padding in 0usize..50,
+    ) {
+        let fib = Fib::compile(1, &rib_of(&leases), &networks(), &local());
+        let from = IpAddr::from([192, 0, 2, from]);
+        let packets: Vec<Vec<u8>> = packets
+            .into_iter()
+            .map(|(mut bytes, shape, src, dst)| {
+                forge(&mut bytes, shape, src, dst);
+                // A bundle in a bundle is none.
+                bytes[0] = if bytes[0] >> 4 == bundle::NIBBLE { 0x45 } else { bytes[0] };
+                bytes
+            })
+            .collect();
+        let (alone, bundled) = (Counters::default(), Counters::default());
+        let (mut passed, mut unbundled) = (Sink::default(), Sink::default());
+        for packet in &packets {
+            ingress(&fib, from, Train::single(packet), VerifySource::Subnet, &alone, &mut passed);
+        }
+        let datagram = bundle_of(&packets, padding);
+        ingress(&fib, from, Train::single(&datagram), VerifySource::Subnet, &bundled, &mut unbundled);
+        prop_assert_eq!(passed.packets, unbundled.packets);
+        for reason in DropReason::ALL {
+            let (alone, bundled) = (alone.ingress.dropped(reason), bundled.ingress.dropped(reason));
+            // What is no IP packet at all is of an unknown type if it is alone, and a stranger's bundle is not opened.
+            if reason == DropReason::UnknownPeer {
+                prop_assert_eq!(alone > 0, bundled == 1);
+            } else if ![DropReason::Malformed, DropReason::UnknownType].contains(&reason) {
+                prop_assert_eq!(alone, bundled, "{:?}", reason);
+            }
+        }
+    }
+
+    #[test]
+    fn bundles_hold_what_was_put_in(
+        packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..400), 1..40),
+        most in 500usize..2000,
+        padded: bool,
+    ) {
+        // As many datagrams as it takes.
+        let (mut datagrams, mut filled) = (vec![vec![0xaa; most]], 0);
+        for packet in &packets {
+            let last = datagrams.last_mut().expect("one");
+            if let Some(longer) = bundle::append(last, filled, packet) {
+                filled = longer;
+                continue;
+            }
+            if padded { bundle::pad(last, filled) } else { last.truncate(filled) }
+            let mut next = vec![0xaa; most];
+            filled = bundle::append(&mut next, 0, packet).expect("it fits alone");
+            datagrams.push(next);
+        }
+        datagrams.last_mut().expect("one").truncate(filled);
+        let entries = datagrams.iter().flat_map(|datagram| bundle::entries(datagram).expect("a bundle"));
+        let read: Vec<Vec<u8>> = entries.map(|entry| entry.expect("whole").to_vec()).collect();
+        prop_assert_eq!(read, packets);
+    }
+
+    #[test]
+    fn arbitrary_bundles_stay_inside(
+        mut bytes in proptest::collection::vec(prop_oneof![2 => 0u8..3, 1 => any::<u8>()], 0..200),
+        honest: bool,
+    ) {
+        if honest && bytes.len() >= 4 {
+            let length = u16::try_from(bytes.len()).expect("short").to_be_bytes();
+            bytes[..4].copy_from_slice(&[0x31, 0, length[0], length[1]]);
+        }
+        let Ok(entries) = bundle::entries(&bytes) else { return Ok(()) };
+        let (mut sum, mut ended) = (bundle::HEADER, false);
+        for entry in entries {
+            prop_assert!(!ended, "something follows what is malformed");
+            ended = entry.is_err();
+            sum += entry.map_or(0, |packet| bundle::ENTRY + packet.len());
+        }
+        prop_assert!(sum > bundle::HEADER && sum <= bytes.len() || ended);
     }
 
     #[test]
@@ -195,6 +280,24 @@ proptest! {
         rib.apply(Change::Delta(events));
         prop_assert!(rib.leases().eq(truth.values()));
     }
+}
+
+/// How many packets a datagram brings, and drops besides them; to a stranger it is one.
+fn fates(fib: &Fib, from: IpAddr, datagram: &[u8]) -> u64 {
+    match bundle::entries(datagram) {
+        Ok(entries) if fib.peer_by_address(from).is_some() => entries.count() as u64,
+        _ => 1,
+    }
+}
+
+/// All of `packets` in one datagram, however long, and some bytes of padding.
+fn bundle_of(packets: &[Vec<u8>], padding: usize) -> Vec<u8> {
+    let mut datagram = vec![0; 60_000];
+    let fill = |filled, packet: &Vec<u8>| bundle::append(&mut datagram, filled, packet).expect("it fits");
+    let filled = packets.iter().fold(0, fill);
+    datagram.truncate(filled + padding);
+    bundle::pad(&mut datagram, filled);
+    datagram
 }
 
 /// Makes ten bytes a header that a kernel might send, most of the time.

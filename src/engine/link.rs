@@ -16,7 +16,7 @@ use super::{Account, Op};
 use crate::forward::{DropReason, Forwarder, ToTun, Train};
 use crate::packet::icmp::{Nanos, Problem};
 use crate::packet::split::{SPLIT_BUFFER, split};
-use crate::packet::{Family, IpPacket, VnetHeader, outer_overhead, protocol};
+use crate::packet::{Family, IpPacket, VnetHeader, bundle, outer_overhead, protocol};
 use crate::route::Fib;
 use crate::sys::block::{Block, Part};
 use crate::sys::tun::{Offload, Queue};
@@ -92,8 +92,12 @@ impl Link {
 
     /// The kernel took a message.
     pub(super) fn sent(&self, part: &Part) {
-        self.account.counters.egress_sends.add(1);
-        self.account.counters.egress.forwarded_many(part.packets, part.packet_bytes);
+        let counters = &self.account.counters;
+        counters.egress_sends.add(1);
+        counters.egress.forwarded_many(part.packets, part.packet_bytes);
+        if part.bundled {
+            counters.egress_bundles.add(part.datagrams());
+        }
     }
 
     /// Sends all parts of a block, in their order.
@@ -156,7 +160,9 @@ impl Link {
         let Some(to) = part.to else { return true };
         let single = |at: usize| {
             let len = part.stride.min(bytes.len() - at);
-            Part::train(at, len, len, to)
+            let (packets, packet_bytes) =
+                if part.bundled { bundle::contents(&bytes[at..at + len]) } else { (1, len as u64) };
+            Part { packets, packet_bytes, bundled: part.bundled, ..Part::train(at, len, len, to) }
         };
         let (mut at, mut patient) = (0, true);
         while at < bytes.len() {
@@ -178,7 +184,13 @@ impl Link {
                     self.wait();
                 }
                 Err(error) => {
-                    let rest = Part::train(at, bytes.len() - at, part.stride, to);
+                    let len = bytes.len() - at;
+                    let left = (at..bytes.len()).step_by(part.stride).map(|at| single(at).packets).sum();
+                    let rest = Part {
+                        packets: left,
+                        bundled: part.bundled,
+                        ..Part::train(at, len, part.stride, to)
+                    };
                     match error.raw_os_error() {
                         Some(libc::EMSGSIZE) => self.too_big(&bytes[at..], &rest, &error, fib, now),
                         _ => self.give_up(rest.packets, &error),
@@ -190,8 +202,22 @@ impl Link {
         true
     }
 
-    /// The path is narrower than we thought: asks the kernel what it takes, and tells the packets' sender.
+    /// The path is narrower than we thought: what stands in bundles is sent bare; the sender of anything else is told.
     fn too_big(&mut self, bytes: &[u8], part: &Part, error: &io::Error, fib: &Fib, now: Nanos) {
+        if !part.bundled {
+            return self.refuse(bytes, part, error, fib, now);
+        }
+        let Some(to) = part.to else { return };
+        for datagram in bytes.chunks(part.stride) {
+            for packet in bundle::entries(datagram).into_iter().flatten().flatten() {
+                let bare = Part::train(0, packet.len(), packet.len(), to);
+                self.send_singly(packet, &bare, fib, now);
+            }
+        }
+    }
+
+    /// Asks the kernel what the path takes, and tells the packets' sender.
+    fn refuse(&mut self, bytes: &[u8], part: &Part, error: &io::Error, fib: &Fib, now: Nanos) {
         let Self { tun, socket, account, forwarder, .. } = self;
         let inner = part.to.and_then(|to| {
             let path = socket.local_addr().and_then(|from| udp::path_mtu(from.ip(), to)).ok()?;
@@ -355,6 +381,39 @@ mod tests {
             assert_eq!(&buffer[..length], &packet[..]);
         }
         assert!(receiver.recv(&mut buffer).is_err(), "nothing twice");
+    }
+
+    /// The narrow path takes no bundle, but it takes what is in it.
+    #[test]
+    fn a_bundle_that_is_too_long_leaves_packet_by_packet() {
+        let (mut link, _tun, receiver) = link();
+        let (packets, mut bytes) = (packets(6), vec![0; 2 * 400]);
+        for (datagram, packets) in bytes.chunks_mut(400).zip(packets.chunks(3)) {
+            let filled =
+                packets.iter().fold(0, |at, packet| bundle::append(datagram, at, packet).expect("it fits"));
+            bundle::pad(datagram, filled);
+        }
+        let to = receiver.local_addr().expect("bound");
+        let part = Part { packets: 6, packet_bytes: 6 * 128, bundled: true, ..Part::train(0, 800, 400, to) };
+        let single = Part { len: 400, packets: 3, packet_bytes: 3 * 128, ..part };
+        let (fib, start, mut buffer) = (Fib::default(), now(), [0; 2000]);
+
+        // As a train, the kernel takes them singly in the end: bundles as they are.
+        link.mend_send(&bytes, &part, &io::Error::from_raw_os_error(libc::EIO), &fib, start);
+        for datagram in bytes.chunks(400) {
+            let length = receiver.recv(&mut buffer).expect("it was sent");
+            assert_eq!(&buffer[..length], datagram);
+        }
+        assert_eq!(link.account.counters.egress_bundles.get(), 2);
+
+        link.mend_send(&bytes[..400], &single, &io::Error::from_raw_os_error(libc::EMSGSIZE), &fib, start);
+        for packet in &packets[..3] {
+            let length = receiver.recv(&mut buffer).expect("it was sent");
+            assert_eq!(&buffer[..length], &packet[..]);
+        }
+        assert!(receiver.recv(&mut buffer).is_err(), "nothing twice");
+        let egress = &link.account.counters.egress;
+        assert_eq!((egress.packets.get(), egress.bytes.get()), (6 + 3, 9 * 128));
     }
 
     #[test]

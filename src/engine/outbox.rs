@@ -1,39 +1,93 @@
-//! The outbox: packets on their way to peers, laid out so that runs of them leave as one message.
+//! The outbox: packets on their way to peers, laid out so that many of them leave as one message.
 //!
-//! [`crate::forward::egress`] writes segments straight to where they are sent from. Neighbours of one length for one peer
-//! become one train, up to what a UDP_SEGMENT send takes; a shorter one ends its train.
+//! [`crate::forward::egress`] writes segments straight to where they are sent from. Packets of one length for one peer
+//! become one train, up to what a UDP_SEGMENT send takes; a shorter one ends its train. Small packets for a peer that takes
+//! [`bundle`]s become a train of bundles; one that stays alone leaves bare. Only what one batch brings is put together:
+//! nothing waits for company.
+//!
+//! A [`Lane`] remembers the part that may still grow, one a peer, so that flows to several peers may alternate. Behind an
+//! open part some bytes stay free when another begins; who needs more begins a new part.
 //!
 //! It does not send: it fills a [`Block`], and whoever owns it hands that on once [`Outbox::is_tight`], or at the end of
 //! a batch.
 //!
-//! Invariant: parts stand in the order of their packets, without gaps; none is longer than one send may be.
+//! Invariant: the packets for a peer stand in the parts, and in the bundles within them, in the order in which they came;
+//! the datagrams of a part stand without gaps; none is longer than one send may be, or than the peer's path takes.
+
+use std::net::SocketAddr;
 
 use crate::forward::ToNet;
+use crate::packet::bundle;
 use crate::packet::split::SPLIT_BUFFER;
 use crate::route::Peer;
 use crate::sys::block::{Block, MAX_PARTS, Part};
 use crate::sys::udp::{MAX_PAYLOAD, MAX_SEGMENTS};
 
-/// Bytes of a block: what has gathered, and behind it room for whatever one more read brings.
-pub(super) const BLOCK: usize = 2 * SPLIT_BUFFER;
+/// Bytes of a block: what has gathered, and behind it room for whatever one more read brings. A train of small packets
+/// grows by less than half when it is bundled: each packet by two bytes, each bundle by its header and by padding for which
+/// a fourth packet was too long.
+pub(super) const BLOCK: usize = GATHERED + SLACK + SPLIT_BUFFER + SPLIT_BUFFER / 2;
+/// Bytes that gather before a block is sent, for latency's sake.
+const GATHERED: usize = SPLIT_BUFFER;
 /// Parts that one read can make: a message holds at least 64 segments, or 65,507 bytes of longer ones.
 const PARTS_A_READ: usize = 8192 / MAX_SEGMENTS + 1;
 const _: () = assert!(PARTS_A_READ < MAX_PARTS);
+/// Parts that may still grow. The search is linear; a batch that is spread over more peers than this brings each of them
+/// few packets.
+const LANES: usize = 16;
+/// Bytes that stay free behind an open part, at most, and bytes of a bundle at most: six packets of 1,472 bytes, or one of
+/// a jumbo frame.
+const SLACK: usize = 9 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Outbox {
     block: Block,
     used: usize,
+    /// The oldest first.
+    lanes: Vec<Lane>,
+    /// Packets that will be bundled, or not sent.
+    scratch: Box<[u8]>,
+    place: Place,
+}
+
+/// A part that may grow.
+#[derive(Debug)]
+struct Lane {
+    to: SocketAddr,
+    /// Its number.
+    part: usize,
+    /// Where its last packet ends.
+    end: usize,
+    /// Where another part begins, if one does.
+    limit: usize,
+    /// Where its last bundle begins, or would begin if it is one small packet; `None` for a train of bare packets.
+    bundle: Option<usize>,
+}
+
+/// Where the packets that are being written will stand.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Scratch,
+    /// Behind the part of a lane.
+    Behind(usize),
+    /// In a new part that begins there.
+    New(usize),
 }
 
 impl Outbox {
     pub(super) fn new() -> Self {
-        Self { block: Block::new(vec![0; BLOCK].into()), used: 0 }
+        Self {
+            block: Block::new(vec![0; BLOCK].into()),
+            used: 0,
+            lanes: Vec::with_capacity(LANES),
+            scratch: vec![0; SPLIT_BUFFER].into(),
+            place: Place::Scratch,
+        }
     }
 
     /// Whether it must be emptied before it can take what the next read brings, or should be, for latency's sake.
     pub(super) fn is_tight(&self) -> bool {
-        self.used > BLOCK - SPLIT_BUFFER || self.block.parts().len() > MAX_PARTS - PARTS_A_READ
+        self.used > GATHERED || self.block.parts().len() > MAX_PARTS - PARTS_A_READ
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -48,13 +102,150 @@ impl Outbox {
     pub(super) fn clear(&mut self) {
         self.block.clear();
         self.used = 0;
+        self.lanes.clear();
     }
 
     /// Gives away what is in it, and goes on in an empty block.
-    pub(super) fn exchange(&mut self, mut fresh: Block) -> Block {
-        fresh.clear();
-        self.used = 0;
-        std::mem::replace(&mut self.block, fresh)
+    pub(super) fn exchange(&mut self, fresh: Block) -> Block {
+        let full = std::mem::replace(&mut self.block, fresh);
+        self.clear();
+        full
+    }
+
+    /// Where the packets of a train for `peer` are to be written.
+    fn choose(&self, peer: &Peer, bytes: usize, stride: usize) -> Place {
+        if let Some(index) = self.lane(peer) {
+            let lane = &self.lanes[index];
+            match lane.bundle {
+                // Whatever fits there, though it alone would not be called small.
+                Some(at) if bytes == stride && lane.end + bundle::ENTRY + bytes <= at + bundle_len(peer) => {
+                    return Place::Scratch;
+                }
+                None if self.continues(lane, bytes, stride) => return Place::Behind(index),
+                _ => {}
+            }
+        }
+        let is_small = stride <= bundle::smallness(bundle_len(peer));
+        if peer.abilities.bundles && is_small { Place::Scratch } else { Place::New(self.start(peer)) }
+    }
+
+    /// Whether a train can go on with these packets.
+    fn continues(&self, lane: &Lane, bytes: usize, stride: usize) -> bool {
+        let part = &self.block.parts()[lane.part];
+        // A shorter packet may end a train, but only one that stands alone: of a train it is the last already.
+        let fits = stride == part.stride || (stride < part.stride && bytes == stride);
+        let has_room = lane.end + bytes <= self.limit(lane);
+        fits && has_room && part.len + bytes <= longest(part.stride)
+    }
+
+    fn lane(&self, peer: &Peer) -> Option<usize> {
+        self.lanes.iter().rposition(|lane| lane.to == peer.endpoint)
+    }
+
+    /// Where a part must end: nothing stands behind the last one.
+    fn limit(&self, lane: &Lane) -> usize {
+        if lane.end == self.used { self.block.memory().len() } else { lane.limit }
+    }
+
+    /// Where a new part for `peer` would begin: behind the last part, and behind what that one may need to grow.
+    fn start(&self, peer: &Peer) -> usize {
+        match self.lanes.iter().find(|lane| lane.end == self.used && lane.to != peer.endpoint) {
+            None => self.used,
+            Some(Lane { bundle: Some(at), .. }) => (at + SLACK).max(self.used),
+            Some(lane) => {
+                let part = &self.block.parts()[lane.part];
+                self.used + SLACK.min(longest(part.stride) - part.len)
+            }
+        }
+    }
+
+    /// Begins a part at a place that [`Outbox::start`] gave.
+    fn begin(&mut self, part: Part, to: SocketAddr, at: usize, bundle: Option<usize>) {
+        if let Some(last) = self.lanes.iter_mut().find(|lane| lane.end == self.used) {
+            last.limit = at;
+        }
+        self.lanes.retain(|lane| lane.to != to);
+        if self.lanes.len() == LANES {
+            self.lanes.remove(0);
+        }
+        self.used = part.at + part.len;
+        self.lanes.push(Lane { to, part: self.block.parts().len(), end: self.used, limit: 0, bundle });
+        self.block.push(part);
+    }
+
+    /// Begins as many parts as a train needs.
+    fn begin_train(&mut self, to: SocketAddr, mut at: usize, bytes: usize, stride: usize) {
+        let (most, end) = (longest(stride), at + bytes);
+        while at < end {
+            let part = Part::train(at, most.min(end - at), stride, to);
+            self.begin(part, to, at, None);
+            at += part.len;
+        }
+        self.close_if_ended(self.lanes.len() - 1);
+    }
+
+    /// Lengthens the train of a lane.
+    fn lengthen(&mut self, index: usize, bytes: usize) {
+        let lane = &mut self.lanes[index];
+        lane.end += bytes;
+        self.used = self.used.max(lane.end);
+        let part = self.block.part_mut(lane.part);
+        *part = Part::train(part.at, part.len + bytes, part.stride, lane.to);
+        self.close_if_ended(index);
+    }
+
+    /// A train ends with a packet that is shorter than the others.
+    fn close_if_ended(&mut self, index: usize) {
+        let part = &self.block.parts()[self.lanes[index].part];
+        if !part.len.is_multiple_of(part.stride) {
+            self.lanes.remove(index);
+        }
+    }
+
+    /// Puts a packet into the last bundle for `peer`, into one behind it, or begins a part with it.
+    fn bundle(&mut self, peer: &Peer, packet: &[u8]) {
+        let most = bundle_len(peer);
+        if let Some(index) = self.lane(peer)
+            && let Some(at) = self.lanes[index].bundle
+        {
+            let (limit, end) = (self.limit(&self.lanes[index]), self.lanes[index].end);
+            let filled = end - at;
+            let memory = &mut self.block.memory_mut()[at..limit];
+            if let Some(filled) = bundle::append(&mut memory[..most], filled, packet) {
+                return self.bundled(index, at, filled, most, packet.len());
+            }
+            let part = &self.block.parts()[self.lanes[index].part];
+            let may_follow =
+                part.bundled && limit - at >= 2 * most && part.len - filled + 2 * most <= longest(most);
+            if may_follow {
+                let (last, next) = self.block.memory_mut()[at..limit].split_at_mut(most);
+                bundle::pad(last, filled);
+                if let Some(filled) = bundle::append(&mut next[..most], 0, packet) {
+                    return self.bundled(index, at + most, filled, most, packet.len());
+                }
+            }
+        }
+        let at = self.start(peer);
+        let room = &mut self.block.memory_mut()[at..at + most];
+        // It was small enough that three would fit.
+        let _ = bundle::append(room, 0, packet);
+        let alone = Part::train(at + bundle::FIRST_PACKET, packet.len(), packet.len(), peer.endpoint);
+        self.begin(alone, peer.endpoint, at, Some(at));
+    }
+
+    /// Accounts for a packet that was put into the bundle at `at`, which is filled up to `filled` since.
+    fn bundled(&mut self, index: usize, at: usize, filled: usize, most: usize, packet: usize) {
+        let lane = &mut self.lanes[index];
+        (lane.bundle, lane.end) = (Some(at), at + filled);
+        self.used = self.used.max(lane.end);
+        let part = self.block.part_mut(lane.part);
+        if !part.bundled {
+            // The first packet is no longer alone: the part begins with the header in front of it.
+            (part.at, part.stride, part.bundled) = (part.at - bundle::FIRST_PACKET, most, true);
+        }
+        part.len = lane.end - part.at;
+        part.packets += 1;
+        part.packet_bytes += packet as u64;
     }
 }
 
@@ -63,77 +254,251 @@ fn longest(stride: usize) -> usize {
     MAX_SEGMENTS.min(MAX_PAYLOAD / stride) * stride
 }
 
+/// The longest bundle for a peer.
+fn bundle_len(peer: &Peer) -> usize {
+    usize::from(peer.mtu).min(SLACK)
+}
+
 impl ToNet for Outbox {
     #[inline]
-    fn room(&mut self, bytes: usize) -> &mut [u8] {
-        let free = &mut self.block.memory_mut()[self.used..];
+    fn room(&mut self, peer: Option<&Peer>, bytes: usize, stride: usize) -> &mut [u8] {
+        self.place = peer.map_or(Place::Scratch, |peer| self.choose(peer, bytes, stride));
+        let free = match self.place {
+            Place::Scratch => &mut self.scratch[..],
+            Place::Behind(index) => &mut self.block.memory_mut()[self.lanes[index].end..],
+            Place::New(at) => &mut self.block.memory_mut()[at..],
+        };
         // Shorter than asked for where a super packet has more headers than a TCP of ours can make: it is refused.
-        let length = free.len().min(bytes);
+        let length = free.len().min(bytes).min(SPLIT_BUFFER);
         &mut free[..length]
     }
 
     #[inline]
     fn push(&mut self, peer: &Peer, bytes: usize, stride: usize) {
-        if let Some(last) = self.block.last_mut() {
-            let is_open = last.to == Some(peer.endpoint) && last.len.is_multiple_of(last.stride);
-            // A shorter packet may end a train, but only one that stands alone: of a train it is the last already.
-            let fits = stride == last.stride || (stride < last.stride && bytes == stride);
-            if is_open && fits && last.len + bytes <= longest(last.stride) {
-                *last = Part::train(last.at, last.len + bytes, last.stride, peer.endpoint);
-                self.used += bytes;
-                return;
+        match self.place {
+            Place::Behind(index) => self.lengthen(index, bytes),
+            Place::New(at) => self.begin_train(peer.endpoint, at, bytes, stride),
+            Place::Scratch => {
+                let scratch = std::mem::take(&mut self.scratch);
+                for packet in scratch[..bytes].chunks(stride) {
+                    self.bundle(peer, packet);
+                }
+                self.scratch = scratch;
             }
-        }
-        let (most, mut left) = (longest(stride), bytes);
-        while left > 0 {
-            let length = left.min(most);
-            self.block.push(Part::train(self.used, length, stride, peer.endpoint));
-            self.used += length;
-            left -= length;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::packet::Train;
     use crate::route::Abilities;
 
+    /// Host 2 and up; even ones take bundles.
     fn peer(n: u8) -> Peer {
         let endpoint = ([192, 0, 2, n], 8285).into();
-        Peer { name: format!("h{n}"), endpoint, subnets: Vec::new(), mtu: 1472, abilities: Abilities::OURS }
+        let abilities = if n.is_multiple_of(2) { Abilities::OURS } else { Abilities::default() };
+        Peer { name: format!("h{n}"), endpoint, subnets: Vec::new(), mtu: 1472, abilities }
     }
 
-    fn parts(pushes: &[(u8, usize, usize)]) -> Vec<(usize, usize, usize, u64)> {
+    /// Pushes trains of so many bytes and such a stride for such hosts.
+    fn filled(pushes: &[(u8, usize, usize)]) -> Outbox {
         let mut outbox = Outbox::new();
-        for (host, bytes, stride) in pushes {
-            assert_eq!(outbox.room(*bytes).len(), *bytes);
-            outbox.push(&peer(*host), *bytes, *stride);
+        for (number, (host, bytes, stride)) in pushes.iter().enumerate() {
+            assert!(!outbox.is_tight());
+            let peer = peer(*host);
+            let room = outbox.room(Some(&peer), *bytes, *stride);
+            assert_eq!(room.len(), *bytes);
+            for (index, packet) in room.chunks_mut(*stride).enumerate() {
+                packet.copy_from_slice(&bytes_of(number, index, packet.len()));
+            }
+            outbox.push(&peer, *bytes, *stride);
         }
-        outbox.block().parts().iter().map(|p| (p.at, p.len, p.stride, p.packets)).collect()
+        outbox
+    }
+
+    /// Bytes that look like those of an IP packet to whoever asks for the first nibble, and like no others.
+    fn bytes_of(push: usize, index: usize, length: usize) -> Vec<u8> {
+        let seed = push * 8191 + index;
+        (0..length)
+            .map(|n| if n == 0 { 0x45 } else { (seed * 31 + n * 7 + seed / 256).to_le_bytes()[0] })
+            .collect()
+    }
+
+    /// Host, bytes, stride and packets of each part.
+    fn parts(pushes: &[(u8, usize, usize)]) -> Vec<(u8, usize, usize, u64)> {
+        let outbox = filled(pushes);
+        check(&outbox, pushes);
+        outbox.block().parts().iter().map(|part| (host(part), part.len, part.stride, part.packets)).collect()
+    }
+
+    fn host(part: &Part) -> u8 {
+        match part.to {
+            Some(SocketAddr::V4(to)) => to.ip().octets()[3],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What arrives is what was pushed, for each peer in its order; and every promise about parts is kept.
+    fn check(outbox: &Outbox, pushes: &[(u8, usize, usize)]) {
+        let mut arrived: Vec<(u8, Vec<u8>)> = Vec::new();
+        let mut taken: Vec<std::ops::Range<usize>> = Vec::new();
+        for part in outbox.block().parts() {
+            assert!(
+                part.len <= MAX_PAYLOAD && part.datagrams() <= MAX_SEGMENTS as u64 && part.stride <= 1472
+            );
+            let (before, bytes) = (arrived.len(), outbox.block().bytes(part));
+            for datagram in (Train { bytes, stride: part.stride }).datagrams() {
+                assert_eq!(bundle::is_bundle(datagram), part.bundled);
+                match bundle::entries(datagram) {
+                    Ok(entries) => {
+                        arrived.extend(entries.map(|entry| (host(part), entry.expect("whole").to_vec())))
+                    }
+                    Err(_) => arrived.push((host(part), datagram.to_vec())),
+                }
+            }
+            let packets = &arrived[before..];
+            assert_eq!(part.packets, packets.len() as u64);
+            assert_eq!(part.packet_bytes, packets.iter().map(|(_, packet)| packet.len() as u64).sum::<u64>());
+            assert!(!part.bundled || (peer(host(part)).abilities.bundles && packets.len() > 1));
+            assert!(taken.iter().all(|range| part.at >= range.end || part.at + part.len <= range.start));
+            taken.push(part.at..part.at + part.len);
+        }
+        for wanted in 0..=20 {
+            let of = |(host, packet): &(u8, Vec<u8>)| (*host == wanted).then(|| packet.clone());
+            let mut pushed = Vec::new();
+            for (number, (host, bytes, stride)) in
+                pushes.iter().enumerate().filter(|(_, push)| push.0 == wanted)
+            {
+                let lengths = (0..*bytes).step_by(*stride).map(|at| (*stride).min(bytes - at));
+                pushed.extend(
+                    lengths.enumerate().map(|(index, length)| (*host, bytes_of(number, index, length))),
+                );
+            }
+            assert!(
+                arrived.iter().filter_map(of).eq(pushed.iter().filter_map(of)),
+                "what arrives at host {wanted} is not what was pushed"
+            );
+        }
     }
 
     #[test]
     fn equal_neighbours_become_one_train() {
-        assert_eq!(parts(&[(2, 92, 92), (2, 92, 92), (2, 92, 92)]), [(0, 276, 92, 3)]);
-        assert_eq!(parts(&[(2, 92, 92), (3, 92, 92)]), [(0, 92, 92, 1), (92, 92, 92, 1)], "another peer");
-        assert_eq!(parts(&[(2, 92, 92), (2, 100, 100)]), [(0, 92, 92, 1), (92, 100, 100, 1)], "longer");
+        assert_eq!(parts(&[(3, 92, 92), (3, 92, 92), (3, 92, 92)]), [(3, 276, 92, 3)]);
+        assert_eq!(parts(&[(3, 92, 92), (3, 100, 100)]), [(3, 92, 92, 1), (3, 100, 100, 1)], "longer");
         assert_eq!(
-            parts(&[(2, 92, 92), (2, 60, 60), (2, 92, 92)]),
-            [(0, 152, 92, 2), (152, 92, 92, 1)],
+            parts(&[(3, 92, 92), (3, 60, 60), (3, 92, 92)]),
+            [(3, 152, 92, 2), (3, 92, 92, 1)],
             "a shorter one is the last"
         );
-        assert_eq!(parts(&[(2, 2000, 1472), (2, 1472, 1472)]).len(), 2, "after a short last one");
-        assert_eq!(parts(&[(2, 2944, 1472), (2, 2000, 1472)]), [(0, 4944, 1472, 4)]);
-        assert_eq!(parts(&[(2, 14_720, 1472), (2, 60, 60)]), [(0, 14_780, 1472, 11)]);
+        assert_eq!(parts(&[(3, 2000, 1472), (3, 1472, 1472)]).len(), 2, "after a short last one");
+        assert_eq!(parts(&[(3, 2944, 1472), (3, 2000, 1472)]), [(3, 4944, 1472, 4)]);
+        assert_eq!(parts(&[(2, 14_720, 1472), (2, 60, 60)]), [(2, 14_780, 1472, 11)]);
     }
 
     #[test]
     fn no_message_is_longer_than_a_send_takes() {
-        assert_eq!(parts(&[(2, 66_000, 1472)]), [(0, 64_768, 1472, 44), (64_768, 1232, 1472, 1)]);
-        assert_eq!(parts(&[(2, 7000, 100)]), [(0, 6400, 100, 64), (6400, 600, 100, 6)]);
-        assert_eq!(parts(&[(2, 60_000, 1472), (2, 14_720, 1472)]).len(), 2);
-        let many: Vec<_> = (0..130).map(|_| (2, 40, 40)).collect();
+        assert_eq!(parts(&[(3, 66_000, 1472)]), [(3, 64_768, 1472, 44), (3, 1232, 1472, 1)]);
+        assert_eq!(parts(&[(3, 7000, 100)]), [(3, 6400, 100, 64), (3, 600, 100, 6)]);
+        assert_eq!(parts(&[(3, 60_000, 1472), (3, 14_720, 1472)]).len(), 2);
+        let many: Vec<_> = (0..130).map(|_| (3, 40, 40)).collect();
         assert_eq!(parts(&many).iter().map(|part| part.3).collect::<Vec<_>>(), [64, 64, 2]);
+    }
+
+    #[test]
+    fn small_packets_are_bundled_for_who_takes_bundles() {
+        assert_eq!(parts(&[(2, 92, 92)]), [(2, 92, 92, 1)], "alone, and so bare");
+        assert_eq!(parts(&[(2, 92, 92), (2, 60, 60)]), [(2, 4 + 94 + 62, 1472, 2)]);
+        let many: Vec<_> = (0..40).map(|_| (2, 92, 92)).collect();
+        assert_eq!(parts(&many), [(2, 2 * 1472 + 4 + 10 * 94, 1472, 40)], "15 a bundle, one send");
+        assert_eq!(parts(&[(2, 4600, 92)]), [(2, 3 * 1472 + 4 + 5 * 94, 1472, 50)], "a super packet as well");
+        assert_eq!(parts(&[(2, 488, 488), (2, 488, 488)]), [(2, 976, 488, 2)], "not three of these fit");
+        assert_eq!(parts(&[(2, 487, 487), (2, 487, 487)]), [(2, 982, 1472, 2)]);
+    }
+
+    #[test]
+    fn what_fits_joins_an_open_bundle_and_what_does_not_ends_it() {
+        assert_eq!(parts(&[(2, 92, 92), (2, 1372, 1372)]), [(2, 1472, 1472, 2)], "to the last byte");
+        assert_eq!(
+            parts(&[(2, 92, 92), (2, 1373, 1373), (2, 92, 92)]),
+            [(2, 92, 92, 1), (2, 1465, 1373, 2)],
+            "nothing passes the long one"
+        );
+        assert_eq!(parts(&[(2, 1400, 1400), (2, 40, 40), (2, 40, 40), (2, 40, 40)]).len(), 2);
+    }
+
+    #[test]
+    fn peers_may_alternate() {
+        let alternating = |bytes, stride, hosts: u8| -> Vec<_> {
+            (0..6 * hosts).map(|n| (2 + n % hosts, bytes, stride)).collect()
+        };
+        for hosts in 2..=8 {
+            assert_eq!(parts(&alternating(92, 92, hosts)).len(), usize::from(hosts), "small");
+            assert_eq!(parts(&alternating(1472, 1472, hosts)).len(), usize::from(hosts), "full size");
+        }
+        assert_eq!(
+            parts(&alternating(58_880, 1472, 2)[..4]).len(),
+            4,
+            "super packets are trains by themselves"
+        );
+        assert_eq!(parts(&alternating(92, 92, 17)[..28]).len(), 28, "too many to remember them all");
+    }
+
+    #[test]
+    fn full_and_open_parts_are_told() {
+        let mut outbox = Outbox::new();
+        let (peer, mut reads) = (peer(3), 0);
+        while !outbox.is_tight() {
+            // The most parts that one read can make.
+            let bytes = 8192 * 28;
+            outbox.room(Some(&peer), bytes, 28).fill(0x45);
+            outbox.push(&peer, bytes, 28);
+            reads += 1;
+        }
+        assert!(reads >= 1 && outbox.block().parts().len() < MAX_PARTS);
+        let block = outbox.exchange(Block::new(vec![0; BLOCK].into()));
+        assert!(!block.parts().is_empty() && outbox.is_empty() && !outbox.is_tight());
+    }
+
+    /// The bound on what a read can become that [`BLOCK`] stands on.
+    #[test]
+    fn the_longest_trains_of_small_packets_fit_when_bundled() {
+        let peer = peer(2);
+        for stride in (21..=487).chain([29, 366, 367]) {
+            let mut outbox = Outbox::new();
+            while !outbox.is_tight() {
+                let bytes = SPLIT_BUFFER / stride * stride;
+                outbox.room(Some(&peer), bytes, stride).fill(0x45);
+                outbox.push(&peer, bytes, stride);
+            }
+            assert!(outbox.used <= BLOCK);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_peer_gets_its_packets_in_order(
+            pushes in proptest::collection::vec(
+                (2u8..14, prop_oneof![4 => 1usize..=1, 1 => 1usize..60], prop_oneof![3 => 28usize..200, 1 => 200usize..1473], 0usize..28),
+                1..60,
+            ),
+            hosts in 1u8..12,
+        ) {
+            let mut pushes: Vec<_> = pushes
+                .into_iter()
+                .map(|(host, count, stride, short)| (2 + host % hosts, count * stride - if count > 1 { short } else { 0 }, stride))
+                .collect();
+            let mut sum = 0;
+            pushes.retain(|(_, bytes, _)| {
+                sum += bytes + SLACK;
+                sum < GATHERED
+            });
+            check(&filled(&pushes), &pushes);
+        }
     }
 }

@@ -137,7 +137,7 @@ struct Net<'a> {
 }
 
 impl ToNet for Net<'_> {
-    fn room(&mut self, bytes: usize) -> &mut [u8] {
+    fn room(&mut self, _peer: Option<&Peer>, bytes: usize, _stride: usize) -> &mut [u8] {
         let length = self.outgoing.len().min(bytes);
         &mut self.outgoing[..length]
     }

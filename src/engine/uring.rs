@@ -190,7 +190,17 @@ impl Lender {
         block.clear();
         for run in coalescer.finish() {
             let (packets, packet_bytes, len) = (run.packets, run.packet_bytes, run.bytes.len());
-            block.push(Part { at: run.at, len, stride: len, to: None, packets, packet_bytes, errno: 0 });
+            let part = Part {
+                at: run.at,
+                len,
+                stride: len,
+                to: None,
+                packets,
+                packet_bytes,
+                bundled: false,
+                errno: 0,
+            };
+            block.push(part);
         }
         let fresh = block.exchange(Box::default());
         let filled = coalescer.exchange(fresh);

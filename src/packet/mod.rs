@@ -11,6 +11,7 @@
 //! Sources: RFC 791 (IPv4), RFC 8200 (IPv6).
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 pub mod checksum;
 pub mod coalesce;
 mod header;

@@ -35,22 +35,30 @@ pub struct Part {
     pub packets: u64,
     /// Their bytes.
     pub packet_bytes: u64,
+    /// Whether its datagrams are bundles ([`crate::packet::bundle`]), so that one holds several packets.
+    pub bundled: bool,
     /// What the kernel said: 0, or an error number. Not yet asked: 0.
     pub errno: i32,
 }
 
 impl Part {
-    /// A train of datagrams to send.
+    /// A train of datagrams to send, of one packet each.
     #[must_use]
     pub fn train(at: usize, len: usize, stride: usize, to: SocketAddr) -> Self {
         let packets = len.div_ceil(stride.max(1)).max(1) as u64;
-        Self { at, len, stride, to: Some(to), packets, packet_bytes: len as u64, errno: 0 }
+        Self { at, len, stride, to: Some(to), packets, packet_bytes: len as u64, bundled: false, errno: 0 }
     }
 
     /// Whether it takes UDP_SEGMENT.
     #[must_use]
     pub fn is_train(&self) -> bool {
         self.len > self.stride
+    }
+
+    /// How many datagrams it is.
+    #[must_use]
+    pub fn datagrams(&self) -> u64 {
+        self.len.div_ceil(self.stride.max(1)).max(1) as u64
     }
 }
 
@@ -84,9 +92,9 @@ impl Block {
         &self.parts
     }
 
-    /// The last part, to lengthen it.
-    pub fn last_mut(&mut self) -> Option<&mut Part> {
-        self.parts.last_mut()
+    /// A part, to lengthen it.
+    pub fn part_mut(&mut self, index: usize) -> &mut Part {
+        &mut self.parts[index]
     }
 
     /// Adds a part. The caller keeps to [`MAX_PARTS`].

@@ -446,7 +446,7 @@ mod tests {
     }
 
     fn write(at: usize, len: usize) -> Part {
-        Part { at, len, stride: len, to: None, packets: 1, packet_bytes: 0, errno: 0 }
+        Part { at, len, stride: len, to: None, packets: 1, packet_bytes: 0, bundled: false, errno: 0 }
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Sent {
 }
 
 impl ToNet for Sent {
-    fn room(&mut self, bytes: usize) -> &mut [u8] {
+    fn room(&mut self, _peer: Option<&Peer>, bytes: usize, _stride: usize) -> &mut [u8] {
         self.room.resize(bytes, 0);
         &mut self.room
     }

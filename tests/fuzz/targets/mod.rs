@@ -10,11 +10,11 @@ use std::net::IpAddr;
 
 use hopsack::control::Request;
 use hopsack::forward::{Counters, DropReason, Forwarder, Frame, Train, VerifySource, egress, ingress};
-use hopsack::packet::IpPacket;
 use hopsack::packet::coalesce::Coalescer;
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::vnet::VnetHeader;
+use hopsack::packet::{IpPacket, bundle};
 use hopsack::route::{Abilities, Change, Dialect, Fib, Hop, Lease, Local, Networks, Public, Rib};
 use hopsack::seal::{Agreement, HEADER, Hello, OVERHEAD, OpenError, Role, Secret, Session, Suite, TAG};
 use hopsack::store::file::Map;
@@ -26,6 +26,7 @@ pub type Target = fn(&[u8]);
 /// Every target, by the name of its corpus folder.
 pub const TARGETS: &[(&str, Target)] = &[
     ("ingress", fuzz_ingress),
+    ("bundle", fuzz_bundle),
     ("egress", fuzz_egress),
     ("virtio", fuzz_virtio),
     ("split", fuzz_split),
@@ -42,13 +43,48 @@ pub fn fuzz_ingress(data: &[u8]) {
     let from = IpAddr::from([192, 0, 2, *from]);
     ingress(&fib, from, Train::single(datagram), VerifySource::Subnet, &counters, &mut sink);
     let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.ingress.dropped(reason)).sum();
-    assert_eq!(sink.packets.len() as u64 + dropped, 1, "one datagram, one fate");
+    let is_known = fib.peer_by_address(from).is_some();
+    let fates = if is_known { fates(datagram) } else { 1 };
+    assert_eq!(sink.packets.len() as u64 + dropped, fates, "one packet, one fate");
     for packet in &sink.packets {
         let inner = IpPacket::parse(packet).expect("only whole packets pass");
         let Some(Hop::Peer(owner)) = fib.lookup(inner.src()) else { panic!("a source that no peer owns") };
         assert_eq!(owner.endpoint.ip(), from, "a source that another peer owns");
         assert_eq!(fib.lookup(inner.dst()), Some(Hop::Local));
     }
+}
+
+/// How many packets a datagram brings, and drops besides them.
+fn fates(datagram: &[u8]) -> u64 {
+    bundle::entries(datagram).map_or(1, |entries| entries.count() as u64)
+}
+
+/// A datagram, whose first bytes are made those of a bundle. What comes out lies in it, one piece behind the other, and
+/// what was written into another one is what comes out of that.
+pub fn fuzz_bundle(data: &[u8]) {
+    let _ = bundle::entries(data);
+    let mut datagram = data.to_vec();
+    let length = u16::try_from(datagram.len()).unwrap_or(u16::MAX).to_be_bytes();
+    if let Some(header) = datagram.first_chunk_mut::<4>() {
+        *header = [0x31, header[1], length[0], length[1]];
+    }
+    let Ok(entries) = bundle::entries(&datagram) else { return };
+    let (mut at, mut copy, mut filled) = (bundle::HEADER, vec![0xaa; datagram.len()], 0);
+    for entry in entries.clone() {
+        let Ok(packet) = entry else { break };
+        at += bundle::ENTRY;
+        assert!(!packet.is_empty() && std::ptr::eq(packet, &raw const datagram[at..at + packet.len()]));
+        at += packet.len();
+        filled = bundle::append(&mut copy, filled, packet).expect("it came from as long a datagram");
+    }
+    if filled > 0 {
+        assert_eq!(filled, at);
+        bundle::pad(&mut copy, filled);
+        let packets = |datagram| bundle::entries(datagram).expect("a bundle").flatten().collect::<Vec<_>>();
+        assert_eq!(packets(&copy), packets(&datagram));
+        assert_eq!(bundle::contents(&copy).0, packets(&copy).len() as u64);
+    }
+    fuzz_ingress(&[&[2], &datagram[..]].concat());
 }
 
 /// A packet from a TUN.
