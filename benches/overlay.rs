@@ -42,7 +42,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), LabError> {
     let report = match env::var_os("HOPSACK_BENCH_FROM") {
-        Some(path) => read(Path::new(&path))?,
+        Some(paths) => {
+            bench::join(env::split_paths(&paths).map(|path| read(&path)).collect::<Result<_, _>>()?)?
+        }
         None => measure()?,
     };
     print!("{}", report.table());

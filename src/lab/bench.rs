@@ -10,6 +10,9 @@
 //!
 //! Invariant: whichever way [`run`] returns, the lab is gone; and what has no value says why.
 
+mod awake;
+mod flannel;
+mod join;
 mod limit;
 mod load;
 mod measure;
@@ -17,22 +20,25 @@ mod page;
 mod report;
 mod request;
 mod rig;
+mod system;
 mod udp;
+mod underlay;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write as _;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use join::join;
 pub use measure::{Metric, Workload};
 pub use page::page;
 pub use report::{Cell, Limit, Machine, Report, Unmeasured};
-pub use rig::{System, Underlay};
+pub use system::System;
+pub use underlay::Underlay;
 
-use super::{Interrupt, Lab, LabError, Options, programs};
+use super::{Interrupt, Lab, LabError, Options, Store, programs};
 use crate::packet::Family;
+use awake::Awake;
 use load::Load;
 use measure::Times;
 use rig::{Refusal, Rig};
@@ -50,8 +56,7 @@ pub struct Plan {
     pub repeats: u32,
     /// How long a TCP measurement takes; others take a part of it.
     pub seconds: f64,
-    /// Keep the machine's CPUs out of deep idle states meanwhile (/dev/cpu_dma_latency): it takes wake-ups out of the round
-    /// trips, and heats.
+    /// Keep the machine's CPUs from halting meanwhile: it takes wake-ups out of the round trips, and heats.
     pub awake: bool,
 }
 
@@ -77,7 +82,7 @@ impl Plan {
         use Workload::{Connects, Rtt, RttBulk, Tcp1, Tcp4, Udp64, Udp64x32, Udp1400};
         Self {
             systems: vec![Raw, Vxlan, Flannel, Simple, Batch, Uring],
-            underlays: vec![Underlay::Pass, Underlay::Noseg, Underlay::NosegGro],
+            underlays: vec![Underlay::Pass, Underlay::Noseg, Underlay::NosegGro, Underlay::NosegNocsum],
             workloads: vec![Tcp1, Tcp4, Udp64, Udp64x32, Udp1400, Rtt, RttBulk, Connects],
             repeats: 10,
             seconds: 1.0,
@@ -92,6 +97,12 @@ impl Plan {
         let once: Duration = self.workloads.iter().map(|workload| times.total(*workload)).sum();
         let turns = self.repeats as usize * self.underlays.len() * self.systems.len();
         (once + rig::SWITCH) * u32::try_from(turns).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the lab has an etcd, which then runs beside all systems alike.
+    fn needs_etcd(&self) -> bool {
+        let absent = |system: &System| *system == System::Flannel && flannel::program().is_none();
+        self.systems.iter().any(|system| system.needs_etcd() && !absent(system))
     }
 
     fn time(&self) -> Duration {
@@ -119,12 +130,13 @@ pub fn run(options: Options, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Res
     plan.check()?;
     programs::require("ethtool", "ethtool")?;
     let interrupt = options.interrupt.clone();
-    let _awake = plan.awake.then(stay_awake).transpose()?;
     // Before there is a lab: making one keeps the CPUs busy too.
     let unrest = load::unrest(LOOK);
+    let awake = plan.awake.then(Awake::hold).transpose()?;
     // IPv4 outside, as flannel's backends are measured; pods have an MTU of what each system leaves of 1500.
-    let lab = Lab::create(Options { hosts: 2, underlay: Family::V4, mtu: 1500, ..options })?;
-    let measured = matrix(&lab, plan, unrest, &interrupt, progress);
+    let store = if plan.needs_etcd() { Store::Etcd { members: 1 } } else { Store::File };
+    let lab = Lab::create(Options { hosts: 2, underlay: Family::V4, mtu: 1500, store, ..options })?;
+    let measured = matrix(&lab, plan, (unrest, awake), &interrupt, progress);
     let removed = lab.down();
     let report = measured?;
     removed?;
@@ -142,16 +154,16 @@ struct Notes {
 fn matrix(
     lab: &Lab,
     plan: &Plan,
-    unrest: f64,
+    (unrest, awake): (f64, Option<Awake>),
     interrupt: &Interrupt,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Report, LabError> {
-    let mut rig = Rig::new(lab)?;
+    let mut rig = Rig::new(lab, awake)?;
     let mut notes = Notes::default();
-    let mut machine = Machine::look(unrest, rig.congestion_control().to_owned());
+    let mut machine = Machine::look(unrest, &rig);
     for repeat in 0..plan.repeats {
         for underlay in &plan.underlays {
-            rig.set_underlay(*underlay)?;
+            underlay.set(lab)?;
             // Each repeat begins with another system, so that none always comes after the same one.
             let mut systems = plan.systems.clone();
             systems.rotate_left(repeat as usize % plan.systems.len());
@@ -240,15 +252,6 @@ impl Notes {
         let limits = self.loads.into_iter().filter_map(limit).collect();
         Report { plan: plan.clone(), cells, unmeasured: self.unmeasured, limits, machine }
     }
-}
-
-/// Holds the CPUs out of deep idle states for as long as the file is open, by the kernel's PM QoS interface: a process that
-/// is killed lets go of it too.
-fn stay_awake() -> Result<File, LabError> {
-    let what = "write to /dev/cpu_dma_latency";
-    let mut file = File::options().write(true).open("/dev/cpu_dma_latency").map_err(LabError::io(what))?;
-    file.write_all(&0_i32.to_ne_bytes()).map_err(LabError::io(what))?;
-    Ok(file)
 }
 
 #[cfg(test)]

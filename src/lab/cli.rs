@@ -130,6 +130,7 @@ struct DemoArgs {
   hopsack lab bench --systems vxlan,simple,batch,uring --repeats 5
   hopsack lab bench --underlay noseg+gro                  nearest to a NIC
   hopsack lab bench --workloads rtt,rtt-bulk --awake      latency, without the CPUs' wake-ups
+  FLANNELD=/path/to/flanneld hopsack lab bench --systems vxlan,flannel,auto
   hopsack lab bench --json > run.json                     with every sample
   hopsack lab bench --from run.json --html run.html       plots of an earlier run
 
@@ -153,7 +154,7 @@ struct BenchArgs {
     /// What is carried.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = bench::Plan::short().workloads)]
     workloads: Vec<bench::Workload>,
-    /// Keep the CPUs of the whole machine out of deep idle states meanwhile.
+    /// Keep the CPUs of the whole machine from halting meanwhile.
     #[arg(long)]
     awake: bool,
     /// Print JSON, with every sample, instead of the table.
@@ -162,9 +163,9 @@ struct BenchArgs {
     /// Write a page with plots: one file, nothing else needed to show it.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Measure nothing: show what an earlier run printed with --json.
-    #[arg(long, value_name = "FILE")]
-    from: Option<PathBuf>,
+    /// Measure nothing: show what an earlier run printed with --json, or several that measured different things.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    from: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -281,9 +282,10 @@ fn run_bench(args: BenchArgs, binary: &Path) -> Result<(), LabError> {
         std::fs::File::options().append(true).create(true).open(path).map(|_| path).map_err(failed)
     });
     let page = page.transpose()?;
-    let report = match &args.from {
-        Some(path) => read_report(path)?,
-        None => measure(&args, binary)?,
+    let report = if args.from.is_empty() {
+        measure(&args, binary)?
+    } else {
+        bench::join(args.from.iter().map(|path| read_report(path)).collect::<Result<_, _>>()?)?
     };
     if let Some(path) = page {
         let written = std::fs::write(path, bench::page(&report));

@@ -1,4 +1,4 @@
-//! Which CPUs a thread may run on. Source: sched_setaffinity(2).
+//! Which CPUs a thread may run on, and before whom. Source: sched_setaffinity(2), sched(7).
 
 use std::io;
 use std::mem::{self, size_of};
@@ -26,6 +26,17 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     unsafe { libc::CPU_SET(cpu, &mut set) };
     // SAFETY: `set` is a cpu_set_t of the size said, which the kernel reads; 0 is the calling thread.
     match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Lets this thread run only while no other wants its CPU, from here on (SCHED_IDLE).
+pub fn run_when_idle() -> io::Result<()> {
+    // SAFETY: sched_param is made of integers, for which zero is a value, and 0 is the only priority of SCHED_IDLE.
+    let priority: libc::sched_param = unsafe { mem::zeroed() };
+    // SAFETY: `priority` is a sched_param, which the kernel reads; 0 is the calling thread.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const priority) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -5,7 +5,8 @@
 use super::load::Load;
 use super::measure::Workload;
 use super::report::{Limit, QUIET, digits};
-use super::rig::{System, Underlay};
+use super::system::System;
+use super::underlay::Underlay;
 
 /// Less idle time than this, and the CPUs are the limit: the generators too wait for them.
 const FULL: f64 = 0.15;

@@ -10,8 +10,10 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::ops::AddAssign;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::awake::Awake;
 use super::rig::Rig;
 use crate::sys::netns::in_netns;
 
@@ -86,6 +88,7 @@ impl AddAssign for Load {
 #[derive(Debug)]
 pub(super) struct Meter {
     daemons: Vec<u32>,
+    spinners: Vec<PathBuf>,
     hosts: [String; 2],
     counters: bool,
     begin: Instant,
@@ -97,7 +100,8 @@ impl Meter {
     pub(super) fn start(rig: &Rig<'_>, counters: bool) -> Self {
         let hosts = [rig.lab().host(1).netns.clone(), rig.lab().host(2).netns.clone()];
         let begin = Instant::now();
-        let mut meter = Self { daemons: rig.daemons(), hosts, counters, begin, before: Load::default() };
+        let (daemons, spinners) = (rig.daemons(), rig.awake().map(Awake::spinners).unwrap_or_default());
+        let mut meter = Self { daemons, spinners, hosts, counters, begin, before: Load::default() };
         let calls = meter.calls();
         // Asking the daemons costs CPU: last before, first after would count it.
         meter.begin = Instant::now();
@@ -114,6 +118,14 @@ impl Meter {
     fn read(&self) -> Load {
         let mut load = Load { wall: self.begin.elapsed().as_secs_f64(), ..machine() };
         load.traffic = process("self");
+        for stat in &self.spinners {
+            // They are threads of this process, and run when nobody else does.
+            let [user, system] = parse_process(&fs::read_to_string(stat).unwrap_or_default());
+            load.user -= user;
+            load.system -= system;
+            load.idle += user + system;
+            load.traffic = [load.traffic[0] - user, load.traffic[1] - system];
+        }
         for (times, pid) in load.daemons.chunks_mut(2).zip(&self.daemons) {
             times.copy_from_slice(&process(&pid.to_string()));
         }

@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 
 use super::measure::Metric;
 use super::report::{Cell, Limit, Report, Unmeasured, digits};
-use super::rig::{System, Underlay};
+use super::system::System;
+use super::underlay::Underlay;
 
 /// The whole page.
 #[must_use]
@@ -130,7 +131,7 @@ fn bar(cell: &Cell, scale: f64, y: f64, along: impl Fn(f64) -> f64) -> String {
         cell.system.name(),
         end - NAMES,
         ROW - 5.0,
-        colour(cell.system),
+        cell.system.colour(),
         along(cell.max) + 8.0,
         middle + 4.0,
     );
@@ -146,19 +147,6 @@ fn bar(cell: &Cell, scale: f64, y: f64, along: impl Fn(f64) -> f64) -> String {
         }
     }
     svg + "\n"
-}
-
-/// The kernel's systems grey, Flannel brown, ours green to blue by engine; told apart by brightness too.
-fn colour(system: System) -> &'static str {
-    match system {
-        System::Raw => "#b8bdc6",
-        System::Vxlan => "#868d99",
-        System::Flannel => "#b08250",
-        System::Simple => "#8fc1a9",
-        System::Batch => "#4a9f86",
-        System::Uring => "#2b7a9e",
-        System::Auto => "#5b6fc0",
-    }
 }
 
 fn table(report: &Report, underlay: Underlay) -> String {

@@ -11,8 +11,11 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 
 use super::Plan;
+use super::awake::Awake;
 use super::measure::{Metric, Workload};
-use super::rig::{System, Underlay};
+use super::rig::Rig;
+use super::system::System;
+use super::underlay::Underlay;
 
 /// A run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +55,9 @@ pub struct Machine {
     pub unrest: f64,
     /// Built without optimisation.
     pub debug_build: bool,
+    /// What kept the CPUs from halting, if something did.
+    #[serde(default)]
+    pub awake: Option<String>,
 }
 
 /// One metric of one system on one underlay.
@@ -73,6 +79,9 @@ pub struct Cell {
     pub max: f64,
     /// The median divided by that of kernel VXLAN in this run on this underlay.
     pub ratio_to_vxlan: Option<f64>,
+    /// The least and the most of the ratios within one repeat, if each repeat has both.
+    #[serde(default)]
+    pub ratio_spread: Option<[f64; 2]>,
 }
 
 /// Something that has no value.
@@ -116,7 +125,17 @@ pub struct Limit {
 impl Cell {
     pub(super) fn new(underlay: Underlay, system: System, metric: Metric, samples: Vec<f64>) -> Option<Self> {
         let [min, median, max] = spread(&samples)?;
-        Some(Self { underlay, system, metric, samples, median, min, max, ratio_to_vxlan: None })
+        Some(Self {
+            underlay,
+            system,
+            metric,
+            samples,
+            median,
+            min,
+            max,
+            ratio_to_vxlan: None,
+            ratio_spread: None,
+        })
     }
 
     /// Without its unit: `9.46 [8.90-9.71]`.
@@ -129,12 +148,18 @@ impl Cell {
 
 /// Fills in the ratios.
 pub(super) fn compare(cells: &mut [Cell]) {
-    let vxlan = cells.iter().filter(|cell| cell.system == System::Vxlan);
-    let vxlan: Vec<_> = vxlan.map(|cell| (cell.underlay, cell.metric, cell.median)).collect();
+    let vxlan: Vec<Cell> = cells.iter().filter(|cell| cell.system == System::Vxlan).cloned().collect();
     for cell in cells {
-        let base =
-            vxlan.iter().find(|(underlay, metric, _)| (*underlay, *metric) == (cell.underlay, cell.metric));
-        cell.ratio_to_vxlan = base.filter(|(.., base)| *base > 0.0).map(|(.., base)| cell.median / base);
+        let same = |base: &&Cell| (base.underlay, base.metric) == (cell.underlay, cell.metric);
+        let Some(base) = vxlan.iter().find(same).filter(|base| base.median > 0.0) else {
+            (cell.ratio_to_vxlan, cell.ratio_spread) = (None, None);
+            continue;
+        };
+        let pairs = cell.samples.iter().zip(&base.samples);
+        let ratios: Vec<f64> = pairs.map(|(sample, base)| sample / base).collect();
+        let whole = cell.samples.len() == base.samples.len() && base.min > 0.0;
+        cell.ratio_to_vxlan = Some(cell.median / base.median);
+        cell.ratio_spread = spread(&ratios).filter(|_| whole).map(|[least, _, most]| [least, most]);
     }
 }
 
@@ -178,7 +203,7 @@ impl Report {
     pub fn facts(&self) -> Vec<String> {
         let Machine { kernel, cpu, cpus, date, command, version, congestion_control, auto, .. } =
             &self.machine;
-        let Plan { repeats, seconds, awake, .. } = &self.plan;
+        let Plan { repeats, seconds, .. } = &self.plan;
         let mut facts = vec![
             format!("{date}, Linux {kernel}, {cpus} CPUs ({cpu}), hopsack {version}"),
             format!("command: {command}"),
@@ -186,11 +211,12 @@ impl Report {
                 "{repeats} interleaved repeats, {seconds} s each; both hosts, both pods and the traffic share the CPUs; \
                  TCP {congestion_control}, gso_max_size 62000 in all pods"
             ),
-            "cells: median [min-max], and the ratio of medians to kernel VXLAN on the same underlay"
+            "cells: median [min-max]; x ratio of medians to kernel VXLAN on the same underlay [min-max of the repeats' ratios]"
                 .to_owned(),
         ];
         facts.extend(auto.iter().map(|engine| format!("auto is the engine {engine} here")));
-        facts.extend(awake.then(|| "the CPUs were kept out of deep idle states".to_owned()));
+        facts
+            .extend(self.machine.awake.iter().map(|how| format!("the CPUs were kept from halting by {how}")));
         let debug = "NOISE: this is a debug build of hopsack; build it with --release";
         facts.extend(self.machine.debug_build.then(|| debug.to_owned()));
         facts.extend(self.noise());
@@ -253,12 +279,14 @@ impl Report {
         align(&rows)
     }
 
-    /// `9.46 [8.90-9.71] x0.86`, or a dash.
+    /// `9.46 [8.90-9.71] x0.86 [0.83-0.90]`, or a dash.
     pub(super) fn entry(&self, underlay: Underlay, system: System, metric: Metric) -> String {
         let Some(cell) = self.cell(underlay, system, metric) else { return "-".into() };
         let ratio = cell.ratio_to_vxlan.filter(|_| system != System::Vxlan);
         let ratio = ratio.map(|ratio| format!(" x{}", digits(ratio))).unwrap_or_default();
-        cell.value() + &ratio
+        let spread = cell.ratio_spread.filter(|_| !ratio.is_empty() && cell.samples.len() > 1);
+        let spread = spread.map(|[least, most]| format!(" [{}-{}]", digits(least), digits(most)));
+        cell.value() + &ratio + &spread.unwrap_or_default()
     }
 
     /// Those that have a value anywhere, in order.
@@ -272,7 +300,7 @@ impl Report {
 const BULK: [Workload; 3] = [Workload::Tcp1, Workload::Tcp4, Workload::Udp64];
 
 /// Systems beside each other in a table, so that it fits a wide terminal.
-const COLUMNS: usize = 4;
+const COLUMNS: usize = 3;
 
 /// The part of the CPUs that others may use before the numbers are called noise.
 pub(super) const QUIET: f64 = 0.05;
@@ -294,7 +322,7 @@ fn align(rows: &[Vec<String>]) -> String {
 
 impl Machine {
     /// This one.
-    pub(super) fn look(unrest: f64, congestion_control: String) -> Self {
+    pub(super) fn look(unrest: f64, rig: &Rig<'_>) -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let model = read("/proc/cpuinfo");
         let model = model.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -308,10 +336,11 @@ impl Machine {
             date: date(since.map_or(0, |since| since.as_secs())),
             command: arguments.join(" "),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            congestion_control,
+            congestion_control: rig.congestion_control().to_owned(),
             auto: None,
             unrest,
             debug_build: cfg!(debug_assertions),
+            awake: rig.awake().map(|awake| Awake::how(awake).to_owned()),
         }
     }
 }
@@ -342,7 +371,7 @@ pub(super) mod tests {
         };
         let mut cells = vec![
             cell(System::Vxlan, Metric::Tcp1, &[12e9, 10e9, 11e9]),
-            cell(System::Simple, Metric::Tcp1, &[0.7e9, 0.8e9, 0.6e9]),
+            cell(System::Simple, Metric::Tcp1, &[0.6e9, 0.7e9, 0.8e9]),
             cell(System::Vxlan, Metric::RttP50, &[50e-6]),
             cell(System::Simple, Metric::RttP50, &[100e-6]),
         ];
@@ -358,6 +387,7 @@ pub(super) mod tests {
             auto: None,
             unrest: 0.5,
             debug_build: false,
+            awake: None,
         };
         let plan = Plan { systems: vec![System::Vxlan, System::Simple, System::Uring], ..Plan::short() };
         let unmeasured = vec![Unmeasured {
@@ -408,7 +438,7 @@ pub(super) mod tests {
         for part in [
             "underlay pass",
             "11.0 [10.0-12.0]",
-            "0.700 [0.600-0.800] x0.0636",
+            "0.700 [0.600-0.800] x0.0636 [0.0500-0.0727]",
             "100 x2.00",
             "uring not measured: not in this build",
             "NOISE: other programs took 50 % of the CPUs before the run and up to 10 % during it",

@@ -2,110 +2,21 @@
 //! pods stay.
 //!
 //! It measures nothing. Invariant: at most one system is active, and while it is, the route to the other host's pods leads
-//! into its device and nowhere else.
+//! into its device and nowhere else, and a packet has passed.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
-use super::super::{Host, Lab, LabError, Pod, READY, daemon, programs};
+use super::super::ping::{Ping, ping};
+use super::super::{Host, Lab, LabError, Pod, READY, Store, daemon, programs};
+use super::awake::Awake;
+use super::flannel::{self, Flanneld};
+use super::system::{Carrier, System};
 use crate::sys::netns::in_netns;
-
-/// What carries packets from pod to pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum System {
-    /// No overlay: the underlay routes to the pods.
-    Raw,
-    /// The kernel's VXLAN, set up as flannel does.
-    Vxlan,
-    /// A real flanneld's udp backend, from the environment variable FLANNELD.
-    Flannel,
-    /// hopsack, one packet a system call.
-    Simple,
-    /// hopsack, plain system calls with offloads.
-    Batch,
-    /// hopsack, io_uring.
-    Uring,
-    /// hopsack, the engine that it chooses by itself here.
-    Auto,
-}
-
-impl System {
-    /// As on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Vxlan => "vxlan",
-            Self::Flannel => "flannel",
-            Self::Simple => "simple",
-            Self::Batch => "batch",
-            Self::Uring => "uring",
-            Self::Auto => "auto",
-        }
-    }
-
-    /// Whether it is ours: daemons with counters.
-    #[must_use]
-    pub fn is_hopsack(self) -> bool {
-        matches!(self, Self::Simple | Self::Batch | Self::Uring | Self::Auto)
-    }
-
-    fn device(self) -> &'static str {
-        match self {
-            Self::Raw => "eth0",
-            Self::Vxlan => "flannel.1",
-            Self::Flannel => "flannel0",
-            Self::Simple | Self::Batch | Self::Uring | Self::Auto => "hopsack0",
-        }
-    }
-
-    /// Of the underlay's MTU, what each takes for its headers: none; IPv4, UDP, VXLAN and Ethernet; IPv4 and UDP.
-    fn overhead(self) -> u16 {
-        match self {
-            Self::Raw => 0,
-            Self::Vxlan => 20 + 8 + 8 + 14,
-            Self::Flannel | Self::Simple | Self::Batch | Self::Uring | Self::Auto => 20 + 8,
-        }
-    }
-}
-
-/// What the cables between the hosts do with super packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Underlay {
-    /// veth as it comes: super packets pass whole, without a copy, from host to host.
-    Pass,
-    /// Segmentation offloads off: each packet travels alone, and arrives alone.
-    Noseg,
-    /// The same, and the receiving host gathers what it gets (GRO): nearest to a NIC.
-    #[value(name = "noseg+gro")]
-    #[serde(rename = "noseg+gro")]
-    NosegGro,
-    /// As noseg, and checksum offload is off too: the CPU sums every packet that leaves a host.
-    #[value(name = "noseg+nocsum")]
-    #[serde(rename = "noseg+nocsum")]
-    NosegNocsum,
-}
-
-impl Underlay {
-    /// As on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pass => "pass",
-            Self::Noseg => "noseg",
-            Self::NosegGro => "noseg+gro",
-            Self::NosegNocsum => "noseg+nocsum",
-        }
-    }
-}
 
 /// Limit of super packets that pods send, in bytes, for all systems alike: what hopsack's CNI part sets. It is at most 44
 /// segments of 1420 bytes of payload, and 44 packets of 1472 bytes fit the 65507 of one UDP_SEGMENT send (DATAPLANE.md 4.2).
@@ -134,11 +45,13 @@ pub(super) struct Rig<'a> {
     plain: Vec<(PathBuf, String)>,
     congestion_control: String,
     active: Option<System>,
+    flannelds: Vec<Flanneld>,
+    awake: Option<Awake>,
 }
 
 impl<'a> Rig<'a> {
     /// Takes a lab whose daemons don't run.
-    pub(super) fn new(lab: &'a Lab) -> Result<Self, LabError> {
+    pub(super) fn new(lab: &'a Lab, awake: Option<Awake>) -> Result<Self, LabError> {
         let read = |number| {
             let path = lab.daemon(number).config_path();
             let text = fs::read_to_string(&path);
@@ -150,13 +63,22 @@ impl<'a> Rig<'a> {
             programs::ip_batch(Some(&host.pod.netns), &limit, false)?;
             programs::set_sysctls(&host.pod.netns, &POD_SYSCTLS)?;
         }
+        if matches!(lab.options().store, Store::Etcd { .. }) {
+            lab.start_etcd()?;
+            flannel::configure(lab)?;
+        }
         let congestion_control = congestion_control(lab.pod(1)).map_err(LabError::io("choose cubic"))?;
-        Ok(Self { lab, plain, congestion_control, active: None })
+        Ok(Self { lab, plain, congestion_control, active: None, flannelds: Vec::new(), awake })
     }
 
     /// What the sender of each TCP stream has to use.
     pub(super) fn congestion_control(&self) -> &str {
         &self.congestion_control
+    }
+
+    /// What keeps the CPUs awake, if something does.
+    pub(super) fn awake(&self) -> Option<&Awake> {
+        self.awake.as_ref()
     }
 
     pub(super) fn lab(&self) -> &'a Lab {
@@ -168,39 +90,17 @@ impl<'a> Rig<'a> {
         [self.lab.pod(1), self.lab.pod(2)]
     }
 
-    /// Sets the offloads of the cables between the hosts, at both ends.
-    pub(super) fn set_underlay(&self, underlay: Underlay) -> Result<(), LabError> {
-        let switch = |on| if on { "on" } else { "off" };
-        let (whole, sums) = (switch(underlay == Underlay::Pass), switch(underlay != Underlay::NosegNocsum));
-        let set = |netns: &str, device: &str, gro: bool| {
-            let mut argv = vec!["ethtool", "-K", device, "gro", switch(gro), "tx", sums];
-            argv.extend(SEGMENTATION.iter().flat_map(|feature| [*feature, whole]));
-            let output = programs::exec(netns, &argv)?;
-            programs::succeed(&argv.join(" "), &output)
-        };
-        for host in self.lab.hosts() {
-            set(&host.netns, "eth0", underlay == Underlay::NosegGro)?;
-            // The bridge between the hosts stands for a switch, and switches gather nothing.
-            set(&self.lab.underlay_netns(), &host.name, false)?;
-        }
-        Ok(())
-    }
-
     /// Makes `system` the one that carries packets.
     pub(super) fn activate(&mut self, system: System) -> Result<Result<(), Refusal>, LabError> {
         self.deactivate()?;
         self.active = Some(system);
-        let mtu = self.lab.options().mtu - system.overhead();
-        for host in self.lab.hosts() {
-            programs::ip_batch(Some(&host.netns), &format!("link set pod mtu {mtu}\n"), false)?;
-            programs::ip_batch(Some(&host.pod.netns), &format!("link set eth0 mtu {mtu}\n"), false)?;
-        }
-        let refusal = match system {
-            System::Raw => self.in_pairs(raw),
-            System::Vxlan => self.in_pairs(vxlan),
-            System::Flannel => Err(flannel()),
-            System::Simple | System::Batch | System::Uring | System::Auto => self.start_daemons(system),
+        let refusal = match system.carrier() {
+            Carrier::Raw => self.in_pairs(raw),
+            Carrier::Vxlan => self.in_pairs(vxlan),
+            Carrier::Flannel => self.start_flannelds(),
+            Carrier::Hopsack(config) => self.start_daemons(config),
         };
+        let refusal = refusal.and_then(|()| self.wait_for_a_packet(system));
         if let Err(refusal) = refusal {
             self.deactivate()?;
             return match refusal {
@@ -215,18 +115,19 @@ impl<'a> Rig<'a> {
     /// Takes away what the active system has put there.
     pub(super) fn deactivate(&mut self) -> Result<(), LabError> {
         let Some(system) = self.active.take() else { return Ok(()) };
+        self.flannelds.clear();
         for (host, number) in self.lab.hosts().iter().zip(1..) {
-            match system {
-                System::Raw => {
+            match system.carrier() {
+                Carrier::Raw => {
                     let other = self.other(host);
                     programs::ip_batch(Some(&host.netns), &format!("route del {}\n", other.subnet_v4), true)
                         .or_else(forgive)?;
                 }
-                System::Vxlan => {
+                Carrier::Vxlan => {
                     programs::ip_batch(Some(&host.netns), "link del flannel.1\n", true).or_else(forgive)?;
                 }
-                System::Flannel => {}
-                System::Simple | System::Batch | System::Uring | System::Auto => {
+                Carrier::Flannel => {}
+                Carrier::Hopsack(_) => {
                     self.lab.daemon(number).terminate()?;
                 }
             }
@@ -236,7 +137,8 @@ impl<'a> Rig<'a> {
 
     /// The daemons' processes, if the active system has any.
     pub(super) fn daemons(&self) -> Vec<u32> {
-        (1..=self.lab.hosts().len()).filter_map(|number| self.lab.daemon(number).pid()).collect()
+        let ours = (1..=self.lab.hosts().len()).filter_map(|number| self.lab.daemon(number).pid());
+        ours.chain(self.flannelds.iter().map(Flanneld::pid)).collect()
     }
 
     fn other(&self, host: &Host) -> &'a Host {
@@ -259,9 +161,20 @@ impl<'a> Rig<'a> {
         Ok(())
     }
 
-    fn start_daemons(&self, system: System) -> Result<(), Refused> {
+    fn start_flannelds(&mut self) -> Result<(), Refused> {
+        let Some(program) = flannel::program() else {
+            let why = "the environment variable FLANNELD names no flanneld".to_owned();
+            return Err(Refused::Why(Refusal::Absent(why)));
+        };
+        for number in 1..=self.lab.hosts().len() {
+            self.flannelds.push(Flanneld::start(&program, self.lab, number)?);
+        }
+        Ok(())
+    }
+
+    fn start_daemons(&self, config: &str) -> Result<(), Refused> {
         for (path, plain) in &self.plain {
-            let text = format!("{plain}\n[dataplane]\nengine = \"{}\"\n", system.name());
+            let text = format!("{plain}\n{config}");
             fs::write(path, text).map_err(LabError::io(format!("write {}", path.display())))?;
         }
         let daemons = [self.lab.daemon(1), self.lab.daemon(2)];
@@ -279,6 +192,37 @@ impl<'a> Rig<'a> {
         }
         let failed = matches!(error, LabError::DaemonDied { .. } | LabError::NotReady { .. });
         Err(if failed { Refused::Why(Refusal::Broken(error.to_string())) } else { error.into() })
+    }
+
+    /// Gives the pods the MTU that the system leaves them, and waits until one reaches the other: leases are read, sessions
+    /// are agreed, and neighbours are asked for when they are first needed.
+    fn wait_for_a_packet(&self, system: System) -> Result<(), Refused> {
+        let deadline = Instant::now() + READY;
+        let device = format!("/sys/class/net/{}/mtu", system.device());
+        for host in self.lab.hosts() {
+            let mtu = loop {
+                let output = programs::exec(&host.netns, &["cat", &device])?;
+                if output.status.success() {
+                    break String::from_utf8_lossy(&output.stdout).trim().to_owned();
+                }
+                if Instant::now() >= deadline {
+                    let why = format!("{} has no device {}", host.name, system.device());
+                    return Err(Refused::Why(Refusal::Broken(why)));
+                }
+                self.lab.options().interrupt.sleep(LOOK)?;
+            };
+            programs::ip_batch(Some(&host.netns), &format!("link set pod mtu {mtu}\n"), false)?;
+            programs::ip_batch(Some(&host.pod.netns), &format!("link set eth0 mtu {mtu}\n"), false)?;
+        }
+        let [from, to] = self.pods();
+        while !ping(&from.netns, Ping { count: 1, ..Ping::to(to.v4) }).is_ok_and(|pinged| pinged.is_whole()) {
+            if Instant::now() >= deadline {
+                let why = format!("{} does not reach {}", from.name, to.name);
+                return Err(Refused::Why(Refusal::Broken(why)));
+            }
+            self.lab.options().interrupt.sleep(LOOK)?;
+        }
+        Ok(())
     }
 
     fn check_routes(&self, system: System) -> Result<(), LabError> {
@@ -312,10 +256,6 @@ impl From<LabError> for Refused {
         Self::Error(error)
     }
 }
-
-/// ethtool's names: TCP, all of the kernel's own, UDP, and the two of TCP inside VXLAN.
-const SEGMENTATION: [&str; 5] =
-    ["tso", "gso", "tx-udp-segmentation", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation"];
 
 /// Cubic, or where that is a module which nobody has loaded, what the machine uses.
 fn congestion_control(pod: &Pod) -> std::io::Result<String> {
@@ -365,22 +305,14 @@ fn mac(number: u8) -> String {
     format!("02:00:00:00:00:{number:02x}")
 }
 
-/// A flanneld takes its lease from etcd, which a lab does not have.
-fn flannel() -> Refused {
-    let why = match std::env::var_os("FLANNELD") {
-        None => "the environment variable FLANNELD names no flanneld".to_owned(),
-        Some(path) => {
-            format!("{} takes its lease from etcd, and a lab has none", PathBuf::from(path).display())
-        }
-    };
-    Refused::Why(Refusal::Absent(why))
-}
-
 /// What a system has not put there, because it failed half way, cannot be taken away.
 fn forgive(error: LabError) -> Result<(), LabError> {
     if matches!(error, LabError::Command { .. }) { Ok(()) } else { Err(error) }
 }
 
-/// How long ending two daemons may take at worst; the long form's estimate counts with less.
+/// Between two looks at a system that is coming up.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// About how long a change of systems takes, for the estimate.
 pub(super) const SWITCH: Duration = Duration::from_millis(300);
 const _: () = assert!(SWITCH.as_millis() < daemon::GRACE.as_millis());
