@@ -3,7 +3,7 @@
 //! [`Lab::up`] makes one and dropping it removes it, which is what tests and benches want; [`Lab::keep`] leaves it for
 //! later processes, which find it by [`Lab::open`] and remove it by [`down`]; `hopsack lab` ([`cli`]) is made of these.
 //! [`traffic`] moves bytes from pod to pod, [`ping`](mod@ping) pings, [`demo`](mod@demo) shows it all in a minute,
-//! [`bench`](mod@bench) measures it beside kernel VXLAN.
+//! [`bench`](mod@bench) measures it beside kernel VXLAN, [`soak`](mod@soak) looks whether it wears out.
 //!
 //! A lab knows a daemon only as a program: its configuration file, its control socket and its exit. It knows nothing of
 //! engines or stores beyond the text of a configuration, and that the store may be an etcd that has to be started.
@@ -15,6 +15,7 @@ pub mod bench;
 pub mod cli;
 pub mod demo;
 pub mod ping;
+pub mod soak;
 pub mod traffic;
 
 mod daemon;

@@ -40,6 +40,7 @@ use super::{Interrupt, Lab, LabError, Options, Store, programs};
 use crate::packet::Family;
 use awake::Awake;
 use load::Load;
+pub(super) use load::{counters, scrape};
 use measure::Times;
 use rig::{Refusal, Rig};
 

@@ -75,6 +75,9 @@ pub enum LabError {
     /// What was to be measured could not be.
     #[error("the bench failed: {0}")]
     Bench(String),
+    /// Something wore out.
+    #[error("the soak failed: {0}")]
+    Soak(String),
     /// SIGINT, SIGTERM or SIGHUP.
     #[error("interrupted")]
     Interrupted,

@@ -232,7 +232,11 @@ fn receive(mut socket: TcpStream, verify: bool, shared: &Shared) -> Result<Moved
         // Whole blocks, so that the pattern is compared at multiples of 8.
         let (at, mut filled) = (received, 0);
         while filled < BLOCK && !end {
-            let read = socket.read(&mut block[filled..]).map_err(failed())?;
+            let read = match socket.read(&mut block[filled..]) {
+                // A process that was stopped and goes on: a read that has a timeout is not taken up again (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read.map_err(failed())?,
+            };
             let now = Instant::now();
             begin.get_or_insert(now);
             if received > 0 {

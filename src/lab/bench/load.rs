@@ -197,7 +197,7 @@ fn parse_device(text: &str) -> [f64; 2] {
 }
 
 /// A daemon's metrics; nothing if it does not tell.
-fn scrape(netns: &str) -> String {
+pub(in super::super) fn scrape(netns: &str) -> String {
     let converse = || {
         let mut stream = TcpStream::connect("127.0.0.1:9285")?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
@@ -210,7 +210,7 @@ fn scrape(netns: &str) -> String {
 }
 
 /// The counters that each worker has, summed over workers.
-fn counters(text: &str) -> BTreeMap<String, f64> {
+pub(in super::super) fn counters(text: &str) -> BTreeMap<String, f64> {
     let mut sums = BTreeMap::new();
     for line in text.lines() {
         let counter = line.strip_prefix("hopsack_").and_then(|line| line.split_once("_total{worker="));
