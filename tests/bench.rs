@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hopsack::lab::bench::{self, Metric, Plan, System, Underlay};
-use hopsack::lab::{LabError, Options};
+use hopsack::lab::{LabError, Options, soak};
 use hopsack::sys::process::{Process, Signal};
 
 const HOPSACK: &str = env!("CARGO_BIN_EXE_hopsack");
@@ -142,5 +142,24 @@ fn an_interrupt_ends_it_and_leaves_nothing() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains(&LabError::Interrupted.to_string()), "{said}");
+    assert!(is_gone(&name));
+}
+
+#[test]
+fn a_short_soak_holds_and_leaves_nothing() {
+    let options = Options::unique("soak", HOPSACK);
+    let name = options.name.clone();
+    let plan = soak::Plan {
+        time: Duration::from_secs(3),
+        packets: u64::MAX,
+        every: Duration::from_secs(1),
+        rate: 200,
+        underlay: Underlay::NosegGro,
+    };
+    let mut told = Vec::new();
+    let soaked = soak::run(options, &plan, &mut told);
+    let told = String::from_utf8_lossy(&told);
+    soaked.unwrap_or_else(|error| panic!("{error}\n{told}"));
+    assert!(told.contains("underlay noseg+gro") && told.contains("It held"), "{told}");
     assert!(is_gone(&name));
 }
