@@ -10,8 +10,8 @@
 //! took and what it refused.
 #![forbid(unsafe_code)]
 
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 
@@ -164,11 +164,16 @@ pub fn ingress(
 ) {
     let peer = fib.peer_by_address(from);
     if peer.is_none() && verify != VerifySource::Off {
-        return counters.ingress.drop_many(DropReason::UnknownPeer, train.count());
+        return turn_away(fib, from, train, counters);
     }
     let mut take = |bytes: &[u8]| match admit(fib, peer, bytes, verify) {
         Ok(packet) => to_tun.push(packet),
-        Err(reason) => counters.ingress.drop(reason),
+        Err(reason) => {
+            counters.ingress.drop(reason);
+            if reason == DropReason::OwnSource {
+                counters.own_source.saw(from);
+            }
+        }
     };
     for datagram in train.datagrams() {
         match datagram.first().map(|byte| byte >> 4) {
@@ -176,6 +181,21 @@ pub fn ingress(
             Some(bundle::NIBBLE) => unbundle(datagram, counters, &mut take),
             // 1 and 2 will be sealed packets and control messages, sent only to hosts that announce them.
             Some(_) => counters.ingress.drop(DropReason::UnknownType),
+        }
+    }
+}
+
+/// Drops what a stranger sent. It may be a host that holds our subnet for its own: one whose lease ran out while it was
+/// away is no peer any more, and is just the one to look for.
+#[cold]
+fn turn_away(fib: &Fib, from: IpAddr, train: Train<'_>, counters: &Counters) {
+    for datagram in train.datagrams() {
+        let source = IpPacket::parse(datagram).ok().and_then(|packet| fib.lookup(packet.src()));
+        if source == Some(Hop::Local) {
+            counters.ingress.drop(DropReason::OwnSource);
+            counters.own_source.saw(from);
+        } else {
+            counters.ingress.drop(DropReason::UnknownPeer);
         }
     }
 }
@@ -202,11 +222,11 @@ fn admit<'a>(
     verify: VerifySource,
 ) -> Result<IpPacket<'a>, DropReason> {
     let packet = IpPacket::parse(bytes).map_err(|_| DropReason::Malformed)?;
-    if verify == VerifySource::Subnet {
-        match (fib.lookup(packet.src()), peer) {
-            (Some(Hop::Peer(owner)), Some(sender)) if std::ptr::eq(owner, sender) => {}
-            _ => return Err(DropReason::SpoofedSource),
-        }
+    match (fib.lookup(packet.src()), peer) {
+        (Some(Hop::Local), _) => return Err(DropReason::OwnSource),
+        (Some(Hop::Peer(owner)), Some(sender)) if std::ptr::eq(owner, sender) => {}
+        _ if verify == VerifySource::Subnet => return Err(DropReason::SpoofedSource),
+        _ => {}
     }
     // What is not ours would leave by the network's route again, and circle until its TTL ends.
     if fib.lookup(packet.dst()) != Some(Hop::Local) {
@@ -237,6 +257,8 @@ pub enum DropReason {
     UnknownPeer,
     /// Ingress: the inner source address is not in a subnet of the peer that sent it.
     SpoofedSource,
+    /// Ingress: the inner source address is in this host's own subnet: another host uses the same one, or forges.
+    OwnSource,
     /// Ingress: the inner destination is not in a subnet of this host.
     Misrouted,
     /// Ingress: the kernel refused the write to the overlay device; see hopsack_io_errors_total.
@@ -245,7 +267,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Malformed,
         Self::NoRoute,
         Self::OwnSubnet,
@@ -255,6 +277,7 @@ impl DropReason {
         Self::UnknownType,
         Self::UnknownPeer,
         Self::SpoofedSource,
+        Self::OwnSource,
         Self::Misrouted,
         Self::WriteFailed,
     ];
@@ -272,6 +295,7 @@ impl DropReason {
             Self::UnknownType => "unknown_type",
             Self::UnknownPeer => "unknown_peer",
             Self::SpoofedSource => "spoofed_source",
+            Self::OwnSource => "own_source",
             Self::Misrouted => "misrouted",
             Self::WriteFailed => "write_failed",
         }
@@ -290,6 +314,7 @@ impl DropReason {
             Self::UnknownType => "the first four bits name no packet type that this host has announced",
             Self::UnknownPeer => "the outer source address is in no lease: a stranger, or a host behind NAT",
             Self::SpoofedSource => "the inner source address is in no subnet of the peer that sent it",
+            Self::OwnSource => "the inner source address is in this host's own subnet: see `hopsack status`",
             Self::Misrouted => "the inner destination is not in this host's subnet: the sender's map is old",
             Self::WriteFailed => "the kernel refused the packet: see hopsack_io_errors_total and the log",
         }
@@ -311,6 +336,52 @@ impl Counter {
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The last address that something came from, with one writer and any number of readers.
+///
+/// An address does not fit one atomic word, so the writer makes `turn` odd while it writes; a reader that meets an odd or
+/// changed one reads again.
+#[derive(Debug, Default)]
+pub struct Witness {
+    turn: AtomicU64,
+    high: AtomicU64,
+    low: AtomicU64,
+}
+
+impl Witness {
+    /// Remembers; only the owning worker may call this.
+    fn saw(&self, from: IpAddr) {
+        let bits = match from {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        let turn = self.turn.load(Ordering::Relaxed);
+        self.turn.store(turn.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        let half = |shift: u32| u64::try_from(bits >> shift & u128::from(u64::MAX)).unwrap_or(0);
+        self.high.store(half(64), Ordering::Relaxed);
+        self.low.store(half(0), Ordering::Relaxed);
+        self.turn.store(turn.wrapping_add(2), Ordering::Release);
+    }
+
+    /// The last one, from any thread; `None`: there was none.
+    #[must_use]
+    pub fn last(&self) -> Option<IpAddr> {
+        loop {
+            let before = self.turn.load(Ordering::Acquire);
+            let bits = u128::from(self.high.load(Ordering::Relaxed)) << 64
+                | u128::from(self.low.load(Ordering::Relaxed));
+            fence(Ordering::Acquire);
+            match before {
+                0 => return None,
+                _ if before.is_multiple_of(2) && before == self.turn.load(Ordering::Relaxed) => {
+                    return Some(Ipv6Addr::from_bits(bits).to_canonical());
+                }
+                _ => std::hint::spin_loop(),
+            }
+        }
     }
 }
 
@@ -367,6 +438,8 @@ pub struct Counters {
     pub egress: Direction,
     /// From peers to the TUN.
     pub ingress: Direction,
+    /// From where the last packet with a source in our own subnet came.
+    pub own_source: Witness,
     /// Reads of the TUN that brought something: one packet or super packet each.
     pub tun_reads: Counter,
     /// Messages that the kernel took: each is one datagram or one UDP_SEGMENT train. One system call may take several.
@@ -554,7 +627,10 @@ mod tests {
             (2, &good[..], Subnet, Ok(())),
             (3, &good, Subnet, Err(DropReason::SpoofedSource)),
             (2, &foreign, Subnet, Err(DropReason::SpoofedSource)),
-            (2, &ours, Subnet, Err(DropReason::SpoofedSource)),
+            (2, &ours, Subnet, Err(DropReason::OwnSource)),
+            (2, &ours, Peer, Err(DropReason::OwnSource)),
+            (9, &ours, Subnet, Err(DropReason::OwnSource)),
+            (9, &ours, Off, Err(DropReason::OwnSource)),
             (2, &foreign, Peer, Ok(())),
             (9, &good, Subnet, Err(DropReason::UnknownPeer)),
             (9, &good, Peer, Err(DropReason::UnknownPeer)),
@@ -567,6 +643,20 @@ mod tests {
         ] {
             assert_eq!(receive(from, bytes, verify), verdict, "from {from}, {verify:?}, {bytes:02x?}");
         }
+    }
+
+    #[test]
+    fn who_uses_our_subnet_is_remembered() {
+        let counters = Counters::default();
+        assert_eq!(counters.own_source.last(), None);
+        for from in ["192.0.2.2", "2001:db8::7", "192.0.2.9"] {
+            let from: IpAddr = from.parse().expect("an address");
+            let packet = udp([10, 1, 1, 9], [10, 1, 1, 2], 10);
+            let train = Train::single(&packet);
+            ingress(&fib(), from, train, VerifySource::Subnet, &counters, &mut Sink::default());
+            assert_eq!(counters.own_source.last(), Some(from));
+        }
+        assert_eq!(counters.ingress.dropped(DropReason::OwnSource), 3);
     }
 
     #[test]

@@ -262,7 +262,7 @@ fn a_million_forged_datagrams_are_each_accounted_for(engine: &str) {
         grown("hopsack_ingress_writes_total"),
         "the device saw what we wrote"
     );
-    for reason in ["malformed", "unknown_type", "unknown_peer", "spoofed_source", "misrouted"] {
+    for reason in ["malformed", "unknown_type", "unknown_peer", "spoofed_source", "own_source", "misrouted"] {
         assert!(after.dropped("ingress", reason) > 1000, "{reason} was hardly tried");
     }
     assert!(delivered > 10_000, "valid ones pass");
@@ -398,7 +398,7 @@ fn a_wrong_configuration_is_refused_in_one_sentence() {
         (&["--overlay-mtu", "1473"], "leaves 1472"),
         (&["--overlay-mtu", "1000"], "too small for IPv6"),
         (&["--store-path", "/nowhere/cluster.toml"], "cannot read the cluster file"),
-        (&["--store-kind", "consul"], "write \"file\" or \"etcd\""),
+        (&["--store-kind", "consul"], "write \"etcd\" or \"file\""),
         (&["--store-kind", "etcd", "--store-endpoints", "192.0.2.250:2379"], "write URLs"),
         (&["--security-mode", "sealed"], "not in this version"),
     ] {
