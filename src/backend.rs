@@ -6,10 +6,11 @@
 //! Invariant: after [`Userspace::apply`] returns, the next packet of every worker meets the new map.
 #![forbid(unsafe_code)]
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::Instant;
 
 use crate::engine::View;
-use crate::route::{Fib, Local, Networks, Rib};
+use crate::route::{Fib, Local, Networks, Rib, Unreachable};
 
 /// Our own data path as backend.
 #[derive(Debug)]
@@ -17,25 +18,34 @@ pub struct Userspace {
     view: View,
     networks: Networks,
     local: Local,
+    /// Out of reach by the table in force.
+    lost: BTreeSet<Unreachable>,
 }
 
 impl Userspace {
     /// For an engine that runs already.
     #[must_use]
     pub fn new(view: View, networks: Networks, local: Local) -> Self {
-        Self { view, networks, local }
+        Self { view, networks, local, lost: BTreeSet::new() }
     }
 
-    /// Compiles and publishes. Returns how long that took; logs the leases that are newly out of reach.
-    pub fn apply(&self, rib: &Rib) -> Duration {
-        let start = Instant::now();
+    /// Our own part in the overlay is another from the next [`Userspace::apply`] on.
+    pub fn relocate(&mut self, local: Local) {
+        self.local = local;
+    }
+
+    /// Compiles and publishes. Returns when it was in force; logs the leases that are newly out of reach.
+    pub fn apply(&mut self, rib: &Rib) -> Instant {
         let before = self.view.fib();
         let fib = Fib::compile(before.generation() + 1, rib, &self.networks, &self.local);
-        for lost in fib.unreachable().iter().filter(|lost| !before.unreachable().contains(lost)) {
+        let (lost, peers) = (fib.unreachable().to_vec(), fib.peers().len());
+        self.view.publish(fib);
+        let published = Instant::now();
+        tracing::debug!(generation = before.generation() + 1, peers, "routes are in force");
+        for lost in lost.iter().filter(|lost| !self.lost.contains(*lost)) {
             tracing::warn!(host = lost.name, "no route to it: {}", lost.reason);
         }
-        tracing::info!(generation = fib.generation(), peers = fib.peers().len(), "routes are in force");
-        self.view.publish(fib);
-        start.elapsed()
+        self.lost = lost.into_iter().collect();
+        published
     }
 }

@@ -312,8 +312,21 @@ fn status(status: &Status) -> Table {
     let trouble =
         status.store_trouble.as_ref().map_or(String::new(), |problem| format!("; TROUBLE: {problem}"));
     table.row(&["store", &format!("{}; map {} s old{trouble}", status.store, status.map_age_seconds)]);
-    if let Some(left) = status.lease_expires_seconds {
-        table.row(&["lease", &format!("runs out in {} min unless renewed, which it will be", left / 60)]);
+    match status.lease_expires_seconds {
+        Some(left) if left < 0 => {
+            let past = -left / 60;
+            table.row(&[
+                "lease",
+                &format!("ran out {past} min ago: kept until the store says that it is another's"),
+            ]);
+        }
+        Some(left) => {
+            table.row(&["lease", &format!("runs out in {} min unless renewed, which it will be", left / 60)]);
+        }
+        None => {}
+    }
+    for problem in [&status.underlay_trouble, &status.alarm].into_iter().flatten() {
+        table.row(&["TROUBLE", problem]);
     }
     table.row(&["peers", &status.peers.to_string()]);
     for lost in &status.unreachable {

@@ -75,8 +75,12 @@ pub struct Status {
     pub store_trouble: Option<String>,
     /// Since the map in force was last known to be right.
     pub map_age_seconds: u64,
-    /// Seconds until our own lease runs out if it is not renewed.
-    pub lease_expires_seconds: Option<u64>,
+    /// Seconds until our own lease runs out if it is not renewed, negative if it has; `None`: it does not run out.
+    pub lease_expires_seconds: Option<i64>,
+    /// What is wrong with our address or the underlay's MTU; forwarding goes on as before.
+    pub underlay_trouble: Option<String>,
+    /// Another host sends packets with a source in our own subnet.
+    pub alarm: Option<String>,
     /// Hosts that packets can be sent to.
     pub peers: usize,
     /// Hosts in the store that cannot be reached, and why.
@@ -139,12 +143,8 @@ pub struct Drop {
 pub struct Identity {
     /// This host's name in the store.
     pub name: String,
-    /// Our part in the overlay.
-    pub local: Local,
     /// The overlay's networks.
     pub networks: Vec<String>,
-    /// The underlay interface.
-    pub interface: String,
     /// The overlay device.
     pub device: String,
     /// Where the map comes from.
@@ -158,20 +158,46 @@ pub struct Identity {
 pub struct Facts {
     /// What is wrong with the store.
     pub trouble: Option<String>,
-    /// When the map in force was read.
+    /// When the map in force was last known to be right, if something is wrong with the store.
     pub map_since: Instant,
     /// What the store says of itself, if it has more to say than the rest here.
     pub health: Option<Health>,
+    /// Our part in the overlay.
+    pub local: Local,
+    /// The underlay interface.
+    pub interface: String,
+    /// What is wrong with our address or the underlay's MTU.
+    pub underlay_trouble: Option<String>,
+    /// Who uses our subnet besides us.
+    pub alarm: Option<String>,
 }
 
 impl Facts {
-    /// How old the map in force may be; 0 while a watch keeps it up to date.
+    /// Of a node whose map was just read.
+    #[must_use]
+    pub fn new(local: Local, interface: String) -> Self {
+        let (trouble, health, underlay_trouble, alarm) = (None, None, None, None);
+        Self { trouble, map_since: Instant::now(), health, local, interface, underlay_trouble, alarm }
+    }
+
+    /// How old the map in force may be; 0 while the store keeps it up to date.
     #[must_use]
     pub fn map_age(&self) -> Duration {
-        match &self.health {
-            Some(health) => health.stale_since.and_then(|since| since.elapsed().ok()).unwrap_or_default(),
-            None => self.map_since.elapsed(),
+        match (&self.health, &self.trouble) {
+            (Some(health), _) => {
+                health.stale_since.and_then(|since| since.elapsed().ok()).unwrap_or_default()
+            }
+            (None, Some(_)) => self.map_since.elapsed(),
+            (None, None) => Duration::ZERO,
         }
+    }
+
+    /// Something is wrong with the store.
+    pub fn trouble(&mut self, problem: String) {
+        if self.trouble.is_none() {
+            self.map_since = Instant::now();
+        }
+        self.trouble = Some(problem);
     }
 }
 
@@ -222,8 +248,7 @@ pub struct State {
 impl State {
     /// With a map just read.
     #[must_use]
-    pub fn new(identity: Identity, view: View, netlink: Netlink) -> Self {
-        let facts = Facts { trouble: None, map_since: Instant::now(), health: None };
+    pub fn new(identity: Identity, facts: Facts, view: View, netlink: Netlink) -> Self {
         Self { identity, view, started: Instant::now(), facts: Mutex::new(facts), netlink }
     }
 
@@ -275,8 +300,8 @@ impl State {
 
     async fn status(&self) -> Status {
         let dropped_packets = self.drops().await.iter().map(|drop| drop.packets).sum();
-        let (Identity { local, .. }, fib) = (&self.identity, self.view.fib());
-        let facts = self.facts();
+        let (facts, fib) = (self.facts(), self.view.fib());
+        let local = &facts.local;
         let [(_, egress), (_, ingress)] = DIRECTIONS;
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -285,7 +310,7 @@ impl State {
             uptime_seconds: self.started.elapsed().as_secs(),
             node: self.identity.name.clone(),
             public_ip: local.public,
-            interface: self.identity.interface.clone(),
+            interface: facts.interface.clone(),
             device: self.identity.device.clone(),
             mtu: local.mtu,
             port: local.port,
@@ -300,8 +325,10 @@ impl State {
             lease_expires_seconds: facts
                 .health
                 .as_ref()
-                .and_then(|health| health.lease_expires?.duration_since(SystemTime::now()).ok())
-                .map(|left| left.as_secs()),
+                .and_then(|health| health.lease_expires)
+                .map(seconds_until),
+            underlay_trouble: facts.underlay_trouble.clone(),
+            alarm: facts.alarm.clone(),
             peers: fib.peers().len(),
             unreachable: fib
                 .unreachable()
@@ -329,7 +356,7 @@ impl State {
     }
 
     fn routes(&self) -> Vec<Route> {
-        let (local, fib) = (&self.identity.local, self.view.fib());
+        let (local, fib) = (self.facts().local.clone(), self.view.fib());
         let route = |subnet: &ipnet::IpNet, host: &str, next_hop: String, mtu| {
             (*subnet, Route { subnet: subnet.to_string(), host: host.into(), next_hop, mtu })
         };
@@ -341,6 +368,15 @@ impl State {
         let mut routes: Vec<_> = own.chain(theirs).collect();
         routes.sort_by_key(|(subnet, _)| *subnet);
         routes.into_iter().map(|(_, route)| route).collect()
+    }
+}
+
+/// Negative if it is past.
+fn seconds_until(time: SystemTime) -> i64 {
+    let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+    match time.duration_since(SystemTime::now()) {
+        Ok(left) => seconds(left),
+        Err(past) => -seconds(past.duration()),
     }
 }
 

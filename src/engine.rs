@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -169,8 +170,20 @@ impl Account {
 #[derive(Debug)]
 pub struct Engine {
     view: View,
+    rules: Rules,
+    failed: Failed,
     stop: Arc<Event>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Who is told that a worker cannot go on.
+#[derive(Clone)]
+struct Failed(Arc<dyn Fn(WorkerError) + Send + Sync>);
+
+impl std::fmt::Debug for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Failed")
+    }
 }
 
 /// What may be asked of an engine, and the one thing that may be told it, from any thread and for as long as one likes.
@@ -179,7 +192,22 @@ pub struct View {
     name: &'static str,
     fib: Arc<ArcSwap<Fib>>,
     accounts: Vec<Arc<Account>>,
-    sockets: Arc<[UdpSocket]>,
+    receiving: Arc<Receiving>,
+}
+
+/// The sockets that receive, once more, for the kernel's own account of them.
+#[derive(Debug)]
+struct Receiving {
+    sockets: ArcSwap<Vec<UdpSocket>>,
+    /// Drops of sockets that were replaced.
+    before: AtomicU64,
+}
+
+impl Receiving {
+    fn drops(&self) -> u64 {
+        let drops = |socket: &UdpSocket| u64::from(udp::queue_drops(socket).unwrap_or(0));
+        self.before.load(Ordering::Relaxed) + self.sockets.load().iter().map(drops).sum::<u64>()
+    }
 }
 
 impl Io {
@@ -191,10 +219,17 @@ impl Io {
         }
     }
 
-    /// The sockets that receive, once more.
-    fn receiving(&self) -> io::Result<Arc<[UdpSocket]>> {
+    fn workers(&self) -> usize {
         match self {
-            Self::Simple(io) => Ok(Arc::new([io.socket.try_clone()?])),
+            Self::Simple(_) => 1,
+            Self::Batch(queues) | Self::Uring(queues) => queues.len(),
+        }
+    }
+
+    /// The sockets that receive, once more.
+    fn receiving(&self) -> io::Result<Vec<UdpSocket>> {
+        match self {
+            Self::Simple(io) => Ok(vec![io.socket.try_clone()?]),
             Self::Batch(queues) | Self::Uring(queues) => {
                 queues.iter().map(|io| io.receive.try_clone()).collect()
             }
@@ -212,49 +247,78 @@ impl Engine {
         io: Io,
         rules: Rules,
         fib: Fib,
-        failed: impl Fn(WorkerError) + Clone + Send + 'static,
+        failed: impl Fn(WorkerError) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let fib = Arc::new(ArcSwap::from_pointee(fib));
-        let stop = Arc::new(Event::new()?);
-        let (name, sockets) = (io.name(), io.receiving()?);
-        let mut accounts = Vec::new();
-        let mut account = || {
-            accounts.push(Arc::<Account>::default());
-            accounts[accounts.len() - 1].clone()
+        let sockets = ArcSwap::from_pointee(io.receiving()?);
+        let view = View {
+            name: io.name(),
+            fib: Arc::new(ArcSwap::from_pointee(fib)),
+            accounts: (0..io.workers()).map(|_| Arc::default()).collect(),
+            receiving: Arc::new(Receiving { sockets, before: AtomicU64::new(0) }),
         };
-        let workers: Vec<Start> = match io {
-            Io::Simple(io) => {
-                let worker = simple::Worker::new(io, rules.verify, fib.clone(), account(), stop.clone());
-                vec![Box::new(|| worker.run())]
+        let failed = Failed(Arc::new(failed));
+        let mut engine = Self { view, rules, failed, stop: Arc::new(Event::new()?), threads: Vec::new() };
+        match engine.spawn(io) {
+            Ok(()) => Ok(engine),
+            Err(error) => {
+                engine.stop();
+                Err(error)
             }
-            Io::Batch(queues) => queues
-                .into_iter()
-                .map(|io| batch::Worker::new(io, rules, fib.clone(), account(), stop.clone()))
-                .map(|worker| Box::new(|| worker.run()) as Start)
-                .collect(),
-            Io::Uring(queues) => queues
-                .into_iter()
-                .map(|io| uring::Worker::new(io, rules, fib.clone(), account(), stop.clone()))
-                .map(|worker| Box::new(|| worker.run()) as Start)
-                .collect(),
-        };
-        let mut engine = Self { view: View { name, fib, accounts, sockets }, stop, threads: Vec::new() };
-        for (number, worker) in workers.into_iter().enumerate() {
-            let failed = failed.clone();
+        }
+    }
+
+    /// Puts other ends under the engine, as many as it had: stops the workers, and starts others in their place. Table
+    /// and accounts stay; packets wait meanwhile in the queues of the device and of the new sockets. After an error no
+    /// worker runs.
+    pub fn replace(&mut self, io: Io) -> io::Result<()> {
+        let sockets = io.receiving()?;
+        let stop = std::mem::replace(&mut self.stop, Arc::new(Event::new()?));
+        stop.give();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        let receiving = &self.view.receiving;
+        let drops = receiving.drops();
+        receiving.sockets.store(Arc::new(sockets));
+        receiving.before.store(drops, Ordering::Relaxed);
+        self.spawn(io)
+    }
+
+    fn spawn(&mut self, io: Io) -> io::Result<()> {
+        for (number, worker) in self.workers(io).into_iter().enumerate() {
+            let Failed(failed) = self.failed.clone();
             let run = move || match catch_unwind(AssertUnwindSafe(worker)) {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => failed(error),
                 Err(_) => failed(WorkerError::Panicked),
             };
-            match std::thread::Builder::new().name(format!("hopsack-w{number}")).spawn(run) {
-                Ok(thread) => engine.threads.push(thread),
-                Err(error) => {
-                    engine.stop();
-                    return Err(error);
-                }
-            }
+            self.threads.push(std::thread::Builder::new().name(format!("hopsack-w{number}")).spawn(run)?);
         }
-        Ok(engine)
+        Ok(())
+    }
+
+    fn workers(&self, io: Io) -> Vec<Start> {
+        let (View { fib, accounts, .. }, rules, stop) = (&self.view, self.rules, &self.stop);
+        let accounts = accounts.iter().cloned();
+        match io {
+            Io::Simple(io) => accounts
+                .zip([io])
+                .map(|(account, io)| {
+                    simple::Worker::new(io, rules.verify, fib.clone(), account, stop.clone())
+                })
+                .map(|worker| Box::new(|| worker.run()) as Start)
+                .collect(),
+            Io::Batch(queues) => accounts
+                .zip(queues)
+                .map(|(account, io)| batch::Worker::new(io, rules, fib.clone(), account, stop.clone()))
+                .map(|worker| Box::new(|| worker.run()) as Start)
+                .collect(),
+            Io::Uring(queues) => accounts
+                .zip(queues)
+                .map(|(account, io)| uring::Worker::new(io, rules, fib.clone(), account, stop.clone()))
+                .map(|worker| Box::new(|| worker.run()) as Start)
+                .collect(),
+        }
     }
 
     /// For those who watch and publish.
@@ -300,6 +364,6 @@ impl View {
     /// Datagrams that the kernel dropped before a worker could read them, because a socket's queue was full.
     #[must_use]
     pub fn socket_drops(&self) -> u64 {
-        self.sockets.iter().map(|socket| u64::from(udp::queue_drops(socket).unwrap_or(0))).sum()
+        self.receiving.drops()
     }
 }

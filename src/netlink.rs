@@ -7,15 +7,18 @@
 //! Invariant: only routes of our own protocol number, and only addresses of our own device, are ever removed.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 
-use futures_util::TryStreamExt;
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use ipnet::IpNet;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
 };
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
 use crate::packet::Family;
 
@@ -71,6 +74,20 @@ pub struct Address {
     message: AddressMessage,
 }
 
+impl Address {
+    /// It can be sent from and will stay: not still being tried, not on its way out, not one of IPv6's passing ones
+    /// (RFC 8981).
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        let flags = self.message.header.flags;
+        let unsettled = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
+        let passing = AddressHeaderFlags::Deprecated | AddressHeaderFlags::Secondary;
+        let settled = !flags.intersects(unsettled) || flags.contains(AddressHeaderFlags::Optimistic);
+        // Secondary means temporary in IPv6 (IFA_F_TEMPORARY), and nothing of the kind in IPv4.
+        settled && (self.net.addr().is_ipv4() || !flags.intersects(passing))
+    }
+}
+
 /// How a device should look.
 #[derive(Debug, Clone)]
 pub struct Shape {
@@ -82,6 +99,52 @@ pub struct Shape {
     pub addresses: Vec<IpAddr>,
     /// Networks to route to it, from the address of their family.
     pub routes: Vec<IpNet>,
+}
+
+/// Tells that an interface or its addresses may have changed.
+pub struct Monitor {
+    messages: Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send>>,
+}
+
+impl std::fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Monitor")
+    }
+}
+
+impl Monitor {
+    /// Subscribes, in the namespace of the calling thread. Needs a tokio runtime.
+    pub fn new() -> Result<Self, NetlinkError> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let (connection, _, messages) =
+            rtnetlink::new_multicast_connection(&groups).map_err(NetlinkError::Open)?;
+        tokio::spawn(connection);
+        Ok(Self { messages: Box::pin(messages.map(|(message, _)| message)) })
+    }
+
+    /// Waits for news of the interface `name`; it says only that it is worth to look. Cancel safe.
+    pub async fn changed(&mut self, name: &str, index: u32) {
+        while let Some(message) = self.messages.next().await {
+            if is_about(&message, name, index) {
+                return;
+            }
+        }
+        // The connection has ended; who looks now and then still sees.
+        std::future::pending().await
+    }
+}
+
+/// What was lost because the kernel's queue was full may have been about anything.
+fn is_about(message: &NetlinkMessage<RouteNetlinkMessage>, name: &str, index: u32) -> bool {
+    let NetlinkPayload::InnerMessage(message) = &message.payload else { return true };
+    if let RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) = message {
+        address.header.index == index
+    } else if let RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) = message {
+        let named = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(n) if n == name);
+        link.header.index == index || link.attributes.iter().any(named)
+    } else {
+        false
+    }
 }
 
 /// A netlink connection in one network namespace.
@@ -159,7 +222,7 @@ impl Netlink {
             let what = format!("add the address {address}/{length} to the overlay device");
             let mut request = self.handle.address().add(index, address, length);
             // No neighbour can have it: duplicate address detection would only delay its use.
-            request.message_mut().header.flags |= rtnetlink::packet_route::address::AddressHeaderFlags::Nodad;
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
             request.execute().await.map_err(failed(&what))?;
         }
         let (stale_routes, missing) = self.compare_routes(index, shape).await?;

@@ -7,10 +7,15 @@
 //!
 //! Invariant: while the node is ready, its routes are those of the last good map; a store out of order changes nothing.
 
+mod alarm;
 mod check;
 mod clean;
 mod dataplane;
 mod device;
+mod follow;
+mod join;
+mod place;
+mod signals;
 mod subnet_env;
 mod underlay;
 
@@ -19,8 +24,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -28,15 +31,15 @@ pub use check::{Finding, check};
 pub use clean::{Cleaned, clean};
 
 use crate::backend::Userspace;
-use crate::config::{Config, ConfigError, Origin, Sources};
-use crate::control::{ControlError, Identity, Server, State, Watch};
+use crate::config::{Config, ConfigError, Sources};
+use crate::control::{ControlError, Facts, Identity, Server, State, Watch};
 use crate::engine::{Engine, Rules, WorkerError};
 use crate::metrics::Metrics;
-use crate::netlink::{Netlink, NetlinkError};
-use crate::packet::{Family, outer_overhead};
-use crate::route::{Fib, Local, Rib};
-use crate::store::{Lost, Opened, Store, StoreError, Update};
-use crate::sys::{Capabilities, udp};
+use crate::netlink::{Monitor, Netlink, NetlinkError};
+use crate::route::{Change, Fib, Local, Networks, Rib};
+use crate::store::{Lost, Store, StoreError, Update};
+use crate::sys::Capabilities;
+use signals::{Signals, notify};
 
 /// Why a node could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -92,13 +95,33 @@ pub struct Node {
     servers: JoinSet<()>,
     store: Store,
     rib: Rib,
+    /// When the store told of changes that are in the RIB, and not yet in force.
+    heard: Vec<Instant>,
+    published: Instant,
     backend: Userspace,
     engine: Engine,
+    choice: dataplane::Choice,
+    /// The device's queues once more, for other sockets beside them.
+    tun: dataplane::Tun,
     state: Arc<State>,
     metrics: Arc<Metrics>,
     device: device::Device,
+    networks: Networks,
+    local: Local,
+    netlink: Netlink,
+    monitor: Monitor,
+    place: place::Place,
+    /// The store has not taken our new addresses yet.
+    unpublished: bool,
+    alarm: alarm::Alarm,
+    /// What systemd was told last.
+    told: String,
     failed: mpsc::UnboundedReceiver<WorkerError>,
 }
+
+/// Tables are published no faster than this: what arrives meanwhile goes into one. A table of thousands of leases takes
+/// the better part of it to make.
+const SPACING: Duration = Duration::from_millis(1);
 
 impl Node {
     /// Brings everything up, or nothing. `None`: a signal ended it while it waited for its store.
@@ -106,21 +129,22 @@ impl Node {
         let no_signals = |error| NodeError::Environment(format!("cannot wait for signals: {error}"));
         let mut signals = Signals::new().map_err(no_signals)?;
         let capabilities = Capabilities::probe();
-        privileged(&capabilities)?;
+        join::privileged(&capabilities)?;
         let choice = dataplane::choose(&config.dataplane, &capabilities)?;
         let watch = Arc::new(Watch::default());
         let metrics = Arc::new(Metrics::new(watch.clone()));
         let mut servers = JoinSet::new();
         servers.spawn(Server::bind(&config.node.control_socket())?.serve(watch.clone()));
-        if let Some(listener) = bind_metrics(config.metrics).await? {
+        if let Some(listener) = join::bind_metrics(config.metrics).await? {
             servers.spawn(metrics.clone().serve(listener));
         }
 
-        let netlink = Netlink::new()?;
+        // First the monitor: what changes while we look is told.
+        let (monitor, netlink) = (Monitor::new()?, Netlink::new()?);
         let underlay = underlay::find(&netlink, &config.node).await?;
-        let opened = open_store(&config, &underlay, &watch, &mut signals).await?;
+        let opened = join::open_store(&config, &underlay, &watch, &mut signals).await?;
         let Some((store, opened)) = opened else { return Ok(None) };
-        let local = local(&config, &underlay, &opened)?;
+        let local = join::local(&config, &underlay, &opened)?;
         let networks = opened.cluster.networks;
         tracing::info!(
             host = opened.lease.name, public_ip = %local.public, interface = underlay.interface,
@@ -131,6 +155,7 @@ impl Node {
         let sockets = dataplane::sockets(&choice, address, config.overlay.spread_ports).await?;
         let (device, tun) =
             device::open(&netlink, &config.overlay.device, &local, &networks, &choice).await?;
+        let shared = tun.try_clone().map_err(|error| no_worker(&error))?;
 
         let mut rib = Rib::default();
         rib.apply(opened.snapshot);
@@ -141,16 +166,16 @@ impl Node {
             // The receiver is gone only when the node has stopped already.
             let _ = failure.send(error);
         });
-        let engine =
-            engine.map_err(|error| NodeError::Environment(format!("cannot start a worker: {error}")))?;
+        let engine = engine.map_err(|error| no_worker(&error))?;
         tracing::info!(
             engine = engine.view().engine(),
             workers = choice.workers,
             reason = engine_reason,
             "packets will be moved"
         );
-        let backend = Userspace::new(engine.view(), networks, local.clone());
-        metrics.publish_seconds.observe(backend.apply(&rib).as_secs_f64());
+        let mut backend = Userspace::new(engine.view(), networks, local.clone());
+        let published = backend.apply(&rib);
+        tracing::info!(peers = engine.view().fib().peers().len(), "routes are in force");
 
         if let Err(error) = subnet_env::write(&config.node, &networks, &local).and_then(|()| device.keep()) {
             // The kernel closes a ring's descriptors a moment after the process has ended: too late for the next start.
@@ -158,16 +183,16 @@ impl Node {
             device.remove().await;
             return Err(error);
         }
+        let place = place::Place::new(&underlay, local.public);
         let identity = Identity {
             name: opened.lease.name,
             networks: networks.iter().map(|net| net.to_string()).collect(),
-            interface: underlay.interface,
             device: config.overlay.device.clone(),
             store: store.describe(),
             engine_reason,
-            local,
         };
-        let state = Arc::new(State::new(identity, engine.view(), netlink));
+        let facts = Facts::new(local.clone(), underlay.interface);
+        let state = Arc::new(State::new(identity, facts, engine.view(), netlink.clone()));
         watch.attach(state.clone());
         Ok(Some(Self {
             config,
@@ -175,11 +200,23 @@ impl Node {
             servers,
             store,
             rib,
+            heard: Vec::new(),
+            published,
             backend,
             engine,
+            choice,
+            tun: shared,
             state,
             metrics,
             device,
+            networks,
+            local,
+            netlink,
+            monitor,
+            place,
+            unpublished: false,
+            alarm: alarm::Alarm::default(),
+            told: String::new(),
             failed,
         }))
     }
@@ -187,7 +224,8 @@ impl Node {
     /// Serves until a signal, or until a worker cannot go on or our subnet is another's. `reconfigure` is told the new
     /// configuration on SIGHUP, as far as it can change while running (the log filter).
     pub async fn run(mut self, sources: &Sources, reconfigure: impl Fn(&Config)) -> Result<(), NodeError> {
-        self.ready();
+        self.state.facts().health = self.store.health();
+        self.tell(false);
         let result = self.serve(sources, reconfigure).await;
         self.stop().await;
         result
@@ -198,12 +236,13 @@ impl Node {
         const TICK: Duration = Duration::from_secs(1);
         let mut tick = tokio::time::interval(TICK);
         loop {
+            let due = tokio::time::Instant::from_std(self.published + SPACING);
             tokio::select! {
-                update = self.store.next() => self.update(update)?,
+                update = self.store.next() => self.updates(update).await?,
+                () = tokio::time::sleep_until(due), if !self.heard.is_empty() => self.publish(),
+                () = self.monitor.changed(&self.place.interface, self.place.index) => self.look_around().await?,
                 error = self.failed.recv() => {
-                    // Senders that vanished without a word are workers that panicked.
-                    let panicked = || NodeError::Environment("a worker panicked: see above".to_owned());
-                    return Err(error.map_or_else(panicked, NodeError::Worker));
+                    return Err(error.map_or_else(|| NodeError::Worker(WorkerError::Panicked), NodeError::Worker));
                 }
                 name = self.signals.next() => {
                     if name == "SIGHUP" {
@@ -215,25 +254,41 @@ impl Node {
                 }
                 _ = tick.tick() => {
                     self.state.facts().health = self.store.health();
+                    self.look_for_doubles();
+                    self.look_again().await?;
                     notify(&[NotifyState::Watchdog]);
                 }
             }
         }
     }
 
-    fn update(&mut self, update: Update) -> Result<(), NodeError> {
+    /// Takes all updates that are waiting, and puts them into effect together.
+    async fn updates(&mut self, first: Update) -> Result<(), NodeError> {
+        let (mut next, mut listed) = (Some(first), false);
+        while let Some(update) = next {
+            listed |= matches!(update, Update::Change(Change::Snapshot { .. }, _));
+            self.update(update)?;
+            next = self.store.try_next();
+        }
         self.state.facts().health = self.store.health();
+        if !self.heard.is_empty() && self.published.elapsed() >= SPACING {
+            self.publish();
+        }
+        // A file says in a list where this host is reached.
+        if listed {
+            self.look_around().await?;
+        }
+        self.tell(false);
+        Ok(())
+    }
+
+    fn update(&mut self, update: Update) -> Result<(), NodeError> {
         match update {
-            Update::Change(change) => {
-                let changed = self.rib.apply(change);
-                {
-                    let mut facts = self.state.facts();
-                    facts.map_since = Instant::now();
-                    facts.trouble = None;
+            Update::Change(change, heard) => {
+                if self.rib.apply(change) {
+                    self.heard.push(heard);
                 }
-                if changed {
-                    self.metrics.publish_seconds.observe(self.backend.apply(&self.rib).as_secs_f64());
-                }
+                self.state.facts().trouble = None;
             }
             Update::Recovered => {
                 tracing::info!("the store is in order again");
@@ -241,13 +296,20 @@ impl Node {
             }
             Update::Trouble(problem) => {
                 tracing::error!("{problem}; the last good map stays in force");
-                self.state.facts().trouble = Some(problem);
+                self.state.facts().trouble(problem);
             }
             Update::Notice(text) => tracing::warn!("{text}"),
             Update::Lost(lost) => return Err(NodeError::Lost(lost)),
         }
-        self.ready();
         Ok(())
+    }
+
+    /// Makes the RIB the table that packets meet.
+    fn publish(&mut self) {
+        self.published = self.backend.apply(&self.rib);
+        for heard in self.heard.drain(..) {
+            self.metrics.publish_seconds.observe(self.published.duration_since(heard).as_secs_f64());
+        }
     }
 
     fn reload(&mut self, sources: &Sources, reconfigure: &impl Fn(&Config)) {
@@ -271,19 +333,25 @@ impl Node {
             }
             Err(error) => tracing::error!("SIGHUP: {error}; everything stays as it was"),
         }
-        self.ready();
+        self.tell(true);
     }
 
-    /// Tells systemd and all who ask how we are.
-    fn ready(&self) {
+    /// Tells systemd how we are, if that has changed or it asked.
+    fn tell(&mut self, asked: bool) {
         let facts = self.state.facts();
         let peers = self.state.view.fib().peers().len();
-        let status = match &facts.trouble {
-            None => format!("forwarding to {peers} hosts"),
-            Some(problem) => format!("forwarding to {peers} hosts by an old map: {problem}"),
-        };
+        let mut status = format!("forwarding to {peers} hosts");
+        if let Some(problem) = &facts.trouble {
+            status = format!("{status} by an old map: {problem}");
+        }
+        for problem in [&facts.underlay_trouble, &facts.alarm].into_iter().flatten() {
+            status = format!("{status}; {problem}");
+        }
         drop(facts);
-        notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        if asked || status != self.told {
+            notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+            self.told = status;
+        }
     }
 
     /// Every step runs, whatever the one before said.
@@ -291,10 +359,11 @@ impl Node {
         /// A store that does not answer must not keep a node from ending.
         const PATIENCE: Duration = Duration::from_secs(5);
         notify(&[NotifyState::Stopping]);
-        let Self { engine, device, store, mut servers, .. } = self;
+        let Self { engine, device, tun, store, mut servers, .. } = self;
         servers.shutdown().await;
         engine.stop();
         device.remove().await;
+        drop(tun);
         match tokio::time::timeout(PATIENCE, store.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(problem)) => tracing::warn!("{problem}"),
@@ -303,166 +372,6 @@ impl Node {
     }
 }
 
-/// Opens the store, and waits for one that cannot be reached: `None` if a signal ended the wait.
-async fn open_store(
-    config: &Config,
-    underlay: &underlay::Underlay,
-    watch: &Watch,
-    signals: &mut Signals,
-) -> Result<Option<(Store, Opened)>, NodeError> {
-    tracing::info!(store = config.store.describe(), "asking for this host's place in the cluster");
-    let (mut pause, mut said) = (Duration::from_millis(500), String::new());
-    loop {
-        let problem = tokio::select! {
-            opened = Store::open(&config.store, &underlay.addresses) => match opened {
-                Ok(opened) => return Ok(Some(opened)),
-                Err(StoreError::Invalid(text)) => return Err(NodeError::Invalid(text)),
-                Err(StoreError::Unreachable(text)) => text,
-            },
-            name = signals.end() => {
-                tracing::info!("{name}: stopping");
-                return Ok(None);
-            }
-        };
-        if problem != said {
-            tracing::warn!("{problem}; trying on");
-            watch.wait_for(&problem);
-            notify(&[NotifyState::Status(&format!("waiting: {problem}"))]);
-            said = problem;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            name = signals.end() => {
-                tracing::info!("{name}: stopping");
-                return Ok(None);
-            }
-        }
-        pause = (pause * 2).min(Duration::from_secs(5));
-    }
-}
-
-/// Without systemd there is nobody to tell.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd was not told");
-    }
-}
-
-#[derive(Debug)]
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// The name of the signal that ended us; there is nothing to reload yet.
-    async fn end(&mut self) -> &'static str {
-        loop {
-            match self.next().await {
-                "SIGHUP" => {}
-                name => return name,
-            }
-        }
-    }
-
-    /// The name of the signal that came.
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.hangup.recv() => "SIGHUP",
-        }
-    }
-}
-
-fn privileged(capabilities: &Capabilities) -> Result<(), NodeError> {
-    if !capabilities.net_admin {
-        return Err(NodeError::Environment(
-            "this process lacks CAP_NET_ADMIN, which the overlay device and its routes need: run it as root, \
-             or with AmbientCapabilities=CAP_NET_ADMIN as in configs/hopsack.service"
-                .into(),
-        ));
-    }
-    capabilities.tun.as_ref().map_err(|error| {
-        let mend =
-            "load the module (modprobe tun); in a container, give it the device (--device /dev/net/tun)";
-        NodeError::Environment(format!("cannot open /dev/net/tun: {error}; {mend}"))
-    })?;
-    Ok(())
-}
-
-/// Our part in the overlay: which of our addresses the lease names, and what fits between.
-fn local(config: &Config, underlay: &underlay::Underlay, opened: &Opened) -> Result<Local, NodeError> {
-    let lease = &opened.lease;
-    let known = |address: &&std::net::IpAddr| lease.public.iter().any(|public| public == **address);
-    let Some(&public) = underlay.addresses.iter().find(known) else {
-        let text = format!("the lease of {:?} names no address of this host", lease.name);
-        return Err(NodeError::Invalid(text));
-    };
-    let overhead = outer_overhead(Family::of(public));
-    let room = u16::try_from(underlay.mtu.saturating_sub(overhead.into())).unwrap_or(u16::MAX);
-    // 65507 is what one UDP datagram carries; a loopback underlay would offer more.
-    let room = room.min(65507);
-    let mtu = config.overlay.mtu.unwrap_or(room);
-    let interface = &underlay.interface;
-    if mtu > room {
-        return Err(NodeError::Invalid(format!(
-            "overlay.mtu = {mtu} does not fit {interface}: its MTU of {} less {overhead} bytes of overhead leaves {room}; \
-             write \"auto\"",
-            underlay.mtu
-        )));
-    }
-    if opened.cluster.networks.v6.is_some() && mtu < 1280 {
-        return Err(NodeError::Invalid(format!(
-            "an overlay MTU of {mtu} is too small for IPv6, which needs 1280 (RFC 8200): raise the MTU of {interface}, \
-             or leave ipv6_network out"
-        )));
-    }
-    Ok(Local { subnets: lease.subnets.clone(), public, port: port(config, opened)?, mtu })
-}
-
-/// The cluster's port, if the store says it; a node that was told another is wrong about its cluster.
-fn port(config: &Config, opened: &Opened) -> Result<u16, NodeError> {
-    let ours = config.overlay.port;
-    let said = |value: &&crate::config::Value| value.section == "overlay" && value.key == "port";
-    let origin = config.values.iter().find(said).map_or(Origin::Default, |value| value.origin.clone());
-    match opened.cluster.port {
-        Some(port) if port != ours && origin != Origin::Default => Err(NodeError::Invalid(format!(
-            "overlay.port = {ours} ({origin}), but the cluster's Backend.Port is {port}: take the key out"
-        ))),
-        port => Ok(port.unwrap_or(ours)),
-    }
-}
-
-fn bind_udp(address: SocketAddr) -> Result<std::net::UdpSocket, NodeError> {
-    udp::bind(address).map_err(|error| {
-        let (port, ip) = (address.port(), address.ip());
-        NodeError::Environment(if error.kind() == std::io::ErrorKind::AddrInUse {
-            format!(
-                "UDP port {port} is in use on {ip}: another hopsack or flanneld? stop it (see `ss -ulpn`), or change \
-                 overlay.port on every host"
-            )
-        } else {
-            format!("cannot bind UDP {address}: {error}")
-        })
-    })
-}
-
-async fn bind_metrics(address: Option<SocketAddr>) -> Result<Option<TcpListener>, NodeError> {
-    let Some(address) = address else { return Ok(None) };
-    match TcpListener::bind(address).await {
-        Ok(listener) => Ok(Some(listener)),
-        Err(error) => Err(NodeError::Environment(format!(
-            "cannot serve metrics on {address}: {error}; set metrics.listen to a free address, or to \"\" for off"
-        ))),
-    }
+fn no_worker(error: &std::io::Error) -> NodeError {
+    NodeError::Environment(format!("cannot start a worker: {error}"))
 }

@@ -13,6 +13,7 @@ pub mod file;
 pub mod flannel;
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use crate::config;
 use crate::route::{Change, Lease, Networks};
@@ -51,8 +52,8 @@ pub struct Opened {
 /// What happened after.
 #[derive(Debug)]
 pub enum Update {
-    /// The map changed.
-    Change(Change),
+    /// The map changed, and when the store said so.
+    Change(Change, Instant),
     /// The store is in order again after an [`Update::Trouble`].
     Recovered,
     /// The map cannot be read; the last good one stays in force. One sentence for the operator.
@@ -107,6 +108,14 @@ impl Store {
         }
     }
 
+    /// The next update, if one is waiting: what came together is put into effect together.
+    pub fn try_next(&mut self) -> Option<Update> {
+        match self {
+            Self::File(_) => None,
+            Self::Etcd(store) => store.try_next(),
+        }
+    }
+
     /// Looks again now (SIGHUP): at the file, or by a fresh list.
     pub fn reload(&mut self) {
         match self {
@@ -115,11 +124,30 @@ impl Store {
         }
     }
 
-    /// This host is reached at other addresses now: publishes them in our own lease, where the store lets us.
-    pub fn readdress(&mut self, addresses: &[IpAddr]) {
+    /// Whether this host may be reached at `address`: in a file, only what stands there.
+    #[must_use]
+    pub fn admits(&self, address: IpAddr) -> bool {
         match self {
-            Self::File(_) => {}
+            Self::File(store) => store.admits(address),
+            Self::Etcd(_) => true,
+        }
+    }
+
+    /// This host is reached at other addresses now: publishes them in our own lease, where the store lets us. `false`: the
+    /// store has no time for it now; to be tried again.
+    pub fn readdress(&mut self, addresses: &[IpAddr]) -> bool {
+        match self {
+            Self::File(_) => true,
             Self::Etcd(store) => store.readdress(addresses),
+        }
+    }
+
+    /// Asks the store whether our lease is still ours, because something speaks against it. The answer, if it is not, is
+    /// an [`Update::Lost`].
+    pub fn verify(&mut self) {
+        match self {
+            Self::File(store) => store.reload(),
+            Self::Etcd(store) => store.verify(),
         }
     }
 

@@ -17,7 +17,7 @@ use hopsack::lab::{Etcd, Lab, Options, Store};
 use hopsack::packet::Family;
 use hopsack::sys::netns::in_netns;
 use serde_json::Value;
-use support::{HOPSACK, Scrape, attempt, http, json, run};
+use support::{HOPSACK, Scrape, attempt, edit, http, json, run};
 
 const SUBNETS: &str = "/coreos.com/network/subnets";
 /// For what takes milliseconds, or the nine seconds in which a dead endpoint is noticed, on a machine that may be busy.
@@ -33,8 +33,13 @@ struct Chaos {
 
 impl Chaos {
     fn new(label: &str, hosts: u8, members: u8) -> Self {
+        Self::on(label, hosts, members, "auto")
+    }
+
+    fn on(label: &str, hosts: u8, members: u8, engine: &str) -> Self {
         let store = Store::Etcd { members };
-        let lab = Lab::up(Options { hosts, store, ..Options::unique(label, HOPSACK) })
+        let extra_config = format!("[dataplane]\nengine = \"{engine}\"\n");
+        let lab = Lab::up(Options { hosts, store, extra_config, ..Options::unique(label, HOPSACK) })
             .expect("these tests need root, /dev/net/tun, ip, ping and etcd: run scripts/test");
         let flow = Flow {
             from: lab.pod(1),
@@ -204,6 +209,97 @@ impl Chaos {
     }
 }
 
+on_every_engine! {
+    a_host_changes_its_address
+}
+
+/// Renumbered, moved over an address that was there before, without any address for a while: TCP waits and goes on.
+fn a_host_changes_its_address(engine: &str) {
+    let chaos = Chaos::on(&format!("moves-{engine}"), 3, 1, engine);
+    let (netns, daemon) = (chaos.lab.host(1).netns.clone(), chaos.lab.daemon(1));
+    // The lab names the address; this host is to find it.
+    edit(&daemon.config_path(), "public_ip  = \"192.0.2.1\"\n", "");
+    daemon.kill9().expect("killed");
+    daemon.start().expect("started");
+    daemon.wait_ready(PATIENCE).expect("ready");
+    let pid = daemon.pid();
+    let ip = |argv: &str| {
+        let argv: Vec<&str> = ["ip"].into_iter().chain(argv.split_whitespace()).collect();
+        run(&netns, &argv);
+    };
+    let status = || daemon.status().expect("it answers");
+    let told = |host: usize, address: &str| {
+        let listed = json(&run(
+            &chaos.lab.host(host).netns,
+            &[
+                HOPSACK,
+                "peers",
+                "--json",
+                "--config",
+                &chaos.lab.daemon(host).config_path().display().to_string(),
+            ],
+        ));
+        listed.as_array().expect("a list").iter().any(|peer| peer["endpoint"] == format!("{address}:8285"))
+    };
+    let moved_to = |address: &str| {
+        eventually("it is at the new address", || status()["public_ip"] == address);
+        for host in [2, 3] {
+            eventually("the others know", || told(host, address));
+        }
+        assert!(status()["underlay_trouble"].is_null(), "{}", status());
+        chaos.flows();
+    };
+    chaos.flows();
+    let lease = || {
+        chaos.ask(1, async |mut client| {
+            client.get(format!("{SUBNETS}/10.244.1.0-24&fd00:244:0:1::-64"), None).await
+        })
+    };
+    let created = lease().kvs()[0].create_revision();
+
+    // Renumbered.
+    ip("addr del 192.0.2.1/24 dev eth0");
+    ip("addr add 192.0.2.101/24 dev eth0");
+    moved_to("192.0.2.101");
+
+    // Another address comes: no reason to move, until the first goes.
+    run(&netns, &["sysctl", "-qw", "net.ipv4.conf.eth0.promote_secondaries=1"]);
+    ip("addr add 192.0.2.102/24 dev eth0");
+    chaos.flows_for(1);
+    assert_eq!(status()["public_ip"], "192.0.2.101");
+    ip("addr del 192.0.2.101/24 dev eth0");
+    moved_to("192.0.2.102");
+
+    // None at all, for longer than anything waits; then the same again.
+    ip("addr del 192.0.2.102/24 dev eth0");
+    eventually("it says so", || status()["underlay_trouble"].is_string());
+    let said = status()["underlay_trouble"].to_string();
+    assert!(said.contains("no address") && said.contains("forwarding goes on"), "{said}");
+    assert_eq!(
+        (&status()["ready"], &status()["public_ip"]),
+        (&Value::Bool(true), &Value::from("192.0.2.102"))
+    );
+    sleep(Duration::from_secs(2));
+    ip("addr add 192.0.2.102/24 dev eth0");
+    eventually("all is in order", || status()["underlay_trouble"].is_null());
+    chaos.flows();
+
+    // The path becomes narrower, and wide again.
+    for (mtu, inner) in [(1400, 1372), (1500, 1472)] {
+        ip(&format!("link set eth0 mtu {mtu}"));
+        eventually("the overlay follows", || status()["mtu"] == inner);
+        let device = json(&run(&netns, &["ip", "-j", "link", "show", "hopsack0"]));
+        assert_eq!(device[0]["mtu"], inner);
+        chaos.flows();
+    }
+    assert_eq!(daemon.pid(), pid, "without a restart");
+    let key = lease();
+    assert_eq!(key.kvs()[0].create_revision(), created, "the same key all the time");
+    assert!(key.kvs()[0].value_str().expect("text").contains("192.0.2.102"));
+    chaos.flow.finish();
+    chaos.flow.wait().expect("not one reset, not one wrong byte");
+}
+
 /// Tries until it holds.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begin = Instant::now();
@@ -231,7 +327,7 @@ fn etcd_is_killed_and_started_again() {
 fn etcd_stands_still_for_a_while() {
     let mut chaos = Chaos::new("frozen", 2, 1);
     chaos.etcd(1).freeze().expect("frozen");
-    chaos.flows_for(10);
+    chaos.flows_for(30);
     // Its connections stand, so only that it does not answer tells.
     chaos.all_in_trouble();
     chaos.etcd(1).thaw().expect("thawed");
@@ -257,7 +353,8 @@ fn etcd_is_cut_off_and_forgets_what_happened_meanwhile() {
             }
             Ok(())
         });
-        chaos.flows_for(15);
+        // A minute, and long enough to be noticed.
+        chaos.flows_for(if forgets { 60 } else { 10 });
         chaos.all_in_trouble();
         chaos.mend();
         chaos.recovers(1);

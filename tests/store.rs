@@ -313,7 +313,7 @@ impl Node {
             // Some wait for a change of health, which no update announces.
             match tokio::time::timeout(Duration::from_millis(50), self.store.next()).await {
                 Err(_) => {}
-                Ok(Update::Change(change)) => drop(self.rib.apply(change)),
+                Ok(Update::Change(change, _)) => drop(self.rib.apply(change)),
                 Ok(Update::Recovered) => self.said.push("recovered"),
                 Ok(Update::Trouble(_)) => self.said.push("trouble"),
                 Ok(Update::Notice(notice)) => self.notices.push(notice),
@@ -648,6 +648,44 @@ async fn of_two_nodes_that_take_one_address_at_once_one_gives_way() {
 }
 
 #[tokio::test]
+async fn a_copy_of_a_living_node_is_refused_and_one_that_moved_is_not() {
+    let etcd = Etcd::with(NETWORK).await;
+    let host = Host::new(&etcd, 1);
+    let mut node = host.open().await;
+    node.connected().await;
+    let mut copy = Host::new(&etcd, 2);
+    std::fs::create_dir_all(&copy.config.state_dir).expect("a folder");
+    let id = std::fs::read(host.config.state_dir.join("node-id")).expect("an id");
+    std::fs::write(copy.config.state_dir.join("node-id"), id).expect("copied");
+    let StoreError::Invalid(refusal) = copy.refused().await else { panic!("the wrong kind") };
+    for part in ["host1", "host2", &node.subnet(), "delete node-id"] {
+        assert!(refusal.contains(part), "{part}: {refusal}");
+    }
+    node.until("a notice", |node| node.has_noticed("has a copy of node.state_dir")).await;
+    assert_eq!(node.store.health().renewals.rewritten, 0, "the original is left in peace");
+    let subnet = node.subnet();
+    node.store.close().await.expect("closed");
+
+    copy.config.node_name = Some("host1".into());
+    let moved = copy.open().await;
+    assert_eq!(moved.subnet(), subnet, "the same host, at another address");
+    let options = GetOptions::new().with_prefix();
+    let left = etcd.client().await.get(format!("{PREFIX}/overlay"), Some(options)).await.expect("read");
+    assert!(left.kvs().is_empty(), "no question is left");
+}
+
+#[tokio::test]
+async fn whose_the_lease_is_can_be_asked_at_any_time() {
+    let etcd = Etcd::with(NETWORK).await;
+    let mut node = Host::new(&etcd, 1).open().await;
+    node.connected().await;
+    let before = node.store.health().renewals.renewed;
+    node.store.verify();
+    node.until("the answer", |node| node.store.health().renewals.renewed > before).await;
+    assert!(node.notices.is_empty() && node.said.is_empty(), "{:?}", node.notices);
+}
+
+#[tokio::test]
 async fn a_host_keeps_its_subnet_by_id_by_address_and_by_file() {
     let etcd = Etcd::with(NETWORK).await;
     let mut host = Host::new(&etcd, 1);
@@ -750,6 +788,16 @@ async fn a_start_without_etcd_goes_by_the_map_on_disk() {
     assert!(node.lost().await.theirs.contains("thief-id"));
 }
 
+/// The map file with its checksum (FNV-1a) and length set right after an edit.
+fn resealed(text: &str) -> String {
+    let (head, body) = text.split_once('\n').expect("two lines");
+    let magic = head.split(' ').next().expect("a word");
+    let sum = body.bytes().fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{magic} {sum:016x} {}\n{body}", body.len())
+}
+
 #[tokio::test]
 async fn a_map_on_disk_that_is_damaged_or_too_old_is_refused() {
     let mut etcd = Etcd::with(NETWORK).await;
@@ -766,10 +814,22 @@ async fn a_map_on_disk_that_is_damaged_or_too_old_is_refused() {
     let StoreError::Unreachable(damaged) = host.refused().await else { panic!("the wrong kind") };
     assert!(damaged.contains("is damaged: delete it") && damaged.contains("store.endpoints"), "{damaged}");
 
-    // By now the lease of 3 s has run out: whole as the map is, the subnet may be another's.
+    // Once the lease of 3 s has run out the subnet may be another's, but this host was up all the time: it goes on.
+    tokio::time::sleep(Duration::from_secs(4)).await;
     std::fs::write(&map, &good).expect("written");
+    let mut node = host.open().await;
+    node.until("trouble", |node| node.said == ["trouble"]).await;
+    let health = node.store.health();
+    assert!(health.trouble.is_some_and(|trouble| trouble.contains("has run out")), "it says so");
+    drop(node);
+
+    // A host that was started anew waits.
+    let text = String::from_utf8(good.clone()).expect("text");
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("there");
+    let anew = resealed(&text.replace(boot.trim(), "another-boot"));
+    std::fs::write(&map, anew).expect("written");
     let StoreError::Unreachable(old) = host.refused().await else { panic!("the wrong kind") };
-    assert!(old.contains("lease has run out"), "{old}");
+    assert!(old.contains("lease has run out") && old.contains("started anew"), "{old}");
 
     // With etcd there, a damaged map is no reason to stop.
     std::fs::write(&map, &bad).expect("written");
@@ -854,7 +914,7 @@ async fn a_dropped_future_loses_nothing_and_a_wish_for_a_list_is_heard() {
         etcd.put(&format!("subnets/10.1.{}.0-24", 120 + n), &flanneld("198.51.100.7")).await;
         // Dropped while something may be under way.
         let next = tokio::time::timeout(Duration::from_micros(50), node.store.next()).await;
-        if let Ok(Update::Change(change)) = next {
+        if let Ok(Update::Change(change, _)) = next {
             node.rib.apply(change);
         }
     }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{NodeError, bind_metrics, bind_udp, dataplane, device, local, privileged, underlay};
+use super::join::{bind_metrics, bind_udp, local, privileged};
+use super::{NodeError, dataplane, device, underlay};
 use crate::config::{self, Config};
 use crate::control::answers;
 use crate::netlink::Netlink;

@@ -5,7 +5,8 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use super::{NodeError, bind_udp};
+use super::NodeError;
+use super::join::bind_udp;
 use crate::config::{Dataplane, EngineChoice};
 use crate::engine::{Io, QueueIo, SimpleIo};
 use crate::sys::tun::{Offload, Persistence, Queue, SimpleTun};
@@ -190,6 +191,17 @@ impl Tun {
         match self {
             Self::Simple(_) => Offload::None,
             Self::Queues(_, offload) => *offload,
+        }
+    }
+
+    /// The same device once more, to put other sockets beside it later.
+    pub(super) fn try_clone(&self) -> std::io::Result<Self> {
+        match self {
+            Self::Simple(tun) => Ok(Self::Simple(tun.share())),
+            Self::Queues(queues, offload) => {
+                let queues = queues.iter().map(Queue::try_clone).collect::<std::io::Result<_>>()?;
+                Ok(Self::Queues(queues, *offload))
+            }
         }
     }
 

@@ -65,13 +65,11 @@ pub(super) async fn open(
     let index = link.ok_or_else(|| NodeError::Environment(format!("the device {name} went away")))?.index;
 
     quiet(name)?;
-    let addresses: Vec<IpAddr> =
-        [Family::V4, Family::V6].into_iter().filter_map(|family| local.device_address(family)).collect();
-    let shape = Shape { mtu: local.mtu, alias: ALIAS.into(), addresses, routes: networks.iter().collect() };
-    netlink.shape(index, &shape).await?;
-    forward(networks)?;
     let persistence = tun.persistence().map_err(|error| cannot_open(name, &error))?;
-    Ok((Device { netlink: netlink.clone(), name: name.to_owned(), index, persistence }, tun))
+    let device = Device { netlink: netlink.clone(), name: name.to_owned(), index, persistence };
+    device.shape(local, networks).await?;
+    forward(networks)?;
+    Ok((device, tun))
 }
 
 /// The device `name`, if it is there: ours, and nobody's who runs.
@@ -91,6 +89,15 @@ async fn unused(netlink: &Netlink, name: &str) -> Result<Option<Link>, NodeError
 }
 
 impl Device {
+    /// Gives it the MTU, addresses and routes that it should have.
+    pub(super) async fn shape(&self, local: &Local, networks: &Networks) -> Result<(), NodeError> {
+        let addresses: Vec<IpAddr> =
+            [Family::V4, Family::V6].into_iter().filter_map(|family| local.device_address(family)).collect();
+        let routes = networks.iter().collect();
+        let shape = Shape { mtu: local.mtu, alias: ALIAS.into(), addresses, routes };
+        Ok(self.netlink.shape(self.index, &shape).await?)
+    }
+
     /// From here on the device survives a crash.
     pub(super) fn keep(&self) -> Result<(), NodeError> {
         self.persistence.set(true).map_err(|error| cannot_open(&self.name, &error))

@@ -10,10 +10,12 @@ use crate::netlink::{Address, Link, Netlink};
 use crate::packet::Family;
 
 /// What was chosen.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Underlay {
     /// The interface's name.
     pub(super) interface: String,
+    /// Its index; another one after it was made anew.
+    pub(super) index: u32,
     /// Its MTU in bytes.
     pub(super) mtu: u32,
     /// Addresses that may be our public one, the preferred first. Never empty.
@@ -30,10 +32,48 @@ pub(super) async fn find(netlink: &Netlink, node: &config::Node) -> Result<Under
         (Interface::Auto, Some(address)) => by_address(&addresses, address, "node.public_ip")?,
         (Interface::Auto, None) => by_default_route(netlink).await?,
     };
-    let link = links.into_iter().find(|link| link.index == index);
+    if links.iter().any(|link| link.index == index && !link.up) {
+        tracing::warn!("the underlay interface is down");
+    }
+    of_link(&links, &addresses, index, node.public_ip)
+}
+
+/// Looks again, while a node runs whose interface was `interface` and whose address was `held`: as long as it is there
+/// nothing else is looked at. An interface that was chosen by what is gone is still the one.
+pub(super) async fn again(
+    netlink: &Netlink,
+    node: &config::Node,
+    (interface, held): (&str, IpAddr),
+) -> Result<Underlay, NodeError> {
+    let links = netlink.links().await?;
+    let mut addresses = netlink.addresses().await?;
+    addresses.retain(|address| address.is_lasting() || address.net.addr() == held);
+    let link = links.iter().find(|link| link.name == interface);
+    if let Some(link) = link
+        && addresses.iter().any(|address| address.index == link.index && address.net.addr() == held)
+    {
+        return of_link(&links, &addresses, link.index, node.public_ip);
+    }
+    let found = find(netlink, node).await;
+    let by_what_is_gone = !matches!(node.interface, Interface::Name(_)) && node.public_ip.is_none();
+    match (found, link) {
+        (Err(_), Some(link)) if by_what_is_gone => of_link(&links, &addresses, link.index, None),
+        (found, _) => found,
+    }
+}
+
+fn of_link(
+    links: &[Link],
+    addresses: &[Address],
+    index: u32,
+    public_ip: Option<IpAddr>,
+) -> Result<Underlay, NodeError> {
+    let link = links.iter().find(|link| link.index == index);
     let link = link.ok_or_else(|| NodeError::Environment("the underlay interface went away".into()))?;
-    let own: Vec<IpAddr> = addresses.iter().filter(|a| a.index == index).map(|a| a.net.addr()).collect();
-    let addresses = match node.public_ip {
+    let mut own: Vec<&Address> = addresses.iter().filter(|address| address.index == index).collect();
+    own.sort_by_key(|address| !address.is_lasting());
+    let own: Vec<IpAddr> = own.into_iter().map(|address| address.net.addr()).collect();
+    let addresses = match public_ip {
         Some(address) if own.contains(&address) => vec![address],
         Some(address) => return Err(not_ours(address, "node.public_ip", &own)),
         None => candidates(&own),
@@ -42,10 +82,7 @@ pub(super) async fn find(netlink: &Netlink, node: &config::Node) -> Result<Under
         let text = format!("{} has no address by which other hosts could reach it: give it one", link.name);
         return Err(NodeError::Environment(text));
     }
-    if !link.up {
-        tracing::warn!(interface = link.name, "the underlay interface is down");
-    }
-    Ok(Underlay { interface: link.name, mtu: link.mtu, addresses })
+    Ok(Underlay { interface: link.name.clone(), index, mtu: link.mtu, addresses })
 }
 
 fn by_name(links: &[Link], name: &str) -> Result<u32, NodeError> {

@@ -10,7 +10,6 @@
 //! `fib_equals_a_linear_scan`).
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -65,7 +64,7 @@ pub enum Hop<'a> {
 }
 
 /// A lease that cannot become a route, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unreachable {
     /// The host's name in the store.
     pub name: String,
@@ -91,35 +90,34 @@ impl Fib {
     /// Compiles the table that `rib` means for the host `local`. `generation` is the caller's count of tables.
     #[must_use]
     pub fn compile(generation: u64, rib: &Rib, networks: &Networks, local: &Local) -> Self {
-        let mut peers: Vec<Peer> = Vec::new();
-        let mut by_address = BTreeMap::new();
         let mut claims = Claims::default();
         let mut unreachable = Vec::new();
-
         for subnet in &local.subnets {
             claims.add(*subnet, LOCAL, u64::MAX);
         }
+        let mut routed = Vec::new();
         for lease in rib.leases().filter(|lease| lease.subnets != local.subnets) {
             match endpoint(lease, local).and_then(|endpoint| Ok((endpoint, abilities(lease)?))) {
                 Err(reason) => unreachable.push(Unreachable { name: lease.name.clone(), reason }),
-                Ok((endpoint, abilities)) => {
-                    // One host may hold several leases: one peer with all their subnets.
-                    let index = *by_address.entry(endpoint.ip()).or_insert_with(|| {
-                        let (name, mtu) = (lease.name.clone(), local.mtu);
-                        peers.push(Peer { name, endpoint, subnets: Vec::new(), mtu, abilities });
-                        count(&peers) - 1
-                    });
-                    let understood = |subnet: &&IpNet| matches!(subnet, IpNet::V4(_)) || abilities.ipv6;
-                    for subnet in lease.subnets.iter().filter(understood) {
-                        peers[index as usize].subnets.push(*subnet);
-                        claims.add(*subnet, FIRST_PEER + index, lease.revision);
-                    }
-                    if lease.subnets.iter().any(|subnet| !understood(&subnet)) {
-                        let reason = "it is a plain flanneld, which would read IPv6 packets as IPv4: its IPv6 subnet \
-                                      is left out";
-                        unreachable.push(Unreachable { name: lease.name.clone(), reason: reason.into() });
-                    }
-                }
+                Ok((endpoint, abilities)) => routed.push((lease, endpoint, abilities)),
+            }
+        }
+        let (numbers, by_address) = number_peers(routed.iter().map(|(_, endpoint, _)| endpoint.ip()));
+        let mut peers: Vec<Peer> = Vec::with_capacity(by_address.len());
+        for ((lease, endpoint, abilities), index) in routed.into_iter().zip(numbers) {
+            if index == count(&peers) {
+                let (name, subnets) = (lease.name.clone(), Vec::with_capacity(lease.subnets.len()));
+                peers.push(Peer { name, endpoint, subnets, mtu: local.mtu, abilities });
+            }
+            let understood = |subnet: &&IpNet| matches!(subnet, IpNet::V4(_)) || abilities.ipv6;
+            for subnet in lease.subnets.iter().filter(understood) {
+                peers[index as usize].subnets.push(*subnet);
+                claims.add(*subnet, FIRST_PEER + index, lease.revision);
+            }
+            if lease.subnets.iter().any(|subnet| !understood(&subnet)) {
+                let reason = "it is a plain flanneld, which would read IPv6 packets as IPv4: its IPv6 subnet \
+                              is left out";
+                unreachable.push(Unreachable { name: lease.name.clone(), reason: reason.into() });
             }
         }
         let v4 = networks.v4.map(|(net, len)| Regular::new(IpNet::V4(net), len));
@@ -129,9 +127,9 @@ impl Fib {
             device_v4: local.device_address(Family::V4),
             device_v6: local.device_address(Family::V6),
             peers: peers.into(),
-            by_address: by_address.into_iter().collect(),
-            v4: Table::compile(v4, claims.of(Family::V4)),
-            v6: Table::compile(v6, claims.of(Family::V6)),
+            by_address,
+            v4: Table::compile(v4, strongest(claims.v4)),
+            v6: Table::compile(v6, strongest(claims.v6)),
             unreachable: unreachable.into(),
         }
     }
@@ -224,31 +222,59 @@ fn count(peers: &[Peer]) -> u32 {
     u32::try_from(peers.len()).unwrap_or(u32::MAX)
 }
 
-/// Who owns which prefix. Of two owners of the same prefix the later revision wins; we ourselves above all.
+/// Each lease's peer, numbered as they come, and the peers by address, sorted. One host may hold several leases: it is one
+/// peer with all their subnets.
+///
+/// A table of thousands is made anew for each change, so this sorts once and looks nothing up in a tree.
+fn number_peers(addresses: impl Iterator<Item = IpAddr>) -> (Vec<u32>, Box<[(IpAddr, u32)]>) {
+    let mut sorted: Vec<(IpAddr, u32)> = addresses.zip(0u32..).collect();
+    sorted.sort_unstable();
+    // By lease: the first lease of the same host.
+    let mut first = vec![0u32; sorted.len()];
+    let mut leader = None;
+    for (address, lease) in &sorted {
+        let (_, of) =
+            *leader.insert(leader.filter(|(known, _)| known == address).unwrap_or((*address, *lease)));
+        first[*lease as usize] = of;
+    }
+    let (mut numbers, mut next) = (vec![0u32; first.len()], 0);
+    for (lease, of) in (0u32..).zip(&first) {
+        numbers[lease as usize] = if *of == lease { next } else { numbers[*of as usize] };
+        next += u32::from(*of == lease);
+    }
+    sorted.dedup_by_key(|(address, _)| *address);
+    let by_address = sorted.into_iter().map(|(address, lease)| (address, numbers[lease as usize])).collect();
+    (numbers, by_address)
+}
+
+/// Who claims which prefix, in which revision.
 #[derive(Default)]
 struct Claims {
-    v4: BTreeMap<Prefix, (u64, u32)>,
-    v6: BTreeMap<Prefix, (u64, u32)>,
+    v4: Vec<(Prefix, u64, u32)>,
+    v6: Vec<(Prefix, u64, u32)>,
 }
 
 impl Claims {
     fn add(&mut self, subnet: IpNet, slot: u32, revision: u64) {
-        let prefix = Prefix::of(subnet);
-        let claims = match subnet {
-            IpNet::V4(_) => &mut self.v4,
-            IpNet::V6(_) => &mut self.v6,
-        };
-        let claim = claims.entry(prefix).or_insert((revision, slot));
-        *claim = (*claim).max((revision, slot));
+        let claim = (Prefix::of(subnet), revision, slot);
+        match subnet {
+            IpNet::V4(_) => self.v4.push(claim),
+            IpNet::V6(_) => self.v6.push(claim),
+        }
     }
+}
 
-    fn of(&self, family: Family) -> Vec<(Prefix, u32)> {
-        let claims = match family {
-            Family::V4 => &self.v4,
-            Family::V6 => &self.v6,
-        };
-        claims.iter().map(|(prefix, (_, slot))| (*prefix, *slot)).collect()
+/// Of two owners of the same prefix the later revision wins; we ourselves above all.
+fn strongest(mut claims: Vec<(Prefix, u64, u32)>) -> Vec<(Prefix, u32)> {
+    claims.sort_unstable();
+    let mut owners: Vec<(Prefix, u32)> = Vec::with_capacity(claims.len());
+    for (prefix, _, slot) in claims {
+        match owners.last_mut() {
+            Some((last, owner)) if *last == prefix => *owner = slot,
+            _ => owners.push((prefix, slot)),
+        }
     }
+    owners
 }
 
 /// A prefix as the addresses it spans. Ordered so that a prefix stands before those inside it.

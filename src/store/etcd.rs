@@ -20,6 +20,7 @@ mod health;
 mod keeper;
 mod listener;
 mod map;
+mod question;
 mod saved;
 
 use std::net::IpAddr;
@@ -77,13 +78,18 @@ impl EtcdStore {
             ));
         }
         let saved = Saved::load(&config.state_dir);
-        let usable = saved.as_ref().ok().and_then(Option::as_ref).map(|saved| usable(saved, &node));
+        let usable = saved
+            .as_ref()
+            .ok()
+            .and_then(Option::as_ref)
+            .map(|saved| usable(saved, &node, &saved::boot_id(), SystemTime::now()));
         let (joined, complaint) = match (join(&mut endpoints, &node, config, &saved, &usable).await, usable) {
             (Ok((session, acquired)), _) => (Joined::Now(Box::new(session), Box::new(acquired)), saved.err()),
             (Err(NoLease::Refused(error)), _) => return Err(error),
             (Err(NoLease::Failed(failure)), Some(Ok(network))) => {
                 let saved = saved.ok().flatten().expect("a usable map is there");
-                (Joined::Before(Box::new(saved), Box::new(network), failure), None)
+                let saved = Box::new(saved.taken_up(&config.state_dir));
+                (Joined::Before(saved, Box::new(network), failure), None)
             }
             (Err(NoLease::Failed(failure)), unusable) => {
                 let disk = match (saved, unusable) {
@@ -112,13 +118,20 @@ impl EtcdStore {
         let _ = self.commands.try_send(Command::Relist);
     }
 
-    /// Publishes other addresses of this host in its lease, in the same key.
-    pub fn readdress(&mut self, addresses: &[IpAddr]) {
-        let public = public(addresses);
-        // A host between two addresses stays known by its last one.
-        if public != Public::default() {
-            let _ = self.commands.try_send(Command::Readdress(public));
-        }
+    /// An update that is waiting.
+    pub fn try_next(&mut self) -> Option<Update> {
+        self.updates.try_recv().ok()
+    }
+
+    /// Publishes other addresses of this host in its lease, in the same key. `false`: not now, try again.
+    pub fn readdress(&mut self, addresses: &[IpAddr]) -> bool {
+        self.commands.try_send(Command::Readdress(public(addresses))).is_ok()
+    }
+
+    /// Looks at our key now.
+    pub fn verify(&mut self) {
+        // With a full queue there is enough to do that ends in a look at it.
+        let _ = self.commands.try_send(Command::Verify);
     }
 
     /// How the store is now.
@@ -167,15 +180,21 @@ fn public(addresses: &[IpAddr]) -> Public {
 }
 
 /// Whether a map from disk may stand in for etcd, and the network that it has.
-fn usable(saved: &Saved, node: &Node) -> Result<Network, String> {
+///
+/// With etcd away nobody can say whose our subnet is once our lease has run out. A host that was up all the time goes on
+/// with it, as a daemon that was not restarted would: its pods run, and most likely nobody could take it, because who
+/// cannot reach etcd can neither renew nor join (USERS: flannel#29). A host that was started anew has no pods to lose and
+/// may have been away for days: it waits, rather than share a subnet (flannel#1289).
+fn usable(saved: &Saved, node: &Node, boot: &str, now: SystemTime) -> Result<Network, String> {
     if saved.prefix != node.keys.root() || saved.node_id != node.identity.id {
         return Err("it is of another node or another store.prefix".into());
     }
-    // Who was away for longer than its lease may have lost it without knowing: flannel#1289.
-    if let Some(expires) = saved.own().expires
-        && expires < SystemTime::now()
-    {
-        return Err("this node's lease has run out since, another node may have it".into());
+    if saved.ran_out(now) && !saved.is_of_boot(boot) {
+        return Err(
+            "this node's lease has run out since and the host was started anew, another node may have its \
+                    subnet"
+                .into(),
+        );
     }
     Network::parse(&saved.config)
 }
@@ -267,7 +286,10 @@ fn start(
         Joined::Before(saved, network, failure) => {
             let mut map = map::Map::new(&node.keys, network.networks());
             let bad = map.list(&saved.listing());
-            let away = format!("started without etcd ({failure}), from the map on disk");
+            let mut away = format!("started without etcd ({failure}), from the map on disk");
+            if saved.ran_out(SystemTime::now()) {
+                away += "; the lease of this node has run out, its subnet is kept until etcd says that it is another's";
+            }
             // Nothing fits in a new channel but what we put there ourselves.
             let _ = updates.try_send(Update::Trouble(away.clone()));
             health.send_modify(|health| {
@@ -303,6 +325,7 @@ fn start(
         updates,
         commands,
         in_trouble: session.is_none(),
+        moved: false,
         health: health.clone(),
         clashes: std::collections::BTreeSet::new(),
     };

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
@@ -299,6 +299,12 @@ impl FileStore {
         &self.path
     }
 
+    /// Whether the file says that this host is reached at `address`.
+    #[must_use]
+    pub fn admits(&self, address: IpAddr) -> bool {
+        self.own.public.iter().any(|listed| listed == address)
+    }
+
     /// Makes the next [`FileStore::next`] read the file, changed or not.
     pub fn reload(&mut self) {
         self.seen = None;
@@ -326,7 +332,7 @@ impl FileStore {
         match good {
             Ok(snapshot) => {
                 self.in_trouble = false;
-                Some(Update::Change(snapshot))
+                Some(Update::Change(snapshot, Instant::now()))
             }
             Err(problem) => {
                 self.in_trouble = true;
@@ -343,12 +349,14 @@ impl FileStore {
                 "{path}: the networks or subnet lengths changed: restart hopsack on every host for that"
             ));
         }
-        if !map.leases.contains(&self.own) {
+        let same = |lease: &&Lease| lease.name == self.own.name && lease.subnets == self.own.subnets;
+        let Some(own) = map.leases.iter().find(same) else {
             let name = &self.own.name;
             return Err(format!(
-                "{path}: the entry of this host ({name:?}) changed or is gone: restart hopsack for that"
+                "{path}: the entry of this host ({name:?}) is gone, or its subnets changed: restart hopsack for that"
             ));
-        }
+        };
+        self.own = own.clone();
         self.revision += 1;
         Ok(map.snapshot(self.revision))
     }
@@ -443,7 +451,7 @@ subnets = ["10.244.2.0/24"]
         assert!(problem.contains("restart"), "{problem}");
 
         std::fs::write(&path, GOOD.replace("10.244.1.0/24", "10.244.9.0/24")).expect("written");
-        let Update::Change(Change::Snapshot { leases, revision }) = store.next().await else {
+        let Update::Change(Change::Snapshot { leases, revision }, _) = store.next().await else {
             panic!("refused")
         };
         assert_eq!((leases[0].subnets[0].to_string(), revision), ("10.244.9.0/24".to_owned(), 2));

@@ -72,6 +72,12 @@ impl Keys {
         format!("{}/subnets", self.prefix)
     }
 
+    /// Where a node asks whether another with its own id is alive.
+    #[must_use]
+    pub fn question(&self, id: &str) -> String {
+        format!("{}/overlay/alive/{id}", self.prefix)
+    }
+
     /// The key of a lease; `None` for combinations that no cluster has.
     #[must_use]
     pub fn of(&self, subnets: &[IpNet]) -> Option<String> {

@@ -14,12 +14,13 @@ use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 
 /// The clone device.
 pub const DEVICE: &str = "/dev/net/tun";
 
 /// A single-queue TUN device without packet information or vnet header: one IP packet a read, one a write.
-pub struct SimpleTun(tun_tap::Iface);
+pub struct SimpleTun(Arc<tun_tap::Iface>);
 
 impl SimpleTun {
     /// Creates the device, or attaches to a persistent one of that name and kind. Reads don't block.
@@ -29,7 +30,13 @@ impl SimpleTun {
     pub fn open(name: &str) -> io::Result<Self> {
         let tun = tun_tap::Iface::without_packet_info(name, tun_tap::Mode::Tun)?;
         tun.set_non_blocking()?;
-        Ok(Self(tun))
+        Ok(Self(Arc::new(tun)))
+    }
+
+    /// The same descriptor once more: the device stays open until the last goes.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self(self.0.clone())
     }
 
     /// Reads one packet into `buffer`, which must take the device's MTU; what doesn't fit is cut off.
@@ -81,6 +88,11 @@ impl Queue {
         // SAFETY: TUNSETVNETHDRSZ reads one int, which lives across the call.
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const length) })?;
         Ok(Self(file))
+    }
+
+    /// Another descriptor of the same queue.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
     }
 
     /// A queue that is none: for tests of those who write to one.

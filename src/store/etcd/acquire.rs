@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use super::chance;
 use super::client::{Failure, Guard, Kv, Listing, Session, Written};
 use super::map::{Map, Reading, Record, read};
+use super::question;
 use crate::route::Public;
 use crate::store::StoreError;
 use crate::store::flannel::{Attributes, Identity, Keys, Network};
@@ -241,6 +242,11 @@ pub(super) async fn acquire(
         let holdings = Holdings::of(&node.keys, &listing.kvs);
         let planned = plan(&holdings, &network, node, &previous, chance::number).map_err(NoLease::Refused)?;
         let own = match planned {
+            Plan::Adopt(record)
+                if is_elsewhere(node, &record) && question::is_alive(session, node).await? =>
+            {
+                return Err(NoLease::Refused(StoreError::Invalid(question::refusal(node, &record))));
+            }
             Plan::Adopt(record) => adopt(session, node, &record).await?,
             Plan::Clear(record) => {
                 session.delete(&record.kv.key, &Guard::Version(record.kv.mod_revision)).await?;
@@ -265,6 +271,11 @@ pub(super) async fn acquire(
         tokio::time::sleep(chance::around(RACE_WAIT * races.min(10), 1)).await;
         races = races.saturating_add(1);
     }
+}
+
+/// Our own lease, with another address: the host was moved, or copied.
+fn is_elsewhere(node: &Node, record: &Record) -> bool {
+    record.node_id() == Some(node.identity.id.as_str()) && !record.claims(&node.public)
 }
 
 /// Makes a lease that is ours say so. `None`: it changed meanwhile.

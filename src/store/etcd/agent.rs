@@ -35,6 +35,7 @@ const SAVE: Duration = Duration::from_secs(2);
 pub(super) enum Command {
     Relist,
     Readdress(Public),
+    Verify,
     Close(oneshot::Sender<Result<(), String>>),
 }
 
@@ -43,6 +44,8 @@ pub(super) enum Command {
 pub(super) enum End {
     Failed(Failure),
     Lost(Lost),
+    /// Our address is another: the connection may hang on the old one, which would take seconds to notice.
+    Moved,
     Closed,
 }
 
@@ -71,6 +74,8 @@ pub(super) struct Agent {
     /// Keys of nodes at our address that were reported.
     pub(super) clashes: BTreeSet<String>,
     pub(super) in_trouble: bool,
+    /// Our lease in etcd has an older address than we.
+    pub(super) moved: bool,
 }
 
 /// What is due when.
@@ -94,6 +99,7 @@ impl Agent {
             };
             match end {
                 End::Closed => return,
+                End::Moved => self.endpoints.same_again(),
                 End::Lost(lost) => {
                     self.health.send_modify(|health| {
                         health.connected = false;
@@ -131,7 +137,7 @@ impl Agent {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return Some(()),
                 command = self.commands.recv() => match command? {
-                    Command::Relist => return Some(()),
+                    Command::Relist | Command::Verify => return Some(()),
                     Command::Readdress(public) => self.set_public(public),
                     Command::Close(done) => {
                         self.save();
@@ -158,9 +164,12 @@ impl Agent {
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, End> {
         self.health.send_modify(|health| session.endpoint().clone_into(&mut health.endpoint));
-        let fresh = self.seen && !self.in_trouble;
+        let fresh = self.seen && !self.in_trouble && !self.moved;
         if !fresh {
             self.keep(session).await?;
+        }
+        if std::mem::take(&mut self.moved) {
+            self.report_clashes().await;
         }
         if !self.seen {
             self.resync(session, |health| health.resyncs.start += 1).await?;
@@ -210,10 +219,10 @@ impl Agent {
                     Some(Command::Relist) => {
                         self.compare(session, |health| health.resyncs.asked += 1).await?;
                     }
+                    Some(Command::Verify) => self.keep(session).await?,
                     Some(Command::Readdress(public)) => {
                         self.set_public(public);
-                        self.keep(session).await?;
-                        self.report_clashes().await;
+                        return Err(End::Moved);
                     }
                     Some(Command::Close(done)) => {
                         let _ = done.send(self.leave(session).await);
@@ -248,6 +257,7 @@ impl Agent {
     }
 
     fn set_public(&mut self, public: Public) {
+        self.moved = true;
         self.node.public = public;
         self.own.value = self.node.value();
     }
@@ -287,7 +297,9 @@ impl Agent {
     fn save(&self) {
         let leases = self.map.records().map(|record| &record.kv);
         let (prefix, id) = (self.node.keys.root(), &self.node.identity.id);
-        let saved = Saved::new(&prefix, id, &self.config, &self.own, self.map.revision(), leases);
+        let known = self.health.borrow().stale_since.unwrap_or_else(SystemTime::now);
+        let map = (self.map.revision(), known);
+        let saved = Saved::new(&prefix, id, &self.config, &self.own, map, leases);
         if let Err(problem) = saved.store(&self.state_dir) {
             tracing::warn!("the map could not be saved for a start without etcd: {problem}");
         }

@@ -216,6 +216,11 @@ impl Endpoints {
             endpoint: url,
         })
     }
+
+    /// The next connection goes where the last one went.
+    pub(super) fn same_again(&mut self) {
+        self.next = self.next.wrapping_add(self.urls.len() - 1);
+    }
 }
 
 fn silent(endpoint: &str) -> Failure {

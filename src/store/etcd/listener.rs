@@ -7,6 +7,8 @@
 //! when more of them follow (`syncWatchers` in etcd's `mvcc/watchable_store.go`).
 #![forbid(unsafe_code)]
 
+use std::time::Instant;
+
 use etcd_client::{EventType, WatchResponse, WatchStream};
 
 use super::acquire::{clash, network_of};
@@ -15,6 +17,7 @@ use super::client::{FailureKind, Guard, Kv, Listing, Session};
 use super::health::Health;
 use super::keeper::{Verdict, judge, lost};
 use super::map::Record;
+use super::question;
 use crate::route::Change;
 use crate::store::flannel::Network;
 use crate::store::{Lost, Update};
@@ -26,18 +29,19 @@ impl Agent {
     /// Reads the whole list for `cause`, and sends it.
     pub(super) async fn resync(&mut self, session: &mut Session, cause: fn(&mut Health)) -> Result<(), End> {
         let listing = session.list(&self.node.keys.root(), None).await?;
+        let heard = Instant::now();
         self.health.send_modify(cause);
-        self.take(session, &listing).await
+        self.take(session, &listing, heard).await
     }
 
-    async fn take(&mut self, session: &mut Session, listing: &Listing) -> Result<(), End> {
+    async fn take(&mut self, session: &mut Session, listing: &Listing, heard: Instant) -> Result<(), End> {
         let bad = self.map.list(listing);
         self.report_bad(bad).await;
         match network_of(&self.node.keys, listing) {
             Ok((_, config)) => self.configured(config).await,
             Err(error) => self.say(Update::Notice(error.to_string())).await,
         }
-        self.say(Update::Change(self.map.snapshot())).await;
+        self.say(Update::Change(self.map.snapshot(), heard)).await;
         let others: Vec<String> = self.map.records().map(|record| record.kv.key.clone()).collect();
         for key in others {
             self.look_for_clash(session, &key).await?;
@@ -53,6 +57,7 @@ impl Agent {
         response: &WatchResponse,
         stream: &mut WatchStream,
     ) -> Result<bool, End> {
+        let heard = Instant::now();
         let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
         if response.created() {
             if revision < self.map.revision() {
@@ -74,6 +79,10 @@ impl Agent {
                 EventType::Put if kv.key == self.node.keys.config() => {
                     self.configured(String::from_utf8_lossy(&kv.value).into_owned()).await;
                 }
+                EventType::Put if kv.key == self.node.keys.question(&self.node.identity.id) => {
+                    let notice = question::answer(session, &self.node, &kv).await?;
+                    self.say(Update::Notice(notice)).await;
+                }
                 EventType::Put => {
                     let (event, reason) = self.map.put(&kv);
                     bad.extend(reason.map(|reason| (kv.key.clone(), reason)));
@@ -86,7 +95,7 @@ impl Agent {
         self.map.reached(if response.events().is_empty() { revision } else { last });
         let changed = !events.is_empty();
         if changed {
-            self.say(Update::Change(Change::Delta(events))).await;
+            self.say(Update::Change(Change::Delta(events), heard)).await;
         }
         self.report_bad(bad).await;
         for key in written {
@@ -137,6 +146,7 @@ impl Agent {
             }
             Err(failure) => return Err(failure.into()),
         };
+        let heard = Instant::now();
         self.health.send_modify(cause);
         let before = self.map.clone();
         let bad = self.map.list(&listing);
@@ -148,7 +158,7 @@ impl Agent {
         self.report_bad(bad).await;
         let what = format!("the watch had missed {}: the map was set right", some_of(&drifted));
         self.say(Update::Notice(what)).await;
-        self.say(Update::Change(self.map.snapshot())).await;
+        self.say(Update::Change(self.map.snapshot(), heard)).await;
         self.note();
         Ok(())
     }

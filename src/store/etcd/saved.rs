@@ -35,6 +35,9 @@ pub(super) struct Saved {
     pub(super) config: String,
     /// Seconds since 1970.
     written: u64,
+    /// The kernel's name for the time since the host was started; a map without is of another.
+    #[serde(default)]
+    boot: String,
     own: SavedKv,
     subnets: Vec<IpNet>,
     granted: Duration,
@@ -77,7 +80,7 @@ impl Saved {
         node_id: &str,
         config: &str,
         own: &Own,
-        revision: i64,
+        (revision, written): (i64, SystemTime),
         leases: impl Iterator<Item = &'a Kv>,
     ) -> Self {
         let since_1970 =
@@ -87,7 +90,8 @@ impl Saved {
             node_id: node_id.to_owned(),
             revision,
             config: config.to_owned(),
-            written: since_1970(SystemTime::now()),
+            written: since_1970(written),
+            boot: boot_id(),
             own: SavedKv::of(&own.kv()),
             subnets: own.subnets.clone(),
             granted: own.granted,
@@ -106,6 +110,28 @@ impl Saved {
             granted: self.granted,
             expires: self.expires.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
         }
+    }
+
+    /// Our lease has run out by `now`.
+    pub(super) fn ran_out(&self, now: SystemTime) -> bool {
+        self.own().expires.is_some_and(|expires| expires < now)
+    }
+
+    /// The host runs by this map again.
+    pub(super) fn taken_up(mut self, dir: &Path) -> Self {
+        let boot = boot_id();
+        if self.boot != boot {
+            self.boot = boot;
+            if let Err(problem) = self.store(dir) {
+                tracing::warn!("the map could not be saved for another start without etcd: {problem}");
+            }
+        }
+        self
+    }
+
+    /// The host has not been started anew since: pods with addresses of our subnet may run.
+    pub(super) fn is_of_boot(&self, boot: &str) -> bool {
+        !boot.is_empty() && self.boot == boot
     }
 
     pub(super) fn written(&self) -> SystemTime {
@@ -176,6 +202,11 @@ fn replace(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Another one each time that the host is started; empty if the kernel does not tell.
+pub(super) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
 /// This installation's id; made at the first start.
 pub(super) fn node_id(dir: &Path) -> Result<String, String> {
     let path = dir.join(NODE_ID);
@@ -236,7 +267,14 @@ mod tests {
             granted: Duration::from_secs(86_400),
             expires: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)),
         };
-        Saved::new("/p", "id", "{\"Network\":\"10.1.0.0/16\"}", &own, 8, [own.kv()].iter())
+        Saved::new(
+            "/p",
+            "id",
+            "{\"Network\":\"10.1.0.0/16\"}",
+            &own,
+            (8, SystemTime::now()),
+            [own.kv()].iter(),
+        )
     }
 
     #[test]
@@ -247,6 +285,15 @@ mod tests {
         let back = Saved::load(dir.path()).expect("good").expect("there");
         assert_eq!(Saved { written: 0, ..back.clone() }, Saved { written: 0, ..saved() });
         assert_eq!((back.own().key, back.listing().kvs.len()), ("/p/subnets/10.1.2.0-24".into(), 1));
+    }
+
+    #[test]
+    fn who_was_started_anew_is_another_boot() {
+        let (saved, old) = (saved(), Saved { boot: String::new(), ..saved() });
+        assert!(saved.is_of_boot(&boot_id()) && !saved.is_of_boot("another"));
+        assert!(!old.is_of_boot(&boot_id()) && !old.is_of_boot(""));
+        let then = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert!(!saved.ran_out(then(1_799_999_999)) && saved.ran_out(then(1_800_000_001)));
     }
 
     #[test]

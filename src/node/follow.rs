@@ -1,0 +1,172 @@
+//! What a running node does about what happens around it: its underlay's addresses and MTU change, or another host uses its
+//! subnet.
+//!
+//! When the address changes, sockets on the new one are opened first, then the workers are started anew between them and
+//! the device's queues, and the lease is written anew in its key; packets wait in queues meanwhile, peers follow by the
+//! lease. Nothing here ends the node but a worker that cannot be started.
+//!
+//! Invariant: what cannot be followed changes nothing, is said once in the log and all the time in `status`, and is tried
+//! again every second.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use super::alarm::Look;
+use super::place::Decision;
+use super::underlay::{self, Underlay};
+use super::{Node, NodeError, dataplane, join, no_worker, subnet_env};
+
+impl Node {
+    /// The interface or its addresses may have changed, or what the store says of them.
+    pub(super) async fn look_around(&mut self) -> Result<(), NodeError> {
+        let held = (self.place.interface.as_str(), self.place.public());
+        let found = match underlay::again(&self.netlink, &self.config.node, held).await {
+            Ok(found) => found,
+            Err(error) => {
+                let _ = self.place.look(&[], Instant::now());
+                self.out_of_place(Some(format!(
+                    "{error}; forwarding goes on from {}, which others may not reach",
+                    self.place.public()
+                )));
+                return Ok(());
+            }
+        };
+        let admitted: Vec<IpAddr> =
+            found.addresses.iter().copied().filter(|address| self.store.admits(*address)).collect();
+        match self.place.look(&admitted, Instant::now()) {
+            Decision::Stay => self.stay(found).await,
+            Decision::Wait => self.out_of_place(Some(self.why_nowhere(&found))),
+            Decision::Move(held) => self.relocate(held, found).await?,
+        }
+        Ok(())
+    }
+
+    /// What was not in order is looked at again.
+    pub(super) async fn look_again(&mut self) -> Result<(), NodeError> {
+        if self.unpublished {
+            self.unpublished = !self.store.readdress(&self.place.held);
+        }
+        let in_order = !self.place.is_missing() && self.state.facts().underlay_trouble.is_none();
+        if in_order { Ok(()) } else { self.look_around().await }
+    }
+
+    fn why_nowhere(&self, found: &Underlay) -> String {
+        let (public, interface) = (self.place.public(), &found.interface);
+        let there: Vec<String> = found.addresses.iter().map(ToString::to_string).collect();
+        let there = there.join(", ");
+        let mend = match found.addresses.iter().any(|address| !self.store.admits(*address)) {
+            true => format!(
+                "the cluster file names none of its addresses ({there}) for this host: write it there"
+            ),
+            false => format!("it has {there} only: waiting for it, or for another"),
+        };
+        format!("{public} is not on {interface} any more: {mend}; forwarding goes on as before")
+    }
+
+    /// Same address; the MTU may be another.
+    async fn stay(&mut self, found: Underlay) {
+        let trouble = self.resize(&found).await.err().map(|error| error.to_string());
+        self.out_of_place(trouble);
+        (self.place.interface, self.place.index) = (found.interface, found.index);
+    }
+
+    /// Other addresses: those of the other family are published only, ours is what the sockets are bound to.
+    async fn relocate(&mut self, held: Vec<IpAddr>, found: Underlay) -> Result<(), NodeError> {
+        let (before, public) = (self.place.public(), held[0]);
+        if public != before {
+            let address = SocketAddr::new(public, self.local.port);
+            let sockets = match dataplane::sockets(&self.choice, address, self.config.overlay.spread_ports)
+                .await
+            {
+                Ok(sockets) => sockets,
+                Err(error) => {
+                    self.out_of_place(Some(format!(
+                        "{before} is gone, and {public} cannot be taken: {error}; forwarding goes on as before"
+                    )));
+                    return Ok(());
+                }
+            };
+            let tun = self.tun.try_clone().map_err(|error| no_worker(&error))?;
+            let io = tun.between(self.choice.kind, sockets);
+            self.engine.replace(io).map_err(|error| no_worker(&error))?;
+            self.local.public = public;
+            self.put_in_force();
+            tracing::warn!(old = %before, new = %public, "the address of this host changed: published in its lease");
+        }
+        self.unpublished = !self.store.readdress(&held);
+        self.place.moved(held, found.clone());
+        let trouble = match self.place.is_missing() {
+            true => Some(self.why_nowhere(&found)),
+            false => self.resize(&found).await.err().map(|error| error.to_string()),
+        };
+        self.out_of_place(trouble);
+        Ok(())
+    }
+
+    /// Follows the underlay's MTU.
+    async fn resize(&mut self, found: &Underlay) -> Result<(), NodeError> {
+        let mtu = join::overlay_mtu(&self.config, found, self.local.public, &self.networks)?;
+        if mtu == self.local.mtu {
+            return Ok(());
+        }
+        tracing::warn!(
+            old = self.local.mtu,
+            new = mtu,
+            "the MTU of the underlay changed, and with it the overlay's"
+        );
+        let local = crate::route::Local { mtu, ..self.local.clone() };
+        self.device.shape(&local, &self.networks).await?;
+        self.local = local;
+        self.put_in_force();
+        subnet_env::write(&self.config.node, &self.networks, &self.local)
+    }
+
+    /// Our own part has changed.
+    fn put_in_force(&mut self) {
+        self.backend.relocate(self.local.clone());
+        self.publish();
+        let mut facts = self.state.facts();
+        facts.local = self.local.clone();
+        facts.interface.clone_from(&self.place.interface);
+    }
+
+    fn out_of_place(&mut self, trouble: Option<String>) {
+        let mut facts = self.state.facts();
+        if facts.underlay_trouble == trouble {
+            return;
+        }
+        match &trouble {
+            Some(problem) => tracing::error!("{problem}"),
+            None => tracing::info!("the underlay is in order again"),
+        }
+        facts.underlay_trouble = trouble;
+        drop(facts);
+        self.tell(false);
+    }
+
+    /// Looks whether another host has used our subnet since the last look.
+    pub(super) fn look_for_doubles(&mut self) {
+        let view = &self.state.view;
+        let us = (self.state.identity.name.as_str(), &self.local);
+        let alarm = match self.alarm.look(view.accounts(), &view.fib(), us, Instant::now()) {
+            Look::Quiet => return,
+            Look::Over => {
+                tracing::info!(
+                    "no packets with a source in our own subnet came for a while: the alarm is over"
+                );
+                None
+            }
+            Look::Raised { sentence, log, ask } => {
+                if log {
+                    tracing::error!("{sentence}");
+                }
+                if ask {
+                    self.store.verify();
+                }
+                Some(sentence)
+            }
+        };
+        self.state.facts().alarm = alarm;
+        self.tell(false);
+    }
+}
