@@ -7,14 +7,17 @@
 mod support;
 
 use std::fs::File;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use etherparse::PacketBuilder;
 use hopsack::lab::ping::{Ping, ping};
 use hopsack::lab::traffic::{Amount, Flow, Transfer, tcp};
 use hopsack::lab::{Lab, Options, Store};
 use hopsack::packet::Family;
+use hopsack::sys::netns::in_netns;
 use support::{HOPSACK, Scrape, attempt, json, run};
 
 const NETWORK: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
@@ -196,4 +199,61 @@ fn flanneld_first_then_hopsack() {
     mixed.start_hopsack();
     mixed.talks();
     mixed.see_each_other();
+}
+
+/// FLANNEL.md §9, proven: what flanneld's proxy makes of datagrams that are not as it would send them. It is what hopsack
+/// relies on (any source port) and what it must never send (too long, IPv6).
+#[test]
+fn flanneld_takes_any_source_cuts_what_is_long_and_misreads_ipv6() {
+    let mut mixed = Mixed::new("odd");
+    mixed.start_flanneld();
+    let (sender, pod) = (mixed.lab.host(1).netns.clone(), mixed.lab.pod(2).clone());
+    let target = SocketAddr::new(mixed.lab.host(2).public, 8285);
+    let listen = |address: IpAddr| {
+        let socket =
+            in_netns(&pod.netns, || UdpSocket::bind((address, 5000))).expect("netns").expect("bound");
+        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
+        socket
+    };
+    let (four, six) = (listen(pod.v4.into()), listen(pod.v6.into()));
+    run(&sender, &["ip", "addr", "add", "192.0.2.77/24", "dev", "eth0"]);
+    let stranger = in_netns(&sender, || UdpSocket::bind("192.0.2.77:0")).expect("netns").expect("bound");
+    let inner = |length: usize| {
+        let mut packet = Vec::new();
+        let builder = PacketBuilder::ipv4([10, 244, 77, 7], pod.v4.octets(), 64).udp(7, 5000);
+        builder.write(&mut packet, &vec![7; length]).expect("fits");
+        packet
+    };
+    let mut buffer = [0; 2000];
+    let mut arrives = |socket: &UdpSocket, packet: &[u8]| {
+        stranger.send_to(packet, target).expect("sent");
+        socket.recv_from(&mut buffer).ok()
+    };
+
+    // From an address that is in no lease, from any port, with an inner source that is in no lease either.
+    mixed.eventually("flanneld forwards a stranger's packet", || {
+        arrives(&four, &inner(100))
+            .is_some_and(|(length, from)| length == 100 && from.ip() == IpAddr::from([10, 244, 77, 7]))
+    });
+    // Its buffer has the MTU of its TUN: one byte more is cut off, and the kernel drops what is left.
+    let truncated = || {
+        let text = run(&mixed.lab.host(2).netns, &["cat", "/proc/net/netstat"]);
+        let mut rows = text.lines().filter_map(|line| line.strip_prefix("IpExt: "));
+        let (names, values) = (rows.next().expect("names"), rows.next().expect("values"));
+        let mut pairs = names.split(' ').zip(values.split(' '));
+        let (_, value) = pairs.find(|(name, _)| *name == "InTruncatedPkts").expect("counted");
+        value.parse::<u64>().expect("a number")
+    };
+    assert!(arrives(&four, &inner(1472 - 28)).is_some(), "the MTU passes");
+    let before = truncated();
+    assert_eq!(arrives(&four, &inner(1472 - 27)), None, "one byte more does not");
+    assert_eq!(truncated(), before + 1, "it was cut");
+    // The byte where IPv4 has its TTL and the word where it has its checksum are in IPv6's source address.
+    let source: [u8; 16] = "fd00:244:0:77::7".parse::<Ipv6Addr>().expect("an address").octets();
+    let mut packet = Vec::new();
+    let builder = PacketBuilder::ipv6(source, pod.v6.octets(), 64).udp(7, 5000);
+    builder.write(&mut packet, &[7; 100]).expect("fits");
+    let got = arrives(&six, &packet);
+    println!("IPv6 from fd00:244:0:77::7 through flanneld: {got:?}");
+    assert!(got.is_none_or(|(_, from)| from.ip() != IpAddr::from(source)), "never as it was sent");
 }

@@ -56,7 +56,7 @@ section!(NodeSection {
     subnet_env: String = "/run/flannel/subnet.env".into(),
 });
 section!(StoreSection {
-    kind: String = "file".into(),
+    kind: String = "etcd".into(),
     path: String = "/etc/hopsack/cluster.toml".into(),
     endpoints: Vec<String> = vec!["http://127.0.0.1:2379".into()],
     prefix: String = "/coreos.com/network".into(),
@@ -234,7 +234,7 @@ impl Merged {
         match self.file.store.kind.as_str() {
             "file" => Ok(Store::File { path: self.absolute("store.path", &self.file.store.path)? }),
             "etcd" => Ok(Store::Etcd(Box::new(self.etcd()?))),
-            _ => self.wrong("store.kind", "write \"file\" or \"etcd\""),
+            _ => self.wrong("store.kind", "write \"etcd\" or \"file\""),
         }
     }
 

@@ -40,7 +40,7 @@ pub const KEYS: &[Key] = keys! {
     node.state_dir, "node-state-dir", "folder for what survives a reboot";
     node.run_dir, "node-run-dir", "folder for the control socket";
     node.subnet_env, "node-subnet-env", "file for FLANNEL_SUBNET, FLANNEL_MTU ..., read by CNI plugins and Docker scripts";
-    store.kind, "store-kind", "where the subnet-to-host map is kept: \"file\" or \"etcd\"";
+    store.kind, "store-kind", "where the subnet-to-host map is kept: \"etcd\" or \"file\"";
     store.path, "store-path", "kind = \"file\": the cluster file; it is read again when it changes";
     store.endpoints, "store-endpoints", "kind = \"etcd\": its endpoints, separated by commas";
     store.prefix, "store-prefix", "kind = \"etcd\": prefix of all keys";

@@ -1,0 +1,217 @@
+//! How fast a change in etcd becomes the table that packets meet: 5,000 leases, 1,000 changes a second. Root, etcd and a
+//! quiet machine needed; 40 s.
+//!
+//! The first part is pure: what it takes to compile a table. The second runs a daemon in a lab with a real etcd, offers it
+//! changes, and reads `hopsack_fib_publish_seconds`: from when the event arrived in the process to when its table was in
+//! force. What an event waits in the socket while the daemon is busy is not in it; the daemon's share of a CPU, which is
+//! printed beside it, tells whether that can be much.
+//!
+//! `cargo bench --bench convergence`; HOPSACK_CHANGES (1000), HOPSACK_LEASES (5000), HOPSACK_SECONDS (20).
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use etcd_client::{Client, Txn, TxnOp};
+use hopsack::lab::{Lab, Options, Store, exec};
+use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Public, Rib};
+use hopsack::sys::netns::in_netns;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+const HOPSACK: &str = env!("CARGO_BIN_EXE_hopsack");
+const NETWORK: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"udp"}}"#;
+/// Puts that are under way at a time: etcd writes what comes together in one go.
+const WRITERS: u64 = 64;
+
+fn main() -> ExitCode {
+    // `cargo test --benches` runs this too.
+    if !env::args().any(|argument| argument == "--bench") {
+        println!("convergence: `cargo bench --bench convergence` measures");
+        return ExitCode::SUCCESS;
+    }
+    let number =
+        |name: &str, default| env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (leases, rate) = (number("HOPSACK_LEASES", 5000), number("HOPSACK_CHANGES", 1000));
+    compile(leases);
+    match daemon(leases, rate.into(), number("HOPSACK_SECONDS", 20).into()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("convergence: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints what a table of so many leases takes.
+fn compile(most: u32) {
+    let networks = Networks { v4: Some(("10.0.0.0/8".parse().expect("a prefix"), 24)), v6: None };
+    for count in [10, 100, 1000, most] {
+        let leases = (0..count)
+            .map(|n| Lease {
+                name: format!("host-{n}"),
+                subnets: vec![subnet(n).replace('-', "/").parse().expect("a prefix")],
+                public: Public { v4: Some(address(n, 0).parse().expect("an address")), v6: None },
+                dialect: Dialect::Hopsack(Abilities::OURS),
+                revision: u64::from(n),
+            })
+            .collect();
+        let mut rib = Rib::default();
+        rib.apply(Change::Snapshot { leases, revision: u64::from(count) });
+        let public = [192, 0, 2, 1].into();
+        let local = Local {
+            subnets: vec!["10.255.1.0/24".parse().expect("a prefix")],
+            public,
+            port: 8285,
+            mtu: 1472,
+        };
+        let mut times: Vec<Duration> = (0..300)
+            .map(|generation| {
+                let start = Instant::now();
+                drop(std::hint::black_box(Fib::compile(generation, &rib, &networks, &local)));
+                start.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        println!("table of {count} leases: made and dropped in {:?}, at most {:?}", times[150], times[296]);
+    }
+}
+
+fn subnet(n: u32) -> String {
+    format!("10.{}.{}.0-24", n / 256, n % 256)
+}
+
+fn address(n: u32, turn: u32) -> String {
+    format!("172.{}.{}.{}", 16 + turn % 16, n / 250, 1 + n % 250)
+}
+
+/// Prints what a daemon makes of changes.
+fn daemon(leases: u32, rate: u64, seconds: u64) -> Result<(), Error> {
+    let options =
+        Options { hosts: 1, store: Store::Etcd { members: 1 }, ..Options::unique("converge", HOPSACK) };
+    let lab = Lab::create(options)?;
+    lab.etcd(1).start()?;
+    lab.etcd(1).wait_ready(Duration::from_secs(20))?;
+    let (url, underlay) = (lab.etcd(1).url(), lab.underlay_netns());
+    let init = exec(&underlay, &[HOPSACK, "network", "init", NETWORK, "--store-endpoints", &url])?;
+    if !init.status.success() {
+        return Err(String::from_utf8_lossy(&init.stderr).into());
+    }
+    let env = "FLANNEL_NETWORK=10.0.0.0/8\nFLANNEL_SUBNET=10.244.1.1/24\n";
+    std::fs::write(lab.host(1).directory.join("subnet.env"), env)?;
+    in_netns(&underlay, || block_on(fill(&url, leases)))??;
+    lab.daemon(1).start()?;
+    let started = Instant::now();
+    lab.daemon(1).wait_ready(Duration::from_secs(20))?;
+    println!("{leases} leases: the daemon was ready after {:?}", started.elapsed());
+
+    let netns = &lab.host(1).netns;
+    let pid = lab.daemon(1).pid().ok_or("the daemon ended")?;
+    let (before, cpu_before) = (buckets(netns)?, cpu(pid)?);
+    let started = Instant::now();
+    let written = in_netns(&underlay, || block_on(change(&url, leases, rate, seconds)))??;
+    let took = started.elapsed();
+    std::thread::sleep(Duration::from_millis(200));
+    let (after, cpu_after) = (buckets(netns)?, cpu(pid)?);
+
+    let grown: Vec<(f64, u64)> = after
+        .iter()
+        .map(|(edge, count)| (edge.parse().unwrap_or(f64::INFINITY), count - before[edge]))
+        .collect();
+    let mut grown = grown;
+    grown.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let total = grown.last().map_or(0, |(_, count)| *count);
+    println!(
+        "{written} changes written in {took:.1?} ({:.0} a second), {total} deliveries of them put into effect; the daemon \
+         used {:.0} % of a CPU",
+        written as f64 / took.as_secs_f64(),
+        (cpu_after - cpu_before) / took.as_secs_f64(),
+    );
+    for part in [0.5, 0.9, 0.99, 0.999] {
+        let edge = grown
+            .iter()
+            .find(|(_, count)| *count as f64 >= part * total as f64)
+            .map_or(f64::NAN, |(edge, _)| *edge);
+        println!("  p{}: at most {} ms", part * 100.0, edge * 1000.0);
+    }
+    Ok(())
+}
+
+fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+fn value(n: u32, turn: u32) -> String {
+    format!(r#"{{"PublicIP":"{}","PublicIPv6":null}}"#, address(n, turn))
+}
+
+fn key(n: u32) -> String {
+    format!("/coreos.com/network/subnets/{}", subnet(n))
+}
+
+async fn fill(url: &str, leases: u32) -> Result<(), Error> {
+    let mut client = Client::connect([url], None).await?;
+    for chunk in (0..leases).collect::<Vec<_>>().chunks(100) {
+        let puts: Vec<TxnOp> = chunk.iter().map(|n| TxnOp::put(key(*n), value(*n, 0), None)).collect();
+        client.txn(Txn::new().and_then(puts)).await?;
+    }
+    Ok(())
+}
+
+/// Moves one host after the other to another address, `rate` a second. Returns how many.
+async fn change(url: &str, leases: u32, rate: u64, seconds: u64) -> Result<u64, Error> {
+    let client = Client::connect([url], None).await?;
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let mut client = client.clone();
+        writers.spawn(async move {
+            let period = Duration::from_secs_f64(WRITERS as f64 / rate as f64);
+            let start = tokio::time::Instant::now() + period.mul_f64(writer as f64 / WRITERS as f64);
+            let mut tick = tokio::time::interval_at(start, period);
+            let until = Instant::now() + Duration::from_secs(seconds);
+            let mut number = writer;
+            let mut written = 0u64;
+            while Instant::now() < until {
+                tick.tick().await;
+                let n = u32::try_from(number % u64::from(leases)).unwrap_or(0);
+                let turn = u32::try_from(1 + number / u64::from(leases)).unwrap_or(0);
+                client.put(key(n), value(n, turn), None).await?;
+                (number, written) = (number + WRITERS, written + 1);
+            }
+            Ok::<u64, etcd_client::Error>(written)
+        });
+    }
+    let mut written = 0;
+    while let Some(result) = writers.join_next().await {
+        written += result??;
+    }
+    Ok(written)
+}
+
+/// `hopsack_fib_publish_seconds` by upper edge.
+fn buckets(netns: &str) -> Result<BTreeMap<String, u64>, Error> {
+    let text = in_netns(netns, || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect("127.0.0.1:9285")?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })??;
+    let edge = |line: &str| {
+        let rest = line.strip_prefix("hopsack_fib_publish_seconds_bucket{le=\"")?;
+        let (edge, count) = rest.split_once("\"} ")?;
+        Some((edge.to_owned(), count.parse().ok()?))
+    };
+    Ok(text.lines().filter_map(edge).collect())
+}
+
+/// CPU seconds of a process, in hundredths.
+fn cpu(pid: u32) -> Result<f64, Error> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    Ok(ticks(11) + ticks(12))
+}
