@@ -7,8 +7,10 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use clap::ValueEnum as _;
+use hopsack::lab::bench::Underlay;
 use hopsack::lab::ping::{Ping, ping};
 use hopsack::lab::{Lab, Pod};
 use hopsack::packet::Family;
@@ -164,9 +166,26 @@ fn base(pod: &Pod, family: Family) -> IpAddr {
     }
 }
 
+/// HOPSACK_SOAK_GIB and HOPSACK_SOAK_UNDERLAYS (in the words of `hopsack lab bench`) make it a longer one.
 fn a_gigabyte_each_way_at_once_arrives_as_it_left(engine: &str) {
-    const BYTES: usize = 1 << 30;
-    let lab = lab_on(engine, "gib", 2, Family::V4);
+    let gib = std::env::var("HOPSACK_SOAK_GIB").map_or(1, |gib| gib.parse().expect("a number of GiB"));
+    let underlays = std::env::var("HOPSACK_SOAK_UNDERLAYS").unwrap_or_else(|_| "pass".into());
+    for underlay in underlays.split(',') {
+        let lab = lab_on(engine, "gib", 2, Family::V4);
+        let cables = Underlay::from_str(underlay, false).expect("pass, noseg, noseg+gro or noseg+nocsum");
+        cables.set(&lab).expect("ethtool: run scripts/test");
+        let begin = Instant::now();
+        let hashes = each_way_at_once(&lab, gib << 30);
+        println!(
+            "{engine}, {underlay}: {gib} GiB each way in {:.0?}, SHA-256 {}",
+            begin.elapsed(),
+            hashes.join(" ")
+        );
+    }
+}
+
+/// Moves so many bytes each way, and returns the two hashes, which are the same at both ends.
+fn each_way_at_once(lab: &Lab, bytes: usize) -> [String; 2] {
     let address = SocketAddr::new(lab.pod(2).address(Family::V4), 7001);
     let listener =
         in_netns(&lab.pod(2).netns, move || TcpListener::bind(address)).expect("netns").expect("bound");
@@ -178,7 +197,7 @@ fn a_gigabyte_each_way_at_once_arrives_as_it_left(engine: &str) {
     let send = |mut stream: TcpStream, seed: u64| {
         thread::spawn(move || {
             let (mut hash, mut state, mut block) = (Sha256::new(), seed, vec![0u8; 1 << 16]);
-            for _ in 0..BYTES / block.len() {
+            for _ in 0..bytes / block.len() {
                 for word in block.chunks_exact_mut(8) {
                     // xorshift64: cheap, and no two blocks alike.
                     state ^= state << 13;
@@ -194,7 +213,7 @@ fn a_gigabyte_each_way_at_once_arrives_as_it_left(engine: &str) {
     };
     let receive = |mut stream: TcpStream| {
         thread::spawn(move || {
-            let (mut hash, mut left, mut block) = (Sha256::new(), BYTES, vec![0u8; 1 << 16]);
+            let (mut hash, mut left, mut block) = (Sha256::new(), bytes, vec![0u8; 1 << 16]);
             while left > 0 {
                 let length = stream.read(&mut block).expect("received");
                 assert!(length > 0, "the stream ended {left} bytes early");
@@ -207,11 +226,14 @@ fn a_gigabyte_each_way_at_once_arrives_as_it_left(engine: &str) {
     let clone = |stream: &TcpStream| stream.try_clone().expect("a second descriptor");
     let there = (send(clone(&client), 1), receive(clone(&server)));
     let back = (send(server, 2), receive(client));
-    for (sent, received) in [there, back] {
-        assert_eq!(sent.join().expect("no panic"), received.join().expect("no panic"));
-    }
+    let hashes = [there, back].map(|(sent, received)| {
+        let (sent, received) = (sent.join().expect("no panic"), received.join().expect("no panic"));
+        assert_eq!(sent, received);
+        sent.iter().map(|byte| format!("{byte:02x}")).collect()
+    });
     let scrape = Scrape::of(&lab.host(1).netns);
-    assert!(scrape.get("hopsack_ingress_bytes_total") > BYTES as u64, "it went through the daemon");
+    assert!(scrape.get("hopsack_ingress_bytes_total") > bytes as u64, "it went through the daemon");
+    hashes
 }
 
 fn a_narrower_path_brings_too_big_with_its_mtu(engine: &str) {
