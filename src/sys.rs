@@ -7,7 +7,6 @@
 pub mod block;
 pub mod cpu;
 mod message;
-pub mod mmsg;
 pub mod netns;
 pub mod process;
 pub mod ring;

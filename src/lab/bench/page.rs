@@ -64,14 +64,14 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px soli
          vertical-align: top; font-variant-numeric: tabular-nums; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1.5rem; }
 svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
-svg .soft { fill: var(--soft); } svg .rule { stroke: var(--line); } svg .ink { stroke: var(--ink); }
+svg .title { font-weight: 600; } svg .soft { fill: var(--soft); font-weight: 400; } svg .rule { stroke: var(--line); } svg .ink { stroke: var(--ink); }
 svg .dot { fill: var(--back); stroke: var(--ink); }
 </style>
 ";
 
 /// The width of a plot, of the names at its left and of the values at its right, in SVG units.
-const WIDTH: f64 = 420.0;
-const NAMES: f64 = 62.0;
+const WIDTH: f64 = 440.0;
+const NAMES: f64 = 76.0;
 const VALUES: f64 = 96.0;
 /// The height of a bar with the space below it, of a line of text, and of the title.
 const ROW: f64 = 22.0;
@@ -112,7 +112,7 @@ fn plot(report: &Report, metric: Metric) -> String {
     let title = escape(&format!("{}, {unit}", metric.title()));
     format!(
         "<svg viewBox=\"0 0 {WIDTH} {:.0}\" role=\"img\" aria-label=\"{title}\">\n\
-         <text x=\"0\" y=\"14\" font-weight=\"bold\">{title} <tspan class=\"soft\">({better})</tspan></text>\n\
+         <text class=\"title\" x=\"0\" y=\"14\">{title} <tspan class=\"soft\">({better})</tspan></text>\n\
          {body}</svg>\n",
         y + 4.0
     )
@@ -155,7 +155,7 @@ fn table(report: &Report, underlay: Underlay) -> String {
         let _ = write!(html, "<th>{}</th>", system.name());
     }
     html += "</tr>\n";
-    for metric in report.metrics() {
+    for metric in report.metrics_on(underlay) {
         let (unit, _) = metric.unit();
         let _ = write!(html, "<tr><th>{}, {unit}</th>", escape(metric.title()));
         for system in &report.plan.systems {

@@ -269,7 +269,7 @@ impl Report {
     fn block(&self, underlay: Underlay, systems: &[System]) -> String {
         let mut rows = vec![vec![String::new()]];
         rows[0].extend(systems.iter().map(|system| system.name().to_owned()));
-        for metric in self.metrics() {
+        for metric in self.metrics_on(underlay) {
             let (unit, _) = metric.unit();
             let cost = if metric.is_cost() { ", less is better" } else { "" };
             let mut row = vec![format!("{} ({unit}{cost})", metric.title())];
@@ -287,6 +287,14 @@ impl Report {
         let spread = cell.ratio_spread.filter(|_| !ratio.is_empty() && cell.samples.len() > 1);
         let spread = spread.map(|[least, most]| format!(" [{}-{}]", digits(least), digits(most)));
         cell.value() + &ratio + &spread.unwrap_or_default()
+    }
+
+    /// Those that have a value on these cables, in order.
+    pub(super) fn metrics_on(&self, underlay: Underlay) -> Vec<Metric> {
+        let here = |metric: &Metric| {
+            self.cells.iter().any(|cell| (cell.underlay, cell.metric) == (underlay, *metric))
+        };
+        Metric::ALL.into_iter().filter(here).collect()
     }
 
     /// Those that have a value anywhere, in order.

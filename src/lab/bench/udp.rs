@@ -5,16 +5,18 @@
 //!
 //! Invariant: each trial has fresh sockets, so nothing that was late in one is counted in the next.
 
-use std::io;
-use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::{Interrupt, LabError, Pod};
+use crate::sys::block::Part;
 use crate::sys::netns::in_netns;
-use crate::sys::{Interest, mmsg, poll};
+use crate::sys::udp::{self, Receiver};
+use crate::sys::{Interest, poll};
 
 /// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +47,8 @@ const TOLERATED: f64 = 0.01;
 /// For what still lies in queues when the last datagram was sent.
 pub(super) const DRAIN: Duration = Duration::from_millis(50);
 
-/// Bytes of the receiver's queue: some milliseconds of any rate measured here, so that the receiver's being scheduled
-/// late is not taken for the system's loss.
-const RECEIVE_QUEUE: usize = 2 << 20;
+/// Datagrams of one sendmmsg: enough that entering the kernel is a small part of what each costs.
+const BATCH: usize = 64;
 
 /// Between two looks at the clock of a paced sender: short against all queues, long against a wake-up.
 const TICK: Duration = Duration::from_micros(100);
@@ -62,19 +63,16 @@ pub(super) fn trial(
     ended: impl FnOnce(),
 ) -> Result<Trial, LabError> {
     let failed = || LabError::io(format!("send datagrams from {} to {}", from.name, to.name));
-    let open = |pod: &Pod| {
-        let address = SocketAddrV4::new(pod.v4, 0);
-        in_netns(&pod.netns, || UdpSocket::bind(address)).and_then(|bound| bound).map_err(failed())
+    // With the queue that udp::bind gives them, receivers that are scheduled late are not taken for the system's loss.
+    let open = |pod: &Pod, bind: fn(SocketAddr) -> io::Result<UdpSocket>| {
+        let address = SocketAddr::new(pod.v4.into(), 0);
+        in_netns(&pod.netns, || bind(address)).and_then(|bound| bound).map_err(failed())
     };
-    let sender = open(from)?;
+    let sender = open(from, UdpSocket::bind)?;
     let (mut receivers, mut addresses) = (Vec::new(), Vec::new());
     for _ in 0..if shape.many { MANY } else { 1 } {
-        let socket = open(to)?;
-        socket.set_nonblocking(true).map_err(failed())?;
-        mmsg::set_receive_queue(&socket, RECEIVE_QUEUE).map_err(failed())?;
-        if let SocketAddr::V4(address) = socket.local_addr().map_err(failed())? {
-            addresses.push(address);
-        }
+        let socket = open(to, udp::bind)?;
+        addresses.push(socket.local_addr().map_err(failed())?);
         receivers.push(socket);
     }
     let (stop, received) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -99,7 +97,7 @@ pub(super) fn trial(
 /// Returns how many were sent, in what time, and how many had arrived by then.
 fn flood(
     socket: &UdpSocket,
-    addresses: &[SocketAddrV4],
+    addresses: &[SocketAddr],
     shape: Shape,
     rate: Option<f64>,
     time: Duration,
@@ -108,8 +106,8 @@ fn flood(
 ) -> Result<(u64, Duration, u64), LabError> {
     let payload = vec![0x5a; shape.payload];
     // A batch may begin at any flow: one flow's datagrams keep their distance.
-    let turns: Vec<SocketAddrV4> =
-        addresses.iter().copied().cycle().take(mmsg::BATCH + addresses.len()).collect();
+    let part = |address: &SocketAddr| Part::train(0, payload.len(), payload.len(), *address);
+    let turns: Vec<Part> = addresses.iter().map(part).cycle().take(BATCH + addresses.len()).collect();
     let (start, mut sent, mut first) = (Instant::now(), 0, 0);
     loop {
         let elapsed = start.elapsed();
@@ -117,13 +115,13 @@ fn flood(
             return Ok((sent, elapsed, received.load(Ordering::Relaxed)));
         }
         let due = rate.map_or(u64::MAX, |rate| whole(rate * elapsed.as_secs_f64()).saturating_sub(sent));
-        let batch = usize::try_from(due).unwrap_or(usize::MAX).min(mmsg::BATCH);
+        let batch = usize::try_from(due).unwrap_or(usize::MAX).min(BATCH);
         interrupt.check()?;
         if batch == 0 {
             thread::sleep(TICK);
             continue;
         }
-        let done = mmsg::send(socket, &payload, &turns[first..first + batch]);
+        let done = udp::send_many(socket, &payload, &turns[first..first + batch]);
         let done = done.map_err(LabError::io("send datagrams"))?;
         sent += done as u64;
         first = (first + done) % addresses.len();
@@ -142,13 +140,18 @@ fn count<S, const N: usize>(sockets: &[S; N], stop: &AtomicBool, received: &Atom
 where
     S: std::borrow::Borrow<UdpSocket>,
 {
-    let mut scratch = [0; 2048];
+    let mut receiver = Receiver::default();
     let interests = sockets.each_ref().map(|socket| (socket.borrow().as_fd(), Interest::Read));
     while !stop.load(Ordering::Relaxed) {
         let ready = poll(interests, Some(Duration::from_millis(10)))?;
         for (socket, _) in sockets.iter().zip(ready).filter(|(_, ready)| *ready) {
-            let taken = mmsg::receive(socket.borrow(), &mut scratch)?;
-            received.fetch_add(taken as u64, Ordering::Relaxed);
+            match receiver.receive(socket.borrow()) {
+                Ok(taken) => received.fetch_add(taken as u64, Ordering::Relaxed),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
         }
     }
     Ok(())

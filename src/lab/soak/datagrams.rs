@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::super::{Lab, LabError, Pod};
 use crate::packet::Family;
-use crate::sys::mmsg;
 use crate::sys::netns::in_netns;
+use crate::sys::udp;
 
 /// What all flows came to so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,9 +52,6 @@ pub(super) struct Datagrams {
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
-/// Bytes of the receivers' queues: their being scheduled late on a busy machine is no loss of the overlay's.
-const RECEIVE_QUEUE: usize = 8 << 20;
-
 /// Between two looks at the clock.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -82,11 +79,12 @@ impl Datagrams {
     fn add(&mut self, from: &Pod, to: &Pod, family: Family, rate: u32) -> io::Result<()> {
         let open = |pod: &Pod| {
             let address = SocketAddr::new(pod.address(family), 0);
-            in_netns(&pod.netns, || UdpSocket::bind(address)).and_then(|bound| bound)
+            // Its queue is large: a receiver that is scheduled late on a busy machine is no loss of the overlay's.
+            let socket = in_netns(&pod.netns, || udp::bind(address)).and_then(|bound| bound)?;
+            socket.set_nonblocking(false).map(|()| socket)
         };
         let (sender, receiver) = (open(from)?, open(to)?);
         sender.connect(receiver.local_addr()?)?;
-        mmsg::set_receive_queue(&receiver, RECEIVE_QUEUE)?;
         receiver.set_read_timeout(Some(PATIENCE))?;
         let (counts, stop) = (Arc::clone(&self.counts), Arc::clone(&self.stop));
         self.threads.push(spawn(move || receive(&receiver, &counts, &stop))?);
