@@ -18,7 +18,7 @@ use hopsack::lab::traffic::{Amount, Flow, Transfer, tcp};
 use hopsack::lab::{Lab, Options, Store};
 use hopsack::packet::Family;
 use hopsack::sys::netns::in_netns;
-use support::{HOPSACK, Scrape, attempt, json, run};
+use support::{HOPSACK, Scrape, attempt, edit, json, run};
 
 const NETWORK: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -185,6 +185,20 @@ fn hopsack_first_then_flanneld_and_each_survives_the_others_restart() {
 
     let scrape = Scrape::of(&mixed.lab.host(1).netns);
     assert_eq!(scrape.all_dropped("ingress"), 0, "nothing that flanneld sent was refused");
+
+    // flanneld follows a hopsack that changes its address, by the lease.
+    edit(&mixed.lab.daemon(1).config_path(), "public_ip  = \"192.0.2.1\"\n", "");
+    mixed.lab.daemon(1).kill9().expect("killed");
+    mixed.start_hopsack();
+    let transfer = mixed.flow();
+    mixed.flows(&transfer);
+    let ip = |argv: [&str; 5]| run(&mixed.lab.host(1).netns, &[&["ip"][..], &argv].concat());
+    ip(["addr", "del", "192.0.2.1/24", "dev", "eth0"]);
+    ip(["addr", "add", "192.0.2.101/24", "dev", "eth0"]);
+    mixed.flows(&transfer);
+    transfer.finish();
+    let moved = transfer.wait().expect("not one reset, not one wrong byte");
+    println!("another address: {} bytes right, stood still for {:?}", moved.bytes, moved.longest_stall);
 }
 
 #[test]
