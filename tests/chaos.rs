@@ -298,9 +298,12 @@ fn a_host_changes_its_address(engine: &str) {
     assert!(key.kvs()[0].value_str().expect("text").contains("192.0.2.102"));
 
     // An address that the configuration names is the only one that counts.
-    let (second, status) = (chaos.lab.host(2).netns.clone(), || chaos.lab.daemon(2).status().expect("it answers"));
+    let (second, status) =
+        (chaos.lab.host(2).netns.clone(), || chaos.lab.daemon(2).status().expect("it answers"));
     run(&second, &["sh", "-c", "ip addr del 192.0.2.2/24 dev eth0 && ip addr add 192.0.2.200/24 dev eth0"]);
-    eventually("it says so", || status()["underlay_trouble"].to_string().contains("node.public_ip = 192.0.2.2"));
+    eventually("it says so", || {
+        status()["underlay_trouble"].to_string().contains("node.public_ip = 192.0.2.2")
+    });
     assert_eq!((&status()["ready"], &status()["public_ip"]), (&Value::Bool(true), &Value::from("192.0.2.2")));
     run(&second, &["ip", "addr", "add", "192.0.2.2/24", "dev", "eth0"]);
     eventually("all is in order", || status()["underlay_trouble"].is_null());

@@ -51,11 +51,45 @@ impl Args for ConfigOptions {
                 .value_name("VALUE")
                 .help(format!("{} [env: {}]", key.help, key.variable()))
                 .help_heading("Configuration keys (as in the file, section by section)");
-            command.arg(option)
+            command.arg(match key.option {
+                // Said by hand of a node that leaves for good.
+                "store-revoke-on-exit" => {
+                    option.visible_alias("revoke-on-exit").num_args(0..=1).default_missing_value("true")
+                }
+                _ => option,
+            })
         })
     }
 
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: ConfigOptions,
+    }
+
+    #[test]
+    fn a_node_that_leaves_for_good_says_one_word() {
+        let said = |argv: &[&str]| {
+            let line = Line::try_parse_from([&["run"], argv].concat()).expect("good");
+            line.options
+                .values
+                .into_iter()
+                .map(|(_, name, value)| format!("{name}={value}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(said(&["--revoke-on-exit"]), ["revoke_on_exit=true"]);
+        assert_eq!(said(&["--store-revoke-on-exit", "false"]), ["revoke_on_exit=false"]);
+        assert_eq!(said(&["--revoke-on-exit", "--overlay-port", "9"]), ["revoke_on_exit=true", "port=9"]);
     }
 }
