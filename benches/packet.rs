@@ -10,12 +10,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
 
-use hopsack::forward::{self, Counters, Forwarder, Frame, ToNet, ToTun, Train, VerifySource};
+use hopsack::forward::{self, Arrival, Counters, Forwarder, Frame, Load, ToNet, ToTun, Train, VerifySource};
 use hopsack::packet::checksum::{Sum, checksum};
 use hopsack::packet::coalesce::{Coalescer, RUNS};
+use hopsack::packet::ecn::{Ecn, Marker};
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
-use hopsack::packet::{IpPacket, VnetHeader, protocol};
+use hopsack::packet::{IpPacket, VnetHeader, bundle, protocol};
 use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Peer, Public, Rib};
 use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
 
@@ -27,7 +28,7 @@ const OURS: [u8; 4] = [10, 0, 0, 2];
 const THEIRS: [u8; 4] = [10, 0, 1, 2];
 const LEASES: u32 = 10_000;
 
-criterion_group!(benches, checksums, parse, lookup, splits, coalesces, seals, straight_lines);
+criterion_group!(benches, checksums, parse, lookup, splits, coalesces, bundling, seals, straight_lines);
 criterion_main!(benches);
 
 fn checksums(c: &mut Criterion) {
@@ -173,6 +174,50 @@ fn session(suite: Suite, role: Role) -> Session {
     session
 }
 
+fn bundling(c: &mut Criterion) {
+    let mut group = c.benchmark_group("bundle");
+    let packet = udp(OURS, THEIRS, 64);
+    let (made, stride) = bundles(&packet, 44);
+    let mut out = vec![0; made.len().next_multiple_of(stride)];
+    group.throughput(Throughput::Elements(44));
+    group.bench_function("44 x 92 written", |b| {
+        b.iter(|| {
+            let (mut at, mut filled) = (0, 0);
+            for _ in 0..44 {
+                let packet = black_box(&packet[..]);
+                filled = bundle::append(&mut out[at..][..stride], filled, packet).unwrap_or_else(|| {
+                    bundle::pad(&mut out[at..][..stride], filled);
+                    at += stride;
+                    bundle::append(&mut out[at..][..stride], 0, packet).expect("it fits alone")
+                });
+            }
+            at + filled
+        });
+    });
+    let train = Train { bytes: &made, stride };
+    group.bench_function("44 x 92 read", |b| {
+        b.iter(|| {
+            let bundles = black_box(train).datagrams().filter_map(|datagram| bundle::entries(datagram).ok());
+            bundles.flatten().flatten().map(|packet| black_box(packet).len()).sum::<usize>()
+        });
+    });
+    group.finish();
+}
+
+/// So many of a packet in bundles as long as the MTU, all but the last padded; and the length of one.
+fn bundles(packet: &[u8], count: usize) -> (Vec<u8>, usize) {
+    let (mut bytes, mut at, mut filled) = (vec![0; count * MTU], 0, 0);
+    for _ in 0..count {
+        filled = bundle::append(&mut bytes[at..at + MTU], filled, packet).unwrap_or_else(|| {
+            bundle::pad(&mut bytes[at..at + MTU], filled);
+            at += MTU;
+            bundle::append(&mut bytes[at..at + MTU], 0, packet).expect("it fits alone")
+        });
+    }
+    bytes.truncate(at + filled);
+    (bytes, MTU)
+}
+
 fn straight_lines(c: &mut Criterion) {
     let (fib, counters) = (fib(), Counters::default());
     let mut sink = Sink;
@@ -189,15 +234,42 @@ fn straight_lines(c: &mut Criterion) {
     let packet = udp(THEIRS, OURS, 64);
     let train: Vec<u8> = packet.iter().copied().cycle().take(44 * packet.len()).collect();
     let train = Train { bytes: &train, stride: packet.len() };
-    let from = IpAddr::from(public_of(1));
+    let (verify, mut marker) = (VerifySource::Subnet, Marker::default());
+    let arrival = |ecn, train| Arrival { from: public_of(1).into(), ecn, train };
     group.throughput(Throughput::Elements(train.count()));
     group.bench_function("ingress, a train of 44", |b| {
-        b.iter(|| forward::ingress(&fib, from, black_box(train), VerifySource::Subnet, &counters, &mut sink));
+        b.iter(|| {
+            let arrival = arrival(Ecn::NotEct, black_box(train));
+            forward::ingress(&fib, arrival, verify, &mut marker, &counters, &mut sink)
+        });
+    });
+    // Packets that can be marked, marked on the way.
+    let able: Vec<u8> = {
+        let mut packet = packet.clone();
+        packet[1] = Ecn::Ect0 as u8;
+        packet.iter().copied().cycle().take(44 * packet.len()).collect()
+    };
+    let able = Train { bytes: &able, stride: packet.len() };
+    group.bench_function("ingress, a train of 44, marked", |b| {
+        b.iter(|| {
+            let arrival = arrival(Ecn::Ce, black_box(able));
+            forward::ingress(&fib, arrival, verify, &mut marker, &counters, &mut sink)
+        });
+    });
+    // The same 44 in three bundles.
+    let (bundles, stride) = bundles(&packet, 44);
+    let bundles = Train { bytes: &bundles, stride };
+    group.bench_function("ingress, 44 in bundles", |b| {
+        b.iter(|| {
+            let arrival = arrival(Ecn::NotEct, black_box(bundles));
+            forward::ingress(&fib, arrival, verify, &mut marker, &counters, &mut sink)
+        });
     });
     let mut merging = Merging(Coalescer::new(RUNS));
     group.bench_function("ingress, a train of 44, coalesced", |b| {
         b.iter(|| {
-            forward::ingress(&fib, from, black_box(train), VerifySource::Subnet, &counters, &mut merging);
+            let arrival = arrival(Ecn::NotEct, black_box(train));
+            forward::ingress(&fib, arrival, verify, &mut marker, &counters, &mut merging);
             let written: usize = merging.0.finish().map(|run| black_box(run.bytes).len()).sum();
             merging.0.clear();
             written
@@ -213,11 +285,11 @@ struct Sink;
 struct Net(Vec<u8>);
 
 impl ToNet for Net {
-    fn room(&mut self, _peer: Option<&Peer>, bytes: usize, _stride: usize) -> &mut [u8] {
-        &mut self.0[..bytes]
+    fn room(&mut self, _peer: Option<&Peer>, load: Load) -> &mut [u8] {
+        &mut self.0[..load.bytes]
     }
-    fn push(&mut self, peer: &Peer, bytes: usize, stride: usize) {
-        black_box((peer, &self.0[..bytes], stride));
+    fn push(&mut self, peer: &Peer, load: Load) {
+        black_box((peer, &self.0[..load.bytes], load.stride));
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use serde::{Deserialize, Serialize};
 
 pub use crate::packet::Train;
+use crate::packet::ecn::{Ecn, Marker};
 use crate::packet::icmp::{self, Limiter, MAX_ERROR, Nanos, Problem};
 use crate::packet::split::Plan;
 use crate::packet::{IpPacket, Malformed, VnetHeader, bundle};
@@ -42,17 +43,47 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// A train of packets that is to be written and sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// Bytes of all packets.
+    pub bytes: usize,
+    /// Bytes of each, but for the last, which may be shorter.
+    pub stride: usize,
+    /// Their ECN field, for the outer header where the peer reads it.
+    pub ecn: Ecn,
+}
+
+impl Load {
+    /// The ECN field that the outer header bears on the way to `peer`: RFC 6040's normal mode, or its compatibility mode.
+    #[must_use]
+    pub fn outer_ecn(&self, peer: &Peer) -> Ecn {
+        if peer.abilities.ecn { self.ecn } else { Ecn::NotEct }
+    }
+}
+
+/// What one UDP receive brought.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival<'a> {
+    /// The outer source address.
+    pub from: IpAddr,
+    /// The outer ECN field.
+    pub ecn: Ecn,
+    /// The datagrams.
+    pub train: Train<'a>,
+}
+
 /// Takes what must leave by UDP. The implementor counts each packet as sent, or as dropped for
 /// [`DropReason::SendFailed`].
 ///
 /// Packets are written where they will be sent from: first room is asked for, then what stands there is pushed.
 pub trait ToNet {
-    /// `bytes` bytes to write a train into, of packets of `stride` bytes, for `peer`; `None` if it will not leave. What was
-    /// written and not pushed before the next call is forgotten.
-    fn room(&mut self, peer: Option<&Peer>, bytes: usize, stride: usize) -> &mut [u8];
+    /// Bytes to write a train into that is for `peer`; `None` if it will not leave. What was written and not pushed before
+    /// the next call is forgotten.
+    fn room(&mut self, peer: Option<&Peer>, load: Load) -> &mut [u8];
     /// Queues or sends the train that stands in the room that was asked for with these very words. How it is framed, bare
     /// or in bundles, is the implementor's matter, within what the peer announces.
-    fn push(&mut self, peer: &Peer, bytes: usize, stride: usize);
+    fn push(&mut self, peer: &Peer, load: Load);
 }
 
 /// Takes whole IP packets for the TUN. The implementor counts what it was given by [`ToTun::push`] as delivered, or as
@@ -136,12 +167,13 @@ pub fn egress(
         Some(Hop::Peer(peer)) if plan.stride() <= usize::from(peer.mtu) => Some(peer),
         _ => None,
     };
+    let load = Load { bytes: plan.len(), stride: plan.stride(), ecn: packet.ecn() };
     // A sender is answered about a packet that it would know, so what is refused is cut as well.
-    let Ok(train) = plan.write(to_net.room(taker, plan.len(), plan.stride())) else {
+    let Ok(train) = plan.write(to_net.room(taker, load)) else {
         return counters.egress.drop_many(DropReason::Malformed, plan.count());
     };
     if let Some(peer) = taker {
-        return to_net.push(peer, plan.len(), plan.stride());
+        return to_net.push(peer, load);
     }
     let refusal = match hop {
         Some(Hop::Peer(peer)) => (DropReason::TooBig, Problem::TooBig { mtu: peer.mtu }),
@@ -152,13 +184,14 @@ pub fn egress(
     forwarder.refuse(fib, train, refusal, now, counters, to_tun);
 }
 
-/// From a peer to the TUN: know the sender, take each datagram out of its frame, admit each packet, push.
+/// From a peer to the TUN: know the sender, take each datagram out of its frame, admit each packet, apply the outer ECN
+/// field, push.
 #[inline]
 pub fn ingress(
     fib: &Fib,
-    from: IpAddr,
-    train: Train<'_>,
+    Arrival { from, ecn, train }: Arrival<'_>,
     verify: VerifySource,
+    marker: &mut Marker,
     counters: &Counters,
     to_tun: &mut impl ToTun,
 ) {
@@ -167,7 +200,10 @@ pub fn ingress(
         return turn_away(fib, from, train, counters);
     }
     let mut take = |bytes: &[u8]| match admit(fib, peer, bytes, verify) {
-        Ok(packet) => to_tun.push(packet),
+        Ok(packet) => match marker.apply(packet, ecn) {
+            Some(packet) => to_tun.push(packet),
+            None => counters.ingress.drop(DropReason::Unmarkable),
+        },
         Err(reason) => {
             counters.ingress.drop(reason);
             if reason == DropReason::OwnSource {
@@ -261,13 +297,15 @@ pub enum DropReason {
     OwnSource,
     /// Ingress: the inner destination is not in a subnet of this host.
     Misrouted,
+    /// Ingress: the outer header says "congestion experienced", and the inner packet's transport knows no ECN.
+    Unmarkable,
     /// Ingress: the kernel refused the write to the overlay device; see hopsack_io_errors_total.
     WriteFailed,
 }
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Malformed,
         Self::NoRoute,
         Self::OwnSubnet,
@@ -279,6 +317,7 @@ impl DropReason {
         Self::SpoofedSource,
         Self::OwnSource,
         Self::Misrouted,
+        Self::Unmarkable,
         Self::WriteFailed,
     ];
 
@@ -297,6 +336,7 @@ impl DropReason {
             Self::SpoofedSource => "spoofed_source",
             Self::OwnSource => "own_source",
             Self::Misrouted => "misrouted",
+            Self::Unmarkable => "unmarkable",
             Self::WriteFailed => "write_failed",
         }
     }
@@ -316,6 +356,9 @@ impl DropReason {
             Self::SpoofedSource => "the inner source address is in no subnet of the peer that sent it",
             Self::OwnSource => "the inner source address is in this host's own subnet: see `hopsack status`",
             Self::Misrouted => "the inner destination is not in this host's subnet: the sender's map is old",
+            Self::Unmarkable => {
+                "congested on the way, and its transport knows no ECN: dropped, as RFC 6040 asks"
+            }
             Self::WriteFailed => "the kernel refused the packet: see hopsack_io_errors_total and the log",
         }
     }
@@ -492,12 +535,12 @@ mod tests {
         sent: Vec<(String, Vec<u8>)>,
     }
     impl ToNet for Net {
-        fn room(&mut self, _peer: Option<&Peer>, bytes: usize, _stride: usize) -> &mut [u8] {
-            self.room.resize(bytes, 0);
+        fn room(&mut self, _peer: Option<&Peer>, load: Load) -> &mut [u8] {
+            self.room.resize(load.bytes, 0);
             &mut self.room
         }
-        fn push(&mut self, peer: &Peer, bytes: usize, stride: usize) {
-            for datagram in (Train { bytes: &self.room[..bytes], stride }).datagrams() {
+        fn push(&mut self, peer: &Peer, load: Load) {
+            for datagram in (Train { bytes: &self.room[..load.bytes], stride: load.stride }).datagrams() {
                 self.sent.push((peer.name.clone(), datagram.to_vec()));
             }
         }
@@ -580,9 +623,14 @@ mod tests {
         assert_eq!(send_frame(Frame::Virtio(&[0; 9])).1.egress.dropped(DropReason::Malformed), 1);
     }
 
+    fn arrival(from: u8, train: Train<'_>) -> Arrival<'_> {
+        Arrival { from: [192, 0, 2, from].into(), ecn: Ecn::NotEct, train }
+    }
+
     fn receive(from: u8, bytes: &[u8], verify: VerifySource) -> Result<(), DropReason> {
         let (mut sink, counters) = (Sink::default(), Counters::default());
-        ingress(&fib(), [192, 0, 2, from].into(), Train::single(bytes), verify, &counters, &mut sink);
+        let arrival = arrival(from, Train::single(bytes));
+        ingress(&fib(), arrival, verify, &mut Marker::default(), &counters, &mut sink);
         let dropped: Vec<_> =
             DropReason::ALL.into_iter().filter(|reason| counters.ingress.dropped(*reason) > 0).collect();
         match (sink.written.as_slice(), dropped.as_slice()) {
@@ -667,8 +715,40 @@ mod tests {
         let train = Train { bytes: &bytes, stride: packet.len() };
         assert_eq!(train.count(), 3);
         let (mut sink, counters) = (Sink::default(), Counters::default());
-        ingress(&fib(), [192, 0, 2, 2].into(), train, VerifySource::Subnet, &counters, &mut sink);
+        let verify = VerifySource::Subnet;
+        ingress(&fib(), arrival(2, train), verify, &mut Marker::default(), &counters, &mut sink);
         assert_eq!(sink.written, [packet.clone(), packet, short]);
+    }
+
+    #[test]
+    fn a_mark_on_the_way_reaches_the_packet_or_drops_it() {
+        let (mut datagram, plain) = (vec![0; 200], udp([10, 1, 2, 9], [10, 1, 1, 2], 10));
+        let with = |ecn: Ecn| {
+            let mut bytes = plain.clone();
+            bytes[1] = ecn as u8;
+            // The checksum is the complement of a sum that is larger by the field.
+            let sum = u16::from_be_bytes([bytes[10], bytes[11]]) - u16::from(bytes[1]);
+            bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+            bytes
+        };
+        let filled = [with(Ecn::Ect0), with(Ecn::NotEct), with(Ecn::Ce)]
+            .iter()
+            .fold(0, |filled, packet| bundle::append(&mut datagram, filled, packet).expect("it fits"));
+        let (mut sink, counters) = (Sink::default(), Counters::default());
+        let arrival = Arrival { ecn: Ecn::Ce, ..arrival(2, Train::single(&datagram[..filled])) };
+        ingress(&fib(), arrival, VerifySource::Subnet, &mut Marker::default(), &counters, &mut sink);
+        assert_eq!(sink.written, [with(Ecn::Ce), with(Ecn::Ce)]);
+        assert_eq!(counters.ingress.dropped(DropReason::Unmarkable), 1);
+    }
+
+    #[test]
+    fn only_who_reads_the_outer_field_is_sent_marks() {
+        let fib = fib();
+        let Some(Hop::Peer(peer)) = fib.lookup([10, 1, 2, 9].into()) else { panic!("a peer") };
+        let load = Load { bytes: 100, stride: 100, ecn: Ecn::Ect0 };
+        assert_eq!(load.outer_ecn(peer), Ecn::Ect0);
+        let flanneld = Peer { abilities: Abilities::default(), ..peer.clone() };
+        assert_eq!(load.outer_ecn(&flanneld), Ecn::NotEct);
     }
 
     #[test]

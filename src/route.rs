@@ -73,11 +73,13 @@ pub struct Abilities {
     pub bundles: bool,
     /// Sealed packets (first nibble 1).
     pub sealed: bool,
+    /// The outer ECN field, which it applies to the inner packet (RFC 6040).
+    pub ecn: bool,
 }
 
 impl Abilities {
     /// What this version of hopsack understands.
-    pub const OURS: Self = Self { ipv6: true, control: false, bundles: true, sealed: false };
+    pub const OURS: Self = Self { ipv6: true, control: false, bundles: true, sealed: false, ecn: true };
 }
 
 /// What may be sent to a host.

@@ -5,11 +5,14 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use etherparse::PacketBuilder;
-use hopsack::forward::{Counters, Forwarder, Frame, ToNet, ToTun, Train, VerifySource, egress, ingress};
+use hopsack::forward::{
+    Arrival, Counters, Forwarder, Frame, Load, ToNet, ToTun, Train, VerifySource, egress, ingress,
+};
 use hopsack::packet::coalesce::{Coalescer, RUNS};
+use hopsack::packet::ecn::{Ecn, Marker};
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::SPLIT_BUFFER;
-use hopsack::packet::{IpPacket, VnetHeader};
+use hopsack::packet::{IpPacket, VnetHeader, bundle};
 use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Peer, Public, Rib};
 
 struct Counting;
@@ -38,11 +41,11 @@ struct Net {
 }
 
 impl ToNet for Net {
-    fn room(&mut self, _peer: Option<&Peer>, bytes: usize, _stride: usize) -> &mut [u8] {
-        &mut self.room[..bytes]
+    fn room(&mut self, _peer: Option<&Peer>, load: Load) -> &mut [u8] {
+        &mut self.room[..load.bytes]
     }
-    fn push(&mut self, _peer: &Peer, bytes: usize, stride: usize) {
-        self.packets += Train { bytes: &self.room[..bytes], stride }.count();
+    fn push(&mut self, _peer: &Peer, load: Load) {
+        self.packets += Train { bytes: &self.room[..load.bytes], stride: load.stride }.count();
     }
 }
 
@@ -111,7 +114,19 @@ fn a_hundred_thousand_packets_allocate_nothing() {
     builder.write(&mut large, &[7; 44_000]).expect("fits");
     let train = back.repeat(44);
     let train = Train { bytes: &train, stride: back.len() };
-    let from = [192, 0, 2, 77].into();
+    // And small packets in a bundle, marked on the way.
+    let (mut bundled, mut filled) = (vec![0; 1472], 0);
+    let mut small = Vec::new();
+    let builder = PacketBuilder::ipv4([10, 1, 77, 9], [10, 1, 1, 2], 64).udp(1, 2);
+    builder.write(&mut small, &[7; 64]).expect("fits");
+    small[1] = Ecn::Ect0 as u8;
+    while let Some(longer) = bundle::append(&mut bundled, filled, &small) {
+        filled = longer;
+    }
+    let bundled = &bundled[..filled];
+    let (verify, mut marker) = (VerifySource::Subnet, Marker::default());
+    let arrival = |train| Arrival { from: [192, 0, 2, 77].into(), ecn: Ecn::Ce, train };
+    let unmarked = |train| Arrival { ecn: Ecn::NotEct, ..arrival(train) };
 
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     for turn in 0..50_000u64 {
@@ -121,16 +136,19 @@ fn a_hundred_thousand_packets_allocate_nothing() {
         }
         if turn % 50 == 0 {
             egress(&fib, Frame::Virtio(&large), now, &mut forwarder, &counters, &mut net, &mut tun);
-            ingress(&fib, from, train, VerifySource::Subnet, &counters, &mut tun);
+            ingress(&fib, unmarked(train), verify, &mut marker, &counters, &mut tun);
+            let bundled = arrival(Train::single(bundled));
+            ingress(&fib, bundled, verify, &mut marker, &counters, &mut tun);
         }
         for bytes in [&back, &spoofed] {
-            ingress(&fib, from, Train::single(bytes), VerifySource::Subnet, &counters, &mut tun);
+            let arrival = unmarked(Train::single(bytes));
+            ingress(&fib, arrival, verify, &mut marker, &counters, &mut tun);
         }
         tun.flush();
     }
     let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
     assert_eq!(allocated, 0);
     assert_eq!(net.packets, 50_000 + 1000 * 44, "they did go somewhere");
-    assert_eq!(tun.packets, 50_000 + 1000 * 44);
-    assert!((50_001..60_000).contains(&tun.writes), "with a few ICMP errors: {} writes", tun.writes);
+    assert_eq!(tun.packets, 50_000 + 1000 * (44 + 15));
+    assert!((51_001..80_000).contains(&tun.writes), "with a few ICMP errors: {} writes", tun.writes);
 }

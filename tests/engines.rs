@@ -449,7 +449,7 @@ fn a_ring_reads_a_tun_in_order() {
                     frames.recycle(filled);
                 }
                 Completion::UdpReceived(filled) => {
-                    let (from, train) = ring.message(&messages, &filled).expect("whole");
+                    let (from, _, train) = ring.message(&messages, &filled).expect("whole");
                     assert_eq!((from.port(), train.bytes), (7001, &b"hello"[..]));
                     heard += 1;
                     messages.recycle(filled);

@@ -7,7 +7,10 @@ mod sinks;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hopsack::forward::{Counters, DropReason, Forwarder, Frame, Train, VerifySource, egress, ingress};
+use hopsack::forward::{
+    Arrival, Counters, DropReason, Forwarder, Frame, Train, VerifySource, egress, ingress,
+};
+use hopsack::packet::ecn::{Ecn, Marker};
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::{IpPacket, bundle};
 use hopsack::route::{Abilities, Change, Dialect, Event, Fib, Hop, Lease, Local, Networks, Public, Rib};
@@ -120,7 +123,7 @@ proptest! {
         let fib = Fib::compile(1, &rib, &networks(), &local);
         let (counters, mut sink) = (Counters::default(), Sink::default());
         let from = IpAddr::from([192, 0, 2, from]);
-        ingress(&fib, from, Train::single(&bytes), VerifySource::Subnet, &counters, &mut sink);
+        receive(&fib, from, &bytes, &counters, &mut sink);
         let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.ingress.dropped(reason)).sum();
         prop_assert_eq!(sink.packets.len() as u64 + dropped, fates(&fib, from, &bytes), "one packet, one fate");
         for packet in sink.packets {
@@ -156,10 +159,10 @@ proptest! {
         let (alone, bundled) = (Counters::default(), Counters::default());
         let (mut passed, mut unbundled) = (Sink::default(), Sink::default());
         for packet in &packets {
-            ingress(&fib, from, Train::single(packet), VerifySource::Subnet, &alone, &mut passed);
+            receive(&fib, from, packet, &alone, &mut passed);
         }
         let datagram = bundle_of(&packets, padding);
-        ingress(&fib, from, Train::single(&datagram), VerifySource::Subnet, &bundled, &mut unbundled);
+        receive(&fib, from, &datagram, &bundled, &mut unbundled);
         prop_assert_eq!(passed.packets, unbundled.packets);
         for reason in DropReason::ALL {
             let (alone, bundled) = (alone.ingress.dropped(reason), bundled.ingress.dropped(reason));
@@ -280,6 +283,11 @@ proptest! {
         rib.apply(Change::Delta(events));
         prop_assert!(rib.leases().eq(truth.values()));
     }
+}
+
+fn receive(fib: &Fib, from: IpAddr, datagram: &[u8], counters: &Counters, sink: &mut Sink) {
+    let arrival = Arrival { from, ecn: Ecn::NotEct, train: Train::single(datagram) };
+    ingress(fib, arrival, VerifySource::Subnet, &mut Marker::default(), counters, sink);
 }
 
 /// How many packets a datagram brings, and drops besides them; to a stranger it is one.

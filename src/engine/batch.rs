@@ -16,8 +16,9 @@ use arc_swap::{ArcSwap, Cache};
 use super::link::{Link, Replies};
 use super::outbox::Outbox;
 use super::{Account, Op, QueueIo, Rules, WorkerError};
-use crate::forward::{DropReason, Frame, ToTun, VerifySource, egress, ingress};
+use crate::forward::{Arrival, DropReason, Frame, ToTun, VerifySource, egress, ingress};
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
+use crate::packet::ecn::Marker;
 use crate::packet::icmp::Nanos;
 use crate::packet::{IpPacket, VnetHeader};
 use crate::route::Fib;
@@ -37,6 +38,7 @@ pub(super) struct Worker {
     outbox: Outbox,
     coalescer: Coalescer,
     receiver: udp::Receiver,
+    marker: Marker,
     buffer: Box<[u8]>,
 }
 
@@ -54,9 +56,10 @@ impl Worker {
             fib: Cache::new(fib),
             verify: rules.verify,
             stop,
-            outbox: Outbox::new(),
-            coalescer: Coalescer::new(RUNS),
-            receiver: udp::Receiver::default(),
+            outbox: Outbox::new(udp::max_segments()),
+            coalescer: Coalescer::new(RUNS).with_udp_segments(udp::max_segments()),
+            receiver: udp::Receiver::new(udp::RECEIVE_BATCH),
+            marker: Marker::default(),
             buffer: vec![0; READ_BUFFER].into(),
         }
     }
@@ -112,7 +115,7 @@ impl Worker {
 
     /// From the network to the TUN, likewise.
     fn inbound(&mut self, now: Nanos) {
-        let Self { link, receive, fib, verify, coalescer, receiver, .. } = self;
+        let Self { link, receive, fib, verify, coalescer, receiver, marker, .. } = self;
         let (fib, account) = (fib.load(), link.account.clone());
         let counters = &account.counters;
         counters.system_calls.add(1);
@@ -130,7 +133,8 @@ impl Worker {
                 counters.ingress.drop_many(DropReason::UnknownPeer, received.train.count());
                 continue;
             };
-            ingress(fib, from.ip(), received.train, *verify, counters, &mut inbox);
+            let arrival = Arrival { from: from.ip(), ecn: received.ecn, train: received.train };
+            ingress(fib, arrival, *verify, marker, counters, &mut inbox);
         }
         inbox.flush();
     }

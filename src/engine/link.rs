@@ -162,7 +162,7 @@ impl Link {
             let len = part.stride.min(bytes.len() - at);
             let (packets, packet_bytes) =
                 if part.bundled { bundle::contents(&bytes[at..at + len]) } else { (1, len as u64) };
-            Part { packets, packet_bytes, bundled: part.bundled, ..Part::train(at, len, len, to) }
+            Part { at, len, stride: len, packets, packet_bytes, ..*part }
         };
         let (mut at, mut patient) = (0, true);
         while at < bytes.len() {

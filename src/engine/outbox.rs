@@ -16,12 +16,13 @@
 
 use std::net::SocketAddr;
 
-use crate::forward::ToNet;
+use crate::forward::{Load, ToNet};
 use crate::packet::bundle;
+use crate::packet::ecn::Ecn;
 use crate::packet::split::SPLIT_BUFFER;
 use crate::route::Peer;
 use crate::sys::block::{Block, MAX_PARTS, Part};
-use crate::sys::udp::{MAX_PAYLOAD, MAX_SEGMENTS};
+use crate::sys::udp::{MAX_PAYLOAD, SEGMENTS};
 
 /// Bytes of a block: what has gathered, and behind it room for whatever one more read brings. A train of small packets
 /// grows by less than half when it is bundled: each packet by two bytes, each bundle by its header and by padding for which
@@ -30,7 +31,7 @@ pub(super) const BLOCK: usize = GATHERED + SLACK + SPLIT_BUFFER + SPLIT_BUFFER /
 /// Bytes that gather before a block is sent, for latency's sake.
 const GATHERED: usize = SPLIT_BUFFER;
 /// Parts that one read can make: a message holds at least 64 segments, or 65,507 bytes of longer ones.
-const PARTS_A_READ: usize = 8192 / MAX_SEGMENTS + 1;
+const PARTS_A_READ: usize = 8192 / SEGMENTS + 1;
 const _: () = assert!(PARTS_A_READ < MAX_PARTS);
 /// Parts that may still grow. The search is linear; a batch that is spread over more peers than this brings each of them
 /// few packets.
@@ -48,6 +49,8 @@ pub(super) struct Outbox {
     /// Packets that will be bundled, or not sent.
     scratch: Box<[u8]>,
     place: Place,
+    /// Datagrams that one send takes.
+    segments: usize,
 }
 
 /// A part that may grow.
@@ -75,13 +78,15 @@ enum Place {
 }
 
 impl Outbox {
-    pub(super) fn new() -> Self {
+    /// For a kernel that takes so many `segments` in one send.
+    pub(super) fn new(segments: usize) -> Self {
         Self {
             block: Block::new(vec![0; BLOCK].into()),
             used: 0,
             lanes: Vec::with_capacity(LANES),
             scratch: vec![0; SPLIT_BUFFER].into(),
             place: Place::Scratch,
+            segments,
         }
     }
 
@@ -113,7 +118,8 @@ impl Outbox {
     }
 
     /// Where the packets of a train for `peer` are to be written.
-    fn choose(&self, peer: &Peer, bytes: usize, stride: usize) -> Place {
+    fn choose(&self, peer: &Peer, load: Load) -> Place {
+        let Load { bytes, stride, .. } = load;
         if let Some(index) = self.lane(peer) {
             let lane = &self.lanes[index];
             match lane.bundle {
@@ -121,7 +127,7 @@ impl Outbox {
                 Some(at) if bytes == stride && lane.end + bundle::ENTRY + bytes <= at + bundle_len(peer) => {
                     return Place::Scratch;
                 }
-                None if self.continues(lane, bytes, stride) => return Place::Behind(index),
+                None if self.continues(lane, load, peer) => return Place::Behind(index),
                 _ => {}
             }
         }
@@ -130,12 +136,14 @@ impl Outbox {
     }
 
     /// Whether a train can go on with these packets.
-    fn continues(&self, lane: &Lane, bytes: usize, stride: usize) -> bool {
+    fn continues(&self, lane: &Lane, load: Load, peer: &Peer) -> bool {
+        let Load { bytes, stride, .. } = load;
         let part = &self.block.parts()[lane.part];
         // A shorter packet may end a train, but only one that stands alone: of a train it is the last already.
         let fits = stride == part.stride || (stride < part.stride && bytes == stride);
         let has_room = lane.end + bytes <= self.limit(lane);
-        fits && has_room && part.len + bytes <= longest(part.stride)
+        let may_be_sent = part.ecn == load.outer_ecn(peer) && part.len + bytes <= self.longest(part.stride);
+        fits && has_room && may_be_sent
     }
 
     fn lane(&self, peer: &Peer) -> Option<usize> {
@@ -154,7 +162,7 @@ impl Outbox {
             Some(Lane { bundle: Some(at), .. }) => (at + SLACK).max(self.used),
             Some(lane) => {
                 let part = &self.block.parts()[lane.part];
-                self.used + SLACK.min(longest(part.stride) - part.len)
+                self.used + SLACK.min(self.longest(part.stride) - part.len)
             }
         }
     }
@@ -174,10 +182,10 @@ impl Outbox {
     }
 
     /// Begins as many parts as a train needs.
-    fn begin_train(&mut self, to: SocketAddr, mut at: usize, bytes: usize, stride: usize) {
-        let (most, end) = (longest(stride), at + bytes);
+    fn begin_train(&mut self, to: SocketAddr, mut at: usize, load: Load, ecn: Ecn) {
+        let (most, end) = (self.longest(load.stride), at + load.bytes);
         while at < end {
-            let part = Part::train(at, most.min(end - at), stride, to);
+            let part = Part { ecn, ..Part::train(at, most.min(end - at), load.stride, to) };
             self.begin(part, to, at, None);
             at += part.len;
         }
@@ -190,7 +198,7 @@ impl Outbox {
         lane.end += bytes;
         self.used = self.used.max(lane.end);
         let part = self.block.part_mut(lane.part);
-        *part = Part::train(part.at, part.len + bytes, part.stride, lane.to);
+        *part = Part { ecn: part.ecn, ..Part::train(part.at, part.len + bytes, part.stride, lane.to) };
         self.close_if_ended(index);
     }
 
@@ -202,8 +210,13 @@ impl Outbox {
         }
     }
 
+    /// Bytes of whole datagrams that one send takes.
+    fn longest(&self, stride: usize) -> usize {
+        self.segments.min(MAX_PAYLOAD / stride) * stride
+    }
+
     /// Puts a packet into the last bundle for `peer`, into one behind it, or begins a part with it.
-    fn bundle(&mut self, peer: &Peer, packet: &[u8]) {
+    fn bundle(&mut self, peer: &Peer, packet: &[u8], ecn: Ecn) {
         let most = bundle_len(peer);
         if let Some(index) = self.lane(peer)
             && let Some(at) = self.lanes[index].bundle
@@ -212,16 +225,16 @@ impl Outbox {
             let filled = end - at;
             let memory = &mut self.block.memory_mut()[at..limit];
             if let Some(filled) = bundle::append(&mut memory[..most], filled, packet) {
-                return self.bundled(index, at, filled, most, packet.len());
+                return self.bundled(index, at, filled, most, (packet.len(), ecn));
             }
             let part = &self.block.parts()[self.lanes[index].part];
             let may_follow =
-                part.bundled && limit - at >= 2 * most && part.len - filled + 2 * most <= longest(most);
+                part.bundled && limit - at >= 2 * most && part.len - filled + 2 * most <= self.longest(most);
             if may_follow {
                 let (last, next) = self.block.memory_mut()[at..limit].split_at_mut(most);
                 bundle::pad(last, filled);
                 if let Some(filled) = bundle::append(&mut next[..most], 0, packet) {
-                    return self.bundled(index, at + most, filled, most, packet.len());
+                    return self.bundled(index, at + most, filled, most, (packet.len(), ecn));
                 }
             }
         }
@@ -230,11 +243,12 @@ impl Outbox {
         // It was small enough that three would fit.
         let _ = bundle::append(room, 0, packet);
         let alone = Part::train(at + bundle::FIRST_PACKET, packet.len(), packet.len(), peer.endpoint);
+        let alone = Part { ecn, ..alone };
         self.begin(alone, peer.endpoint, at, Some(at));
     }
 
     /// Accounts for a packet that was put into the bundle at `at`, which is filled up to `filled` since.
-    fn bundled(&mut self, index: usize, at: usize, filled: usize, most: usize, packet: usize) {
+    fn bundled(&mut self, index: usize, at: usize, filled: usize, most: usize, (packet, ecn): (usize, Ecn)) {
         let lane = &mut self.lanes[index];
         (lane.bundle, lane.end) = (Some(at), at + filled);
         self.used = self.used.max(lane.end);
@@ -246,12 +260,9 @@ impl Outbox {
         part.len = lane.end - part.at;
         part.packets += 1;
         part.packet_bytes += packet as u64;
+        // A mark on the datagram would be one on each packet: it may bear one only if all can. Without, none is lost.
+        part.ecn = if part.ecn == ecn { ecn } else { Ecn::NotEct };
     }
-}
-
-/// Bytes of whole datagrams that one send takes.
-fn longest(stride: usize) -> usize {
-    MAX_SEGMENTS.min(MAX_PAYLOAD / stride) * stride
 }
 
 /// The longest bundle for a peer.
@@ -261,27 +272,28 @@ fn bundle_len(peer: &Peer) -> usize {
 
 impl ToNet for Outbox {
     #[inline]
-    fn room(&mut self, peer: Option<&Peer>, bytes: usize, stride: usize) -> &mut [u8] {
-        self.place = peer.map_or(Place::Scratch, |peer| self.choose(peer, bytes, stride));
+    fn room(&mut self, peer: Option<&Peer>, load: Load) -> &mut [u8] {
+        self.place = peer.map_or(Place::Scratch, |peer| self.choose(peer, load));
         let free = match self.place {
             Place::Scratch => &mut self.scratch[..],
             Place::Behind(index) => &mut self.block.memory_mut()[self.lanes[index].end..],
             Place::New(at) => &mut self.block.memory_mut()[at..],
         };
         // Shorter than asked for where a super packet has more headers than a TCP of ours can make: it is refused.
-        let length = free.len().min(bytes).min(SPLIT_BUFFER);
+        let length = free.len().min(load.bytes).min(SPLIT_BUFFER);
         &mut free[..length]
     }
 
     #[inline]
-    fn push(&mut self, peer: &Peer, bytes: usize, stride: usize) {
+    fn push(&mut self, peer: &Peer, load: Load) {
+        let ecn = load.outer_ecn(peer);
         match self.place {
-            Place::Behind(index) => self.lengthen(index, bytes),
-            Place::New(at) => self.begin_train(peer.endpoint, at, bytes, stride),
+            Place::Behind(index) => self.lengthen(index, load.bytes),
+            Place::New(at) => self.begin_train(peer.endpoint, at, load, ecn),
             Place::Scratch => {
                 let scratch = std::mem::take(&mut self.scratch);
-                for packet in scratch[..bytes].chunks(stride) {
-                    self.bundle(peer, packet);
+                for packet in scratch[..load.bytes].chunks(load.stride) {
+                    self.bundle(peer, packet, ecn);
                 }
                 self.scratch = scratch;
             }
@@ -304,18 +316,23 @@ mod tests {
         Peer { name: format!("h{n}"), endpoint, subnets: Vec::new(), mtu: 1472, abilities }
     }
 
+    fn load(bytes: usize, stride: usize) -> Load {
+        Load { bytes, stride, ecn: Ecn::NotEct }
+    }
+
     /// Pushes trains of so many bytes and such a stride for such hosts.
     fn filled(pushes: &[(u8, usize, usize)]) -> Outbox {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(SEGMENTS);
         for (number, (host, bytes, stride)) in pushes.iter().enumerate() {
             assert!(!outbox.is_tight());
             let peer = peer(*host);
-            let room = outbox.room(Some(&peer), *bytes, *stride);
+            let load = load(*bytes, *stride);
+            let room = outbox.room(Some(&peer), load);
             assert_eq!(room.len(), *bytes);
             for (index, packet) in room.chunks_mut(*stride).enumerate() {
                 packet.copy_from_slice(&bytes_of(number, index, packet.len()));
             }
-            outbox.push(&peer, *bytes, *stride);
+            outbox.push(&peer, load);
         }
         outbox
     }
@@ -347,9 +364,7 @@ mod tests {
         let mut arrived: Vec<(u8, Vec<u8>)> = Vec::new();
         let mut taken: Vec<std::ops::Range<usize>> = Vec::new();
         for part in outbox.block().parts() {
-            assert!(
-                part.len <= MAX_PAYLOAD && part.datagrams() <= MAX_SEGMENTS as u64 && part.stride <= 1472
-            );
+            assert!(part.len <= MAX_PAYLOAD && part.datagrams() <= SEGMENTS as u64 && part.stride <= 1472);
             let (before, bytes) = (arrived.len(), outbox.block().bytes(part));
             for datagram in (Train { bytes, stride: part.stride }).datagrams() {
                 assert_eq!(bundle::is_bundle(datagram), part.bundled);
@@ -447,15 +462,45 @@ mod tests {
         assert_eq!(parts(&alternating(92, 92, 17)[..28]).len(), 28, "too many to remember them all");
     }
 
+    /// Datagrams of one message bear one mark: packets of other fields leave by another, or in a bundle that bears none.
+    #[test]
+    fn marks_are_not_spread_and_not_lost() {
+        let parts = |host: u8, pushes: &[(usize, Ecn)]| -> Vec<(u64, Ecn)> {
+            let (mut outbox, peer) = (Outbox::new(SEGMENTS), peer(host));
+            for (bytes, ecn) in pushes {
+                let load = Load { ecn: *ecn, ..load(*bytes, *bytes) };
+                outbox.room(Some(&peer), load).fill(0x45);
+                outbox.push(&peer, load);
+            }
+            outbox.block().parts().iter().map(|part| (part.packets, part.ecn)).collect()
+        };
+        use Ecn::{Ce, Ect0, NotEct};
+        assert_eq!(parts(2, &[(1000, Ect0), (1000, Ect0), (1000, Ce)]), [(2, Ect0), (1, Ce)]);
+        assert_eq!(parts(2, &[(92, Ect0), (92, Ect0)]), [(2, Ect0)]);
+        assert_eq!(parts(2, &[(92, Ect0), (92, Ce), (92, Ect0)]), [(3, NotEct)]);
+        assert_eq!(parts(3, &[(92, Ect0), (92, Ce)]), [(2, NotEct)], "to a host that does not look");
+    }
+
+    #[test]
+    fn newer_kernels_take_longer_trains() {
+        let mut outbox = Outbox::new(2 * SEGMENTS);
+        for _ in 0..130 {
+            outbox.room(Some(&peer(3)), load(40, 40)).fill(0x45);
+            outbox.push(&peer(3), load(40, 40));
+        }
+        let packets: Vec<u64> = outbox.block().parts().iter().map(|part| part.packets).collect();
+        assert_eq!(packets, [128, 2]);
+    }
+
     #[test]
     fn full_and_open_parts_are_told() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(SEGMENTS);
         let (peer, mut reads) = (peer(3), 0);
         while !outbox.is_tight() {
             // The most parts that one read can make.
             let bytes = 8192 * 28;
-            outbox.room(Some(&peer), bytes, 28).fill(0x45);
-            outbox.push(&peer, bytes, 28);
+            outbox.room(Some(&peer), load(bytes, 28)).fill(0x45);
+            outbox.push(&peer, load(bytes, 28));
             reads += 1;
         }
         assert!(reads >= 1 && outbox.block().parts().len() < MAX_PARTS);
@@ -468,11 +513,11 @@ mod tests {
     fn the_longest_trains_of_small_packets_fit_when_bundled() {
         let peer = peer(2);
         for stride in (21..=487).chain([29, 366, 367]) {
-            let mut outbox = Outbox::new();
+            let mut outbox = Outbox::new(SEGMENTS);
             while !outbox.is_tight() {
                 let bytes = SPLIT_BUFFER / stride * stride;
-                outbox.room(Some(&peer), bytes, stride).fill(0x45);
-                outbox.push(&peer, bytes, stride);
+                outbox.room(Some(&peer), load(bytes, stride)).fill(0x45);
+                outbox.push(&peer, load(bytes, stride));
             }
             assert!(outbox.used <= BLOCK);
         }

@@ -14,10 +14,14 @@ use arc_swap::{ArcSwap, Cache};
 
 use super::link::SEND_PATIENCE;
 use super::{Account, Op, SimpleIo, WorkerError};
-use crate::forward::{DropReason, Forwarder, Frame, ToNet, ToTun, Train, VerifySource, egress, ingress};
+use crate::forward::{
+    Arrival, DropReason, Forwarder, Frame, Load, ToNet, ToTun, Train, VerifySource, egress, ingress,
+};
+use crate::packet::ecn::{Ecn, Marker};
 use crate::packet::icmp::Problem;
 use crate::packet::{Family, IpPacket, outer_overhead};
 use crate::route::{Fib, Peer};
+use crate::sys::block::Part;
 use crate::sys::tun::SimpleTun;
 use crate::sys::{Event, Interest, now, poll, udp};
 
@@ -35,6 +39,8 @@ pub(super) struct Worker {
     verify: VerifySource,
     account: Arc<Account>,
     stop: Arc<Event>,
+    receiver: udp::Receiver,
+    marker: Marker,
     buffer: Box<[u8]>,
     outgoing: Box<[u8]>,
 }
@@ -55,6 +61,8 @@ impl Worker {
             verify,
             account,
             stop,
+            receiver: udp::Receiver::new(1),
+            marker: Marker::default(),
             buffer: vec![0; BUFFER].into(),
             outgoing: vec![0; BUFFER].into(),
         }
@@ -110,19 +118,24 @@ impl Worker {
 
     /// From the network to the TUN, likewise.
     fn inbound(&mut self) {
-        let Self { tun, socket, fib, verify, account, buffer, .. } = self;
+        let Self { tun, socket, fib, verify, account, receiver, marker, .. } = self;
         let (fib, counters) = (fib.load(), &account.counters);
         for _ in 0..BURST {
             counters.system_calls.add(1);
-            let (length, from) = match socket.recv_from(buffer) {
-                Ok(received) => received,
+            match receiver.receive(socket) {
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => return account.error(Op::UdpReceive, &error),
-            };
+            }
             counters.udp_receives.add(1);
             counters.udp_datagrams.add(1);
-            let train = Train::single(&buffer[..length]);
-            ingress(fib, from.ip(), train, *verify, counters, &mut Device { tun, account });
+            let received = receiver.get(0);
+            let Some(from) = received.from else {
+                counters.ingress.drop(DropReason::UnknownPeer);
+                continue;
+            };
+            let arrival = Arrival { from: from.ip(), ecn: received.ecn, train: received.train };
+            ingress(fib, arrival, *verify, marker, counters, &mut Device { tun, account });
         }
     }
 }
@@ -137,17 +150,17 @@ struct Net<'a> {
 }
 
 impl ToNet for Net<'_> {
-    fn room(&mut self, _peer: Option<&Peer>, bytes: usize, _stride: usize) -> &mut [u8] {
-        let length = self.outgoing.len().min(bytes);
+    fn room(&mut self, _peer: Option<&Peer>, load: Load) -> &mut [u8] {
+        let length = self.outgoing.len().min(load.bytes);
         &mut self.outgoing[..length]
     }
 
     /// A train of one: this engine asks for no offloads.
-    fn push(&mut self, peer: &Peer, bytes: usize, _stride: usize) {
-        match self.send(peer, &self.outgoing[..bytes]) {
+    fn push(&mut self, peer: &Peer, load: Load) {
+        match self.send(peer, &self.outgoing[..load.bytes], load.outer_ecn(peer)) {
             Ok(()) => {
                 self.account.counters.egress_sends.add(1);
-                self.account.counters.egress.forwarded(bytes);
+                self.account.counters.egress.forwarded(load.bytes);
             }
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => self.too_big(peer, &error),
             Err(error) => {
@@ -160,12 +173,17 @@ impl ToNet for Net<'_> {
 
 impl Net<'_> {
     /// Sends one datagram. A full queue is waited for: the TUN's own queue is the place where packets should pile up.
-    fn send(&self, peer: &Peer, datagram: &[u8]) -> io::Result<()> {
+    fn send(&self, peer: &Peer, datagram: &[u8], ecn: Ecn) -> io::Result<()> {
         self.account.counters.system_calls.add(1);
-        match self.socket.send_to(datagram, peer.endpoint) {
+        let part = Part { ecn, ..Part::train(0, datagram.len(), datagram.len(), peer.endpoint) };
+        let send = || match ecn {
+            Ecn::NotEct => self.socket.send_to(datagram, peer.endpoint),
+            Ecn::Ect0 | Ecn::Ect1 | Ecn::Ce => udp::send_many(self.socket, datagram, &[part]),
+        };
+        match send() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 poll([(self.socket.as_fd(), Interest::Write)], Some(SEND_PATIENCE))?;
-                self.socket.send_to(datagram, peer.endpoint).map(drop)
+                send().map(drop)
             }
             result => result.map(drop),
         }

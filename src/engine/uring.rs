@@ -16,14 +16,15 @@ use super::batch::READ_BUFFER;
 use super::link::{Link, Replies};
 use super::outbox::{BLOCK, Outbox};
 use super::{Account, Op, QueueIo, Rules, WorkerError};
-use crate::forward::{DropReason, Frame, ToTun, VerifySource, egress, ingress};
+use crate::forward::{Arrival, DropReason, Frame, ToTun, VerifySource, egress, ingress};
 use crate::packet::IpPacket;
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
+use crate::packet::ecn::Marker;
 use crate::packet::icmp::Nanos;
 use crate::route::Fib;
 use crate::sys::block::{Block, Part};
 use crate::sys::ring::{Buffers, Completion, Returned, Ring, SLOTS};
-use crate::sys::{Event, now};
+use crate::sys::{Event, now, udp};
 
 /// Blocks of each direction: one that is filled, one with the kernel, and two for a turn that brings more than one holds.
 const BLOCKS: usize = 4;
@@ -62,8 +63,9 @@ impl Worker {
             messages,
             fib: Cache::new(fib),
             verify: rules.verify,
-            outbox: Outbox::new(),
-            coalescer: Coalescer::new(RUNS),
+            outbox: Outbox::new(udp::max_segments()),
+            coalescer: Coalescer::new(RUNS).with_udp_segments(udp::max_segments()),
+            marker: Marker::default(),
             lender: Lender { ring, link: Link::new(tun, send, account, rules.offload), outgoing, incoming },
             _receive: receive,
         };
@@ -79,6 +81,7 @@ struct Turning {
     verify: VerifySource,
     outbox: Outbox,
     coalescer: Coalescer,
+    marker: Marker,
     lender: Lender,
     /// The ring reads it.
     _receive: UdpSocket,
@@ -98,7 +101,7 @@ impl Turning {
 
     /// Deals with all that has happened. Says whether somebody asked us to stop.
     fn turn(&mut self, now: Nanos) -> Result<bool, WorkerError> {
-        let Self { frames, messages, fib, verify, outbox, coalescer, lender, .. } = self;
+        let Self { frames, messages, fib, verify, outbox, coalescer, marker, lender, .. } = self;
         let fib: &Fib = fib.load();
         lender.settle(fib, now);
         let account = lender.link.account.clone();
@@ -118,10 +121,11 @@ impl Turning {
                 }
                 Completion::UdpReceived(filled) => {
                     counters.udp_receives.add(1);
-                    if let Some((from, train)) = lender.ring.message(messages, &filled) {
+                    if let Some((from, ecn, train)) = lender.ring.message(messages, &filled) {
                         counters.udp_datagrams.add(train.count());
                         let mut inbox = Inbox { coalescer, lender, fib, now, failed: None };
-                        ingress(fib, from.ip(), train, *verify, counters, &mut inbox);
+                        let arrival = Arrival { from: from.ip(), ecn, train };
+                        ingress(fib, arrival, *verify, marker, counters, &mut inbox);
                         inbox.failed.map_or(Ok(()), Err).map_err(enter_failed)?;
                     } else {
                         // Without a sender it cannot even be told how many there were.
@@ -189,18 +193,7 @@ impl Lender {
         let Some(mut block) = self.incoming.pop() else { return Ok(()) };
         block.clear();
         for run in coalescer.finish() {
-            let (packets, packet_bytes, len) = (run.packets, run.packet_bytes, run.bytes.len());
-            let part = Part {
-                at: run.at,
-                len,
-                stride: len,
-                to: None,
-                packets,
-                packet_bytes,
-                bundled: false,
-                errno: 0,
-            };
-            block.push(part);
+            block.push(Part::frame(run.at, run.bytes.len(), run.packets, run.packet_bytes));
         }
         let fresh = block.exchange(Box::default());
         let filled = coalescer.exchange(fresh);

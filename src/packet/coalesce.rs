@@ -28,8 +28,8 @@ pub const RUNS: usize = 64;
 const MAX_MERGED: usize = 65_535;
 /// The longest packet there is: the length field of IPv6 leaves its header out.
 const MAX_PACKET: usize = IPV6_HEADER + 65_535;
-/// Older kernels cut UDP super packets into no more (`UDP_MAX_SEGMENTS`; 6.18 takes 128, DATAPLANE.md §6).
-const MAX_UDP_SEGMENTS: u32 = 64;
+/// Every kernel cuts a UDP super packet into so many (`UDP_MAX_SEGMENTS`; 128 since 6.9).
+const UDP_SEGMENTS: u32 = 64;
 /// More would be segments of fewer than 64 bytes, for which [`SPLIT_BUFFER`](super::split::SPLIT_BUFFER) must
 /// still do when the kernel refuses the super packet and it has to be cut again.
 const MAX_TCP_SEGMENTS: u32 = 1024;
@@ -75,6 +75,8 @@ pub struct Coalescer {
     runs: Vec<Run>,
     /// The flow of each run, beside `runs` for the search.
     flows: Vec<u64>,
+    /// Packets that a run of UDP may have.
+    udp_segments: u32,
 }
 
 /// One run; its bytes are those of its slot.
@@ -129,7 +131,14 @@ impl Coalescer {
             memory: vec![0; Self::memory_len(runs)].into_boxed_slice(),
             runs: Vec::with_capacity(runs),
             flows: Vec::with_capacity(runs),
+            udp_segments: UDP_SEGMENTS,
         }
+    }
+
+    /// For a kernel that cuts UDP super packets into so many.
+    #[must_use]
+    pub fn with_udp_segments(self, most: usize) -> Self {
+        Self { udp_segments: u32::try_from(most).unwrap_or(UDP_SEGMENTS), ..self }
     }
 
     /// Adds a packet to the newest run of its flow, or begins a run with it.
@@ -209,7 +218,7 @@ impl Coalescer {
         let Some(tail) = run.tail else { return false };
         let fits = segment.payload.len() <= run.size
             && length <= MAX_MERGED
-            && run.packets < segment.shape.max_segments();
+            && run.packets < if segment.shape.is_tcp { MAX_TCP_SEGMENTS } else { self.udp_segments };
         if !fits || !segment.continues(packet, tail) {
             return false;
         }
@@ -343,10 +352,6 @@ impl Shape {
             (true, Family::V6) => VnetHeader::GSO_TCPV6,
             (false, _) => VnetHeader::GSO_UDP_L4,
         }
-    }
-
-    fn max_segments(self) -> u32 {
-        if self.is_tcp { MAX_TCP_SEGMENTS } else { MAX_UDP_SEGMENTS }
     }
 
     /// The sum of the pseudo-header for a transport header and payload of `l4_len` bytes.
@@ -892,7 +897,7 @@ mod tests {
 
         #[test]
         fn coalesce_undoes_split(recipe in any_recipe(), size in 64u16..1500, length in 0.0f64..1.0, seed: u64) {
-            let segments = if recipe.protocol == protocol::TCP { MAX_TCP_SEGMENTS } else { MAX_UDP_SEGMENTS };
+            let segments = if recipe.protocol == protocol::TCP { MAX_TCP_SEGMENTS } else { UDP_SEGMENTS };
             let most = (MAX_MERGED - recipe.header_len()).min(usize::from(size) * segments as usize);
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
             let length = usize::from(size) + 1 + (length * (most - usize::from(size) - 1) as f64) as usize;

@@ -14,6 +14,7 @@
 pub mod bundle;
 pub mod checksum;
 pub mod coalesce;
+pub mod ecn;
 mod header;
 pub mod icmp;
 pub mod split;

@@ -265,11 +265,12 @@ impl Attributes {
 /// Where an ability is kept.
 type Place = fn(&mut Abilities) -> &mut bool;
 /// The words for abilities in a lease. Unknown ones are a later version's and are ignored.
-const ABILITIES: [(&str, Place); 4] = [
+const ABILITIES: [(&str, Place); 5] = [
     ("ipv6", |abilities| &mut abilities.ipv6),
     ("control", |abilities| &mut abilities.control),
     ("bundles", |abilities| &mut abilities.bundles),
     ("sealed", |abilities| &mut abilities.sealed),
+    ("ecn", |abilities| &mut abilities.ecn),
 ];
 
 fn words(mut abilities: Abilities) -> Vec<&'static str> {

@@ -9,6 +9,8 @@
 
 use std::net::SocketAddr;
 
+use crate::packet::ecn::Ecn;
+
 /// Parts of a block at most: what one super packet is cut into (8,192 segments at the very worst, 64 a message) and as
 /// many small messages again.
 pub const MAX_PARTS: usize = 256;
@@ -37,16 +39,35 @@ pub struct Part {
     pub packet_bytes: u64,
     /// Whether its datagrams are bundles ([`crate::packet::bundle`]), so that one holds several packets.
     pub bundled: bool,
+    /// The ECN field of the outer header.
+    pub ecn: Ecn,
     /// What the kernel said: 0, or an error number. Not yet asked: 0.
     pub errno: i32,
 }
 
 impl Part {
-    /// A train of datagrams to send, of one packet each.
+    /// A train of datagrams to send, of one packet each, whose outer headers bear no ECN.
     #[must_use]
     pub fn train(at: usize, len: usize, stride: usize, to: SocketAddr) -> Self {
         let packets = len.div_ceil(stride.max(1)).max(1) as u64;
-        Self { at, len, stride, to: Some(to), packets, packet_bytes: len as u64, bundled: false, errno: 0 }
+        Self {
+            at,
+            len,
+            stride,
+            to: Some(to),
+            packets,
+            packet_bytes: len as u64,
+            bundled: false,
+            ecn: Ecn::NotEct,
+            errno: 0,
+        }
+    }
+
+    /// A frame to write, which holds so many packets of so many bytes.
+    #[must_use]
+    pub fn frame(at: usize, len: usize, packets: u64, packet_bytes: u64) -> Self {
+        let (bundled, ecn) = (false, Ecn::NotEct);
+        Self { at, len, stride: len, to: None, packets, packet_bytes, bundled, ecn, errno: 0 }
     }
 
     /// Whether it takes UDP_SEGMENT.

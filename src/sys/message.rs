@@ -1,4 +1,4 @@
-//! Socket messages as the kernel lays them out: addresses, and the control messages for UDP trains.
+//! Socket messages as the kernel lays them out: addresses, and the control messages for UDP trains and ECN.
 //!
 //! It makes no system call. Source: cmsg(3), udp(7) (UDP_SEGMENT, UDP_GRO), `include/uapi/linux/udp.h`.
 
@@ -6,6 +6,7 @@ use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use super::block::Part;
+use crate::packet::ecn::Ecn;
 
 /// Room for the address of either family.
 #[repr(C)]
@@ -23,6 +24,11 @@ pub(super) const CONTROL_LEN: usize = 64;
 // SAFETY: CMSG_LEN computes from its argument and touches no memory.
 const CONTROL_HEADER: usize = unsafe { libc::CMSG_LEN(0) } as usize;
 
+/// Bytes of the control messages of a send: UDP_SEGMENT, and TOS or traffic class.
+// SAFETY: CMSG_SPACE computes from its argument and touches no memory.
+const CONTROL_ROOM: usize = unsafe { libc::CMSG_SPACE(2) + libc::CMSG_SPACE(4) } as usize;
+const _: () = assert!(CONTROL_ROOM.is_multiple_of(8));
+
 /// Everything beside the bytes that a send needs. It is filled and pointed to where it stands: it must not move between
 /// [`Outgoing::fill`] and the end of the send.
 #[repr(C)]
@@ -30,7 +36,8 @@ pub(super) struct Outgoing {
     pub(super) header: libc::msghdr,
     name: Name,
     iov: libc::iovec,
-    control: [u64; 4],
+    /// [`CONTROL_ROOM`] bytes, aligned for a cmsghdr.
+    control: [u64; CONTROL_ROOM / 8],
 }
 
 impl Outgoing {
@@ -49,20 +56,40 @@ impl Outgoing {
         self.header.msg_iovlen = 1;
         self.header.msg_control = std::ptr::null_mut();
         self.header.msg_controllen = 0;
+        let mut filled = 0;
         if part.is_train() {
             let size = u16::try_from(part.stride).unwrap_or(u16::MAX);
-            // SAFETY: CMSG_SPACE(2) is at most 24 bytes, `control` has 32 and the alignment of a cmsghdr; so the first
-            // header and its two bytes of data lie inside it.
-            unsafe {
-                self.header.msg_control = self.control.as_mut_ptr().cast();
-                self.header.msg_controllen = libc::CMSG_SPACE(2) as _;
-                let control = libc::CMSG_FIRSTHDR(&raw const self.header);
-                (*control).cmsg_level = libc::SOL_UDP;
-                (*control).cmsg_type = libc::UDP_SEGMENT;
-                (*control).cmsg_len = libc::CMSG_LEN(2) as _;
-                libc::CMSG_DATA(control).cast::<u16>().write_unaligned(size);
-            }
+            filled = self.control(filled, libc::SOL_UDP, libc::UDP_SEGMENT, size.to_ne_bytes());
         }
+        if part.ecn != Ecn::NotEct {
+            let (level, kind) = match part.to {
+                Some(SocketAddr::V6(_)) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+                Some(SocketAddr::V4(_)) | None => (libc::IPPROTO_IP, libc::IP_TOS),
+            };
+            filled = self.control(filled, level, kind, i32::from(part.ecn as u8).to_ne_bytes());
+        }
+        if filled > 0 {
+            self.header.msg_control = self.control.as_mut_ptr().cast();
+            self.header.msg_controllen = filled as _;
+        }
+    }
+
+    /// Writes a control message behind the first `filled` bytes of them. Returns how many are filled then.
+    fn control<const N: usize>(&mut self, filled: usize, level: i32, kind: i32, data: [u8; N]) -> usize {
+        let size = libc::c_uint::try_from(N).unwrap_or(0);
+        // SAFETY: CMSG_LEN and CMSG_SPACE compute from their argument and touch no memory.
+        let (length, space) = unsafe { (libc::CMSG_LEN(size), libc::CMSG_SPACE(size) as usize) };
+        assert!(filled + space <= CONTROL_ROOM, "two bytes and four have room");
+        // SAFETY: the message lies inside `control`, as was asserted; `filled` is a sum of CMSG_SPACEs, so the header is
+        // aligned; its data follow it, and `space` counts them.
+        unsafe {
+            let header = self.control.as_mut_ptr().cast::<u8>().add(filled).cast::<libc::cmsghdr>();
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = kind;
+            (*header).cmsg_len = length as _;
+            libc::CMSG_DATA(header).cast::<[u8; N]>().write_unaligned(data);
+        }
+        filled + space
     }
 }
 
@@ -130,20 +157,31 @@ impl Name {
     }
 }
 
-/// How long the datagrams of a received train are; `None` for a single datagram.
-pub(super) fn gro_stride(mut control: &[u8]) -> Option<usize> {
+/// What the control messages of a received message say: how long the datagrams of a train are, `None` for a single one; and
+/// the ECN field of the outer header.
+pub(super) fn controls(mut control: &[u8]) -> (Option<usize>, Ecn) {
+    let (mut stride, mut ecn) = (None, Ecn::NotEct);
     while control.len() >= CONTROL_HEADER {
         // SAFETY: there are at least as many bytes as a cmsghdr has, and any bytes are one.
         let header = unsafe { control.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
         #[allow(clippy::unnecessary_cast, reason = "a libc has it as u32 or as usize")]
         let length = header.cmsg_len as usize;
-        let data = control.get(CONTROL_HEADER..length)?;
-        if header.cmsg_level == libc::SOL_UDP && header.cmsg_type == libc::UDP_GRO {
-            return usize::try_from(i32::from_ne_bytes(*data.first_chunk()?)).ok().filter(|size| *size > 0);
+        let Some(data) = control.get(CONTROL_HEADER..length) else { break };
+        let number = data.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes));
+        match (header.cmsg_level, header.cmsg_type) {
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                stride = number.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
+            }
+            // One byte of IPv4, an integer of IPv6: the lowest byte counts.
+            (libc::IPPROTO_IP, libc::IP_TOS) => ecn = data.first().map_or(ecn, |tos| Ecn::of(*tos)),
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                ecn = number.map_or(ecn, |class| Ecn::of(class.to_le_bytes()[0]));
+            }
+            _ => {}
         }
-        control = control.get(length.next_multiple_of(size_of::<usize>())..)?;
+        control = control.get(length.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
     }
-    None
+    (stride, ecn)
 }
 
 #[cfg(test)]
@@ -159,7 +197,7 @@ mod tests {
             assert_eq!(name.get(), Some(address));
         }
         assert_eq!(Name::parse(&[]), None);
-        assert_eq!(gro_stride(&[0; 64]), None);
-        assert_eq!(gro_stride(&[0xff; 64]), None);
+        assert_eq!(controls(&[0; 64]), (None, Ecn::NotEct));
+        assert_eq!(controls(&[0xff; 64]), (None, Ecn::NotEct));
     }
 }

@@ -22,8 +22,9 @@ use io_uring::types::{CancelBuilder, Fixed, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, types};
 
 use super::block::{Block, MAX_PARTS};
-use super::message::{CONTROL_LEN, NAME_LEN, Name, Outgoing, gro_stride};
+use super::message::{CONTROL_LEN, NAME_LEN, Name, Outgoing, controls};
 use crate::packet::Train;
+use crate::packet::ecn::Ecn;
 use buffers::Shared;
 pub use buffers::{Buffers, Filled};
 
@@ -373,12 +374,17 @@ impl Ring {
 
     /// The message in a buffer: who sent it, and the train that it is. `None` if the kernel's own header is not whole.
     #[must_use]
-    pub fn message<'b>(&self, messages: &'b Buffers, filled: &Filled) -> Option<(SocketAddr, Train<'b>)> {
+    pub fn message<'b>(
+        &self,
+        messages: &'b Buffers,
+        filled: &Filled,
+    ) -> Option<(SocketAddr, Ecn, Train<'b>)> {
         let whole = messages.bytes(filled);
         let out = types::RecvMsgOut::parse(whole, &self.template).ok()?;
         let bytes = whole.get(HEAD..HEAD + out.payload_data().len())?;
-        let stride = gro_stride(out.control_data()).unwrap_or(bytes.len()).max(1);
-        Some((Name::parse(out.name_data())?, Train { bytes, stride }))
+        let (stride, ecn) = controls(out.control_data());
+        let train = Train { bytes, stride: stride.unwrap_or(bytes.len()).max(1) };
+        Some((Name::parse(out.name_data())?, ecn, train))
     }
 }
 
@@ -446,7 +452,7 @@ mod tests {
     }
 
     fn write(at: usize, len: usize) -> Part {
-        Part { at, len, stride: len, to: None, packets: 1, packet_bytes: 0, bundled: false, errno: 0 }
+        Part::frame(at, len, 1, 0)
     }
 
     #[test]
@@ -475,7 +481,7 @@ mod tests {
             }
             while let Some(completion) = ring.completion() {
                 let Completion::UdpReceived(filled) = completion else { panic!("{completion:?}") };
-                let (from, train) = ring.message(&messages, &filled).expect("whole");
+                let (from, _, train) = ring.message(&messages, &filled).expect("whole");
                 assert_eq!(from, to);
                 trains.push((train.bytes.len(), train.stride));
             }

@@ -7,11 +7,14 @@ mod many;
 
 use std::io;
 use std::mem::size_of;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::OnceLock;
 
-pub use many::{Received, Receiver, send_many};
+pub use many::{RECEIVE_BATCH, Received, Receiver, send_many};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::block::Part;
 
 /// Bytes of receive queue asked for. A burst of one bandwidth-delay product of 10 Gbit/s and 3 ms; the kernel counts
 /// each packet with its overhead, about twice its length.
@@ -21,8 +24,10 @@ pub const SEND_QUEUE: usize = 4 << 20;
 
 /// The longest UDP payload over IPv4: a datagram's, and a UDP_SEGMENT train's as a whole.
 pub const MAX_PAYLOAD: usize = 65_507;
-/// Datagrams that every kernel with UDP_SEGMENT takes in one send (`UDP_MAX_SEGMENTS`; 128 since 6.9).
-pub const MAX_SEGMENTS: usize = 64;
+/// Datagrams that every kernel with UDP_SEGMENT takes in one send (`UDP_MAX_SEGMENTS`).
+pub const SEGMENTS: usize = 64;
+/// What kernels since 6.9 take.
+const MORE_SEGMENTS: usize = 128;
 
 /// Opens a non-blocking UDP socket on `address`. Datagrams leave with "don't fragment", and one that is too long for the
 /// path fails with EMSGSIZE.
@@ -44,11 +49,13 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     match address {
         SocketAddr::V4(_) => {
             set(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?;
+            set(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
         }
         SocketAddr::V6(_) => {
             socket.set_only_v6(true)?;
             set(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
             set(fd, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)?;
+            set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
         }
     }
     // Forced where permitted; else what net.core.rmem_max and wmem_max allow.
@@ -121,6 +128,19 @@ pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize) -> io:
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Datagrams that this kernel takes in one UDP_SEGMENT send, and cuts one UDP super packet of a TUN into: asked once, on the
+/// loopback interface.
+#[must_use]
+pub fn max_segments() -> usize {
+    static ANSWER: OnceLock<usize> = OnceLock::new();
+    let takes_more = || {
+        let socket = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        let part = Part::train(0, MORE_SEGMENTS, 1, socket.local_addr()?);
+        send_many(&socket, &[0; MORE_SEGMENTS], &[part])
+    };
+    *ANSWER.get_or_init(|| if takes_more().is_ok() { MORE_SEGMENTS } else { SEGMENTS })
 }
 
 /// Makes the socket's receive queue as small as can be: nothing is wanted there.

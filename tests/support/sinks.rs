@@ -1,6 +1,6 @@
 //! Places for packets that remember what they were given.
 
-use hopsack::forward::{ToNet, ToTun, Train};
+use hopsack::forward::{Load, ToNet, ToTun, Train};
 use hopsack::packet::IpPacket;
 use hopsack::route::Peer;
 
@@ -31,12 +31,12 @@ pub struct Sent {
 }
 
 impl ToNet for Sent {
-    fn room(&mut self, _peer: Option<&Peer>, bytes: usize, _stride: usize) -> &mut [u8] {
-        self.room.resize(bytes, 0);
+    fn room(&mut self, _peer: Option<&Peer>, load: Load) -> &mut [u8] {
+        self.room.resize(load.bytes, 0);
         &mut self.room
     }
-    fn push(&mut self, _peer: &Peer, bytes: usize, stride: usize) {
-        let train = Train { bytes: &self.room[..bytes], stride };
+    fn push(&mut self, _peer: &Peer, load: Load) {
+        let train = Train { bytes: &self.room[..load.bytes], stride: load.stride };
         self.packets.extend(train.datagrams().map(<[u8]>::to_vec));
     }
 }

@@ -151,12 +151,12 @@ proptest! {
     fn attributes_round_trip(
         v4 in proptest::option::of(1u32..0xe000_0000),
         v6 in proptest::option::of(1u128..0xff00 << 112),
-        identity in proptest::option::of((".{1,20}", ".{1,20}", any::<[bool; 4]>())),
+        identity in proptest::option::of((".{1,20}", ".{1,20}", any::<[bool; 5]>())),
     ) {
         prop_assume!(v4.is_some() || v6.is_some());
         let public = Public { v4: v4.map(Ipv4Addr::from), v6: v6.map(Ipv6Addr::from) };
-        let identity = identity.map(|(id, name, [ipv6, control, bundles, sealed])| {
-            Identity { id, name, abilities: Abilities { ipv6, control, bundles, sealed } }
+        let identity = identity.map(|(id, name, [ipv6, control, bundles, sealed, ecn])| {
+            Identity { id, name, abilities: Abilities { ipv6, control, bundles, sealed, ecn } }
         });
         let attributes = Attributes { public, backend: String::new(), identity };
         prop_assert_eq!(Attributes::parse(attributes.to_json().as_bytes()), Ok(attributes));

@@ -8,13 +8,14 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use super::super::block::Part;
-use super::super::message::{CONTROL_LEN, NAME_LEN, Name, Outgoing, gro_stride};
+use super::super::message::{CONTROL_LEN, NAME_LEN, Name, Outgoing, controls};
 use crate::packet::Train;
+use crate::packet::ecn::Ecn;
 
 /// Messages of one sendmmsg at most.
 const SEND_BATCH: usize = 64;
 /// Messages of one recvmmsg at most.
-const RECEIVE_BATCH: usize = 32;
+pub const RECEIVE_BATCH: usize = 32;
 /// A train is as long as a UDP datagram can be.
 const SLOT: usize = 65_536;
 
@@ -38,7 +39,8 @@ pub fn send_many(socket: &UdpSocket, memory: &[u8], parts: &[Part]) -> io::Resul
 /// Buffers for recvmmsg, and what came in them.
 pub struct Receiver {
     memory: Box<[u8]>,
-    messages: Box<[Incoming; RECEIVE_BATCH]>,
+    /// At most [`RECEIVE_BATCH`].
+    messages: Box<[Incoming]>,
 }
 
 struct Incoming {
@@ -55,23 +57,23 @@ const _: () = assert!(NAME_LEN == size_of::<Name>());
 pub struct Received<'a> {
     /// Who sent it; `None` if its family is unknown.
     pub from: Option<SocketAddr>,
+    /// The ECN field of the outer header.
+    pub ecn: Ecn,
     /// What it brought.
     pub train: Train<'a>,
 }
 
-impl Default for Receiver {
-    fn default() -> Self {
+impl Receiver {
+    /// For so many messages a call, at most [`RECEIVE_BATCH`].
+    #[must_use]
+    pub fn new(messages: usize) -> Self {
+        let count = messages.clamp(1, RECEIVE_BATCH);
         let message =
             || Incoming { name: Name::empty(), control: [0; CONTROL_LEN / 8], control_len: 0, length: 0 };
-        Self {
-            memory: vec![0; RECEIVE_BATCH * SLOT].into(),
-            messages: Box::new(std::array::from_fn(|_| message())),
-        }
+        Self { memory: vec![0; count * SLOT].into(), messages: (0..count).map(|_| message()).collect() }
     }
-}
 
-impl Receiver {
-    /// Receives what there is, at most 32 messages. Says how many; WouldBlock if there is none.
+    /// Receives what there is, as many messages as it was made for. Says how many; WouldBlock if there is none.
     pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         // SAFETY: iovec and mmsghdr are made of plain integers and pointers, for which zero is a value.
         let (mut vectors, mut headers): ([libc::iovec; RECEIVE_BATCH], [libc::mmsghdr; RECEIVE_BATCH]) =
@@ -86,8 +88,8 @@ impl Receiver {
             header.msg_hdr.msg_control = message.control.as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = CONTROL_LEN as _;
         }
-        let length = libc::c_uint::try_from(RECEIVE_BATCH).unwrap_or(0);
-        // SAFETY: each header points to a vector, name and control room of its own, and each vector to a slot of its own;
+        let length = libc::c_uint::try_from(self.messages.len()).unwrap_or(0);
+        // SAFETY: each of the first `length` headers points to a vector, name and control room of its own, and each vector to a slot of its own;
         // all live across the call and are writable through `self` and the local arrays.
         let count = unsafe {
             libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), length, 0, std::ptr::null_mut())
@@ -110,9 +112,9 @@ impl Receiver {
         let control: &[u64] = &message.control;
         // SAFETY: the array has CONTROL_LEN bytes, and any of its bytes is a u8.
         let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), CONTROL_LEN) };
-        let stride = gro_stride(&control[..message.control_len.min(CONTROL_LEN)]);
+        let (stride, ecn) = controls(&control[..message.control_len.min(CONTROL_LEN)]);
         let train = Train { bytes, stride: stride.unwrap_or(bytes.len()).max(1) };
-        Received { from: message.name.get(), train }
+        Received { from: message.name.get(), ecn, train }
     }
 }
 
@@ -124,7 +126,7 @@ impl std::fmt::Debug for Receiver {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{MAX_PAYLOAD, MAX_SEGMENTS, bind, receive_trains};
+    use super::super::{MAX_PAYLOAD, SEGMENTS, bind, max_segments, receive_trains};
     use super::*;
 
     fn pair() -> (UdpSocket, UdpSocket) {
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn a_train_arrives_as_it_left() {
         let (from, to) = pair();
-        let mut receiver = Receiver::default();
+        let mut receiver = Receiver::new(RECEIVE_BATCH);
         assert_eq!(send(&from, &to, 44 * 1472 + 700, 1472).expect("sent"), 1);
         assert_eq!(receiver.receive(&to).expect("received"), 1);
         let received = receiver.get(0);
@@ -156,11 +158,35 @@ mod tests {
     #[test]
     fn the_limits_of_a_train() {
         let (from, to) = pair();
-        send(&from, &to, MAX_SEGMENTS * 100, 100).expect("64 segments");
+        send(&from, &to, SEGMENTS * 100, 100).expect("64 segments");
+        send(&from, &to, max_segments() * 100, 100).expect("what was asked for");
         send(&from, &to, MAX_PAYLOAD, 1472).expect("65,507 bytes");
         let errno = |result: io::Result<usize>| result.expect_err("too much").raw_os_error();
         assert_eq!(errno(send(&from, &to, MAX_PAYLOAD + 1, 1472)), Some(libc::EMSGSIZE));
         assert_eq!(errno(send(&from, &to, 129 * 100, 100)), Some(libc::EINVAL), "more than any kernel takes");
+        assert_eq!(errno(send(&from, &to, (max_segments() + 1) * 100, 100)), Some(libc::EINVAL));
+    }
+
+    /// Kernel contract: the ECN field leaves by a control message beside UDP_SEGMENT's, and arrives in one beside UDP_GRO's.
+    #[test]
+    fn marks_leave_and_arrive() {
+        for host in ["127.0.0.1", "::1"] {
+            let any = || SocketAddr::new(host.parse().expect("an address"), 0);
+            let (from, to) = (bind(any()).expect("bound"), bind(any()).expect("bound"));
+            receive_trains(&to).expect("UDP_GRO");
+            let mut receiver = Receiver::new(1);
+            for ecn in [Ecn::Ect0, Ecn::NotEct, Ecn::Ce, Ecn::Ect1] {
+                for stride in [1000, 100] {
+                    let to_address = to.local_addr().expect("bound");
+                    let part = Part { ecn, ..Part::train(0, 1000, stride, to_address) };
+                    assert_eq!(send_many(&from, &[7; 1000], &[part]).expect("sent"), 1);
+                    assert_eq!(receiver.receive(&to).expect("received"), 1);
+                    let received = receiver.get(0);
+                    assert_eq!((received.ecn, received.train.stride), (ecn, stride), "{host}");
+                    assert_eq!(received.train.bytes.len(), 1000);
+                }
+            }
+        }
     }
 
     #[test]
@@ -171,7 +197,7 @@ mod tests {
         let parts: Vec<Part> = (0..100).map(|n| Part::train(n, 1 + n % 3, 1 + n % 3, to_address)).collect();
         assert_eq!(send_many(&from, &memory, &parts).expect("sent"), SEND_BATCH);
         assert_eq!(send_many(&from, &memory, &parts[SEND_BATCH..]).expect("sent"), 36);
-        let (mut receiver, mut seen) = (Receiver::default(), Vec::new());
+        let (mut receiver, mut seen) = (Receiver::new(RECEIVE_BATCH), Vec::new());
         while let Ok(count) = receiver.receive(&to) {
             for index in 0..count {
                 seen.extend(receiver.get(index).train.datagrams().map(|datagram| datagram[0]));

@@ -9,8 +9,11 @@ mod sinks;
 use std::net::IpAddr;
 
 use hopsack::control::Request;
-use hopsack::forward::{Counters, DropReason, Forwarder, Frame, Train, VerifySource, egress, ingress};
+use hopsack::forward::{
+    Arrival, Counters, DropReason, Forwarder, Frame, Train, VerifySource, egress, ingress,
+};
 use hopsack::packet::coalesce::Coalescer;
+use hopsack::packet::ecn::{Ecn, Marker};
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::vnet::VnetHeader;
@@ -41,13 +44,15 @@ pub fn fuzz_ingress(data: &[u8]) {
     let Some((from, datagram)) = data.split_first() else { return };
     let (fib, counters, mut sink) = (fib(), Counters::default(), Sink::default());
     let from = IpAddr::from([192, 0, 2, *from]);
-    ingress(&fib, from, Train::single(datagram), VerifySource::Subnet, &counters, &mut sink);
+    let arrival = Arrival { from, ecn: Ecn::Ce, train: Train::single(datagram) };
+    ingress(&fib, arrival, VerifySource::Subnet, &mut Marker::default(), &counters, &mut sink);
     let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.ingress.dropped(reason)).sum();
     let is_known = fib.peer_by_address(from).is_some();
     let fates = if is_known { fates(datagram) } else { 1 };
     assert_eq!(sink.packets.len() as u64 + dropped, fates, "one packet, one fate");
     for packet in &sink.packets {
         let inner = IpPacket::parse(packet).expect("only whole packets pass");
+        assert_eq!(inner.ecn(), Ecn::Ce, "what was marked on the way stays marked");
         let Some(Hop::Peer(owner)) = fib.lookup(inner.src()) else { panic!("a source that no peer owns") };
         assert_eq!(owner.endpoint.ip(), from, "a source that another peer owns");
         assert_eq!(fib.lookup(inner.dst()), Some(Hop::Local));
