@@ -100,8 +100,9 @@ fn sentence(fib: &Fib, name: &str, local: &Local, from: IpAddr, packets: u64) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward::{ToTun, Train, VerifySource, ingress};
+    use crate::forward::{Arrival, ToTun, Train, VerifySource, ingress};
     use crate::packet::IpPacket;
+    use crate::packet::ecn::{Ecn, Marker};
     use crate::route::{Abilities, Change, Dialect, Lease, Networks, Public, Rib};
 
     struct Nowhere;
@@ -142,7 +143,9 @@ mod tests {
         let mut look = |from: Option<&str>, second: u64| {
             if let Some(from) = from {
                 let (from, train) = (from.parse().expect("an address"), Train::single(&packet));
-                ingress(&fib, from, train, VerifySource::Subnet, &accounts[1].counters, &mut Nowhere);
+                let arrival = Arrival { from, ecn: Ecn::NotEct, train };
+                let (verify, counters) = (VerifySource::Subnet, &accounts[1].counters);
+                ingress(&fib, arrival, verify, &mut Marker::default(), counters, &mut Nowhere);
             }
             alarm.look(&accounts, &fib, ("h1", &local), start + Duration::from_secs(second))
         };

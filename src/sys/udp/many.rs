@@ -63,6 +63,12 @@ pub struct Received<'a> {
     pub train: Train<'a>,
 }
 
+impl Default for Receiver {
+    fn default() -> Self {
+        Self::new(RECEIVE_BATCH)
+    }
+}
+
 impl Receiver {
     /// For so many messages a call, at most [`RECEIVE_BATCH`].
     #[must_use]
