@@ -229,7 +229,10 @@ pub fn ingress(
 #[cold]
 fn turn_away(fib: &Fib, from: IpAddr, train: Train<'_>, counters: &Counters) {
     for datagram in train.datagrams() {
-        let source = IpPacket::parse(datagram).ok().and_then(|packet| fib.lookup(packet.src()));
+        // Of a bundle the first packet is looked at.
+        let first = bundle::entries(datagram).ok().and_then(|mut entries| entries.next()?.ok());
+        let packet = IpPacket::parse(first.unwrap_or(datagram));
+        let source = packet.ok().and_then(|packet| fib.lookup(packet.src()));
         if source == Some(Hop::Local) {
             counters.ingress.drop(DropReason::OwnSource);
             counters.own_source.saw(from);
