@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{Client, Txn, TxnOp};
 use hopsack::lab::{Lab, Options, Store, exec};
-use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Policy, Public, Rib};
 use hopsack::sys::netns::in_netns;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -67,6 +67,7 @@ fn compile(most: u32) {
             public,
             port: 8285,
             mtu: 1472,
+            policy: Policy::default(),
         };
         let mut times: Vec<Duration> = (0..300)
             .map(|generation| {

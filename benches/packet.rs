@@ -17,7 +17,7 @@ use hopsack::packet::ecn::{Ecn, Marker};
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::{IpPacket, VnetHeader, bundle, protocol};
-use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Peer, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Peer, Policy, Public, Rib};
 use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
 
 /// The inner MTU of an underlay of 1500 bytes.
@@ -291,6 +291,9 @@ impl ToNet for Net {
     fn push(&mut self, peer: &Peer, load: Load) {
         black_box((peer, &self.0[..load.bytes], load.stride));
     }
+    fn divert(&mut self, peer: &Peer, load: Load) {
+        self.push(peer, load);
+    }
 }
 
 impl ToTun for Sink {
@@ -378,7 +381,13 @@ fn fib() -> Fib {
     rib.apply(Change::Snapshot { leases: (0..LEASES).map(lease).collect(), revision: 1 });
     let ours = lease(0);
     let mtu = u16::try_from(MTU).expect("short");
-    let local = Local { subnets: ours.subnets, public: public_of(0).into(), port: 8285, mtu };
+    let local = Local {
+        subnets: ours.subnets,
+        public: public_of(0).into(),
+        port: 8285,
+        mtu,
+        policy: Policy::default(),
+    };
     let networks = Networks { v4: Some(("10.0.0.0/8".parse().expect("a prefix"), 24)), v6: None };
     Fib::compile(1, &rib, &networks, &local)
 }

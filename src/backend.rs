@@ -6,11 +6,12 @@
 //! Invariant: after [`Userspace::apply`] returns, the next packet of every worker meets the new map.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::engine::View;
-use crate::route::{Fib, Local, Networks, Rib, Unreachable};
+use crate::route::{Fib, Local, Networks, Rib, Sessions, Unreachable};
 
 /// Our own data path as backend.
 #[derive(Debug)]
@@ -20,13 +21,25 @@ pub struct Userspace {
     local: Local,
     /// Out of reach by the table in force.
     lost: BTreeSet<Unreachable>,
+    /// Keys outlive tables.
+    sessions: Sessions,
+    /// What the ways to peers take, where that is known.
+    paths: BTreeMap<IpAddr, u16>,
 }
 
 impl Userspace {
     /// For an engine that runs already.
     #[must_use]
-    pub fn new(view: View, networks: Networks, local: Local) -> Self {
-        Self { view, networks, local, lost: BTreeSet::new() }
+    pub fn new(view: View, networks: Networks, local: Local, sessions: Sessions) -> Self {
+        Self { view, networks, local, lost: BTreeSet::new(), sessions, paths: BTreeMap::new() }
+    }
+
+    /// The way to a peer takes inner packets of so many bytes: in force from the next [`Userspace::apply`] on. Returns
+    /// whether that is news.
+    pub fn narrow(&mut self, peer: IpAddr, mtu: u16) -> bool {
+        let before = self.paths.insert(peer, mtu);
+        let is_narrow = |mtu: u16| mtu < self.local.mtu;
+        before != Some(mtu) && (is_narrow(mtu) || before.is_some_and(is_narrow))
     }
 
     /// Our own part in the overlay is another from the next [`Userspace::apply`] on.
@@ -37,7 +50,9 @@ impl Userspace {
     /// Compiles and publishes. Returns when it was in force; logs the leases that are newly out of reach.
     pub fn apply(&mut self, rib: &Rib) -> Instant {
         let before = self.view.fib();
-        let fib = Fib::compile(before.generation() + 1, rib, &self.networks, &self.local);
+        let mut fib = Fib::compile(before.generation() + 1, rib, &self.networks, &self.local);
+        fib.equip(&mut self.sessions);
+        fib.narrow(&self.paths);
         let (lost, peers) = (fib.unreachable().to_vec(), fib.peers().len());
         self.view.publish(fib);
         let published = Instant::now();

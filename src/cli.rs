@@ -8,6 +8,7 @@
 mod cluster;
 mod flanneld;
 mod options;
+mod pki;
 mod table;
 
 use std::path::PathBuf;
@@ -124,6 +125,9 @@ enum Command {
     /// The leases in etcd: who owns which subnet
     #[command(subcommand)]
     Leases(cluster::LeasesCommand),
+    /// Certificates for encryption between the nodes: the cluster's CA, and what it signs
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
     Lab(lab::cli::LabArgs),
 }
 
@@ -188,6 +192,7 @@ impl Cli {
             Command::Clean { dry_run, config, format } => return clean(&config.sources(), dry_run, &format),
             Command::Network(command) => cluster::network(command)?,
             Command::Leases(command) => cluster::leases(command)?,
+            Command::Pki(command) => pki::pki(command)?,
             Command::Lab(args) => lab::cli::run(args, &std::env::current_exe()?)?,
         }
         Ok(ExitCode::SUCCESS)
@@ -328,6 +333,7 @@ fn status(status: &Status) -> Table {
     for problem in [&status.underlay_trouble, &status.alarm].into_iter().flatten() {
         table.row(&["TROUBLE", problem]);
     }
+    table.row(&["encryption", &status.encryption]);
     table.row(&["peers", &status.peers.to_string()]);
     for lost in &status.unreachable {
         table.row(&["unreachable", lost]);
@@ -339,10 +345,11 @@ fn status(status: &Status) -> Table {
 }
 
 fn peers(list: &[Peer]) -> Table {
-    let mut table = Table::new(&["HOST", "ENDPOINT", "TRANSPORT", "MTU", "SUBNETS"]);
+    let mut table = Table::new(&["HOST", "ENDPOINT", "TRANSPORT", "ENCRYPTION", "KEY AGE", "MTU", "SUBNETS"]);
     for peer in list {
         let (mtu, subnets) = (peer.mtu.to_string(), peer.subnets.join(" "));
-        table.row(&[&peer.name, &peer.endpoint, &peer.transport, &mtu, &subnets]);
+        let age = peer.key_age_seconds.map_or("-".into(), |seconds| format!("{seconds} s"));
+        table.row(&[&peer.name, &peer.endpoint, &peer.transport, &peer.encryption, &age, &mtu, &subnets]);
     }
     table
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 pub use file::FileConfig;
 
 use crate::forward::VerifySource;
+use crate::route::{Announced, Mode};
 
 /// Where `hopsack run` looks for its file if it is not told.
 pub const DEFAULT_PATH: &str = "/etc/hopsack/hopsack.toml";
@@ -113,6 +114,8 @@ pub struct Config {
     pub overlay: Overlay,
     /// How packets are moved.
     pub dataplane: Dataplane,
+    /// How they are protected.
+    pub security: Security,
     /// Where metrics are served; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// What is logged.
@@ -210,6 +213,8 @@ pub struct Etcd {
     pub subnet_env: PathBuf,
     /// Give the lease back on a clean stop.
     pub revoke_on_exit: bool,
+    /// What our lease tells of encryption; the node fills it in.
+    pub announced: Option<Announced>,
     /// Time to live of our lease; [`LEASE_TTL`] but in tests.
     pub lease_ttl: Duration,
 }
@@ -263,6 +268,23 @@ pub enum EngineChoice {
     Batch,
     /// One packet a system call.
     Simple,
+}
+
+/// `[security]`
+#[derive(Debug, Clone)]
+pub struct Security {
+    /// What this host does with hosts that encrypt too.
+    pub mode: Mode,
+    /// Nothing passes to or from hosts that do not.
+    pub require: bool,
+    /// The UDP port of the QUIC endpoint; `None`: the overlay's plus one.
+    pub port: Option<u16>,
+    /// File with the CA certificates to trust; `None`: the store says whose certificate is whose.
+    pub ca: Option<PathBuf>,
+    /// Files with this host's certificate and key; `None`: its own in `state_dir`.
+    pub own: Option<(PathBuf, PathBuf)>,
+    /// How long keys for sealed packets live.
+    pub rekey: Duration,
 }
 
 /// `[log]`

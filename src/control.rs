@@ -19,8 +19,10 @@ pub use socket::{ControlError, Server, answers, ask};
 use crate::engine::View;
 use crate::forward::{Direction, DropReason};
 use crate::netlink::Netlink;
-use crate::route::Local;
+use crate::quic::Board;
+use crate::route::{Local, Policy, Protection};
 use crate::store::etcd::Health;
+use crate::sys::now;
 
 /// A question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +83,8 @@ pub struct Status {
     pub underlay_trouble: Option<String>,
     /// Another host sends packets with a source in our own subnet.
     pub alarm: Option<String>,
+    /// What this host does about encryption, in words.
+    pub encryption: String,
     /// Hosts that packets can be sent to.
     pub peers: usize,
     /// Hosts in the store that cannot be reached, and why.
@@ -108,8 +112,12 @@ pub struct Peer {
     pub subnets: Vec<String>,
     /// The longest inner packet that it is sent, in bytes.
     pub mtu: u16,
-    /// How its packets travel.
+    /// How its packets travel: `udp`, `sealed` or `quic`.
     pub transport: String,
+    /// With what they are encrypted, in words; `none`: they are not.
+    pub encryption: String,
+    /// How old the keys are, in seconds, if there are any.
+    pub key_age_seconds: Option<u64>,
 }
 
 /// A route.
@@ -151,6 +159,10 @@ pub struct Identity {
     pub store: String,
     /// Why this engine moves packets, and with which offloads.
     pub engine_reason: String,
+    /// How packets are to be protected.
+    pub policy: Policy,
+    /// The encrypted connections, if there is an endpoint.
+    pub board: Option<Arc<Board>>,
 }
 
 /// What changes.
@@ -317,7 +329,7 @@ impl State {
             subnets: local.subnets.iter().map(ToString::to_string).collect(),
             networks: self.identity.networks.clone(),
             engine: self.view.engine().into(),
-            workers: self.view.accounts().len(),
+            workers: self.view.workers(),
             engine_reason: self.identity.engine_reason.clone(),
             store: self.identity.store.clone(),
             store_trouble: facts.trouble.clone(),
@@ -329,6 +341,7 @@ impl State {
                 .map(seconds_until),
             underlay_trouble: facts.underlay_trouble.clone(),
             alarm: facts.alarm.clone(),
+            encryption: self.encryption(),
             peers: fib.peers().len(),
             unreachable: fib
                 .unreachable()
@@ -345,14 +358,54 @@ impl State {
 
     fn peers(&self) -> Vec<Peer> {
         let fib = self.view.fib();
-        let peer = |peer: &crate::route::Peer| Peer {
-            name: peer.name.clone(),
-            endpoint: peer.endpoint.to_string(),
-            subnets: peer.subnets.iter().map(ToString::to_string).collect(),
-            mtu: peer.mtu,
-            transport: "udp".into(),
+        let peer = |peer: &crate::route::Peer| {
+            let (transport, encryption, key_age_seconds) = self.protection(peer);
+            Peer {
+                name: peer.name.clone(),
+                endpoint: peer.endpoint.to_string(),
+                subnets: peer.subnets.iter().map(ToString::to_string).collect(),
+                mtu: peer.mtu,
+                transport: transport.into(),
+                encryption,
+                key_age_seconds,
+            }
         };
         fib.peers().iter().map(peer).collect()
+    }
+
+    fn encryption(&self) -> String {
+        let Policy { mode, require } = self.identity.policy;
+        let others = if require { "others get nothing" } else { "others are sent clear packets" };
+        match self.identity.board.as_ref().map(|board| board.counts()) {
+            None => "none".into(),
+            Some(counts) => format!(
+                "{}, with hosts that encrypt too; {others}; {} connections, {} handshakes ({} failed)",
+                mode.word(),
+                counts.connected,
+                counts.handshakes,
+                counts.failures
+            ),
+        }
+    }
+
+    /// How a peer's packets travel, with what they are encrypted, and how old the keys are in seconds.
+    fn protection(&self, peer: &crate::route::Peer) -> (&'static str, String, Option<u64>) {
+        let transport = match peer.protection {
+            Protection::Clear => return ("udp", "none".into(), None),
+            Protection::Sealed => "sealed",
+            Protection::Quic => "quic",
+        };
+        if let Some(keys) = peer.session.as_ref().and_then(|session| session.status(now())) {
+            let text = format!("sealed by {}, epoch {}", keys.suite.name(), keys.epoch);
+            return (transport, text, Some(keys.age / 1_000_000_000));
+        }
+        let status =
+            self.identity.board.as_ref().map(|board| board.peer(peer.endpoint.ip())).unwrap_or_default();
+        match (status.since, status.trouble) {
+            (Some(since), _) => (transport, "QUIC, TLS 1.3".into(), Some(since.elapsed().as_secs())),
+            (None, Some(trouble)) => (transport, format!("NO CONNECTION: {trouble}"), None),
+            (None, None) => (transport, "QUIC, TLS 1.3; idle".into(), None),
+        }
     }
 
     fn routes(&self) -> Vec<Route> {

@@ -16,6 +16,7 @@
 mod batch;
 mod link;
 mod outbox;
+mod side;
 mod simple;
 mod uring;
 
@@ -29,6 +30,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+
+pub use side::{Entrance, Parcel, Side};
 
 use crate::forward::{Counters, VerifySource};
 use crate::route::Fib;
@@ -174,6 +177,7 @@ pub struct Engine {
     failed: Failed,
     stop: Arc<Event>,
     threads: Vec<JoinHandle<()>>,
+    spare: side::Door,
 }
 
 /// Who is told that a worker cannot go on.
@@ -193,6 +197,8 @@ pub struct View {
     fib: Arc<ArcSwap<Fib>>,
     accounts: Vec<Arc<Account>>,
     receiving: Arc<Receiving>,
+    workers: usize,
+    side: Arc<Side>,
 }
 
 /// The sockets that receive, once more, for the kernel's own account of them.
@@ -255,9 +261,13 @@ impl Engine {
             fib: Arc::new(ArcSwap::from_pointee(fib)),
             accounts: (0..io.workers()).map(|_| Arc::default()).collect(),
             receiving: Arc::new(Receiving { sockets, before: AtomicU64::new(0) }),
+            workers: io.workers(),
+            side: Arc::default(),
         };
+        let spare = side::Door::of(&io, rules.offload)?;
         let failed = Failed(Arc::new(failed));
-        let mut engine = Self { view, rules, failed, stop: Arc::new(Event::new()?), threads: Vec::new() };
+        let mut engine =
+            Self { view, rules, failed, stop: Arc::new(Event::new()?), threads: Vec::new(), spare };
         match engine.spawn(io) {
             Ok(()) => Ok(engine),
             Err(error) => {
@@ -298,27 +308,34 @@ impl Engine {
     }
 
     fn workers(&self, io: Io) -> Vec<Start> {
-        let (View { fib, accounts, .. }, rules, stop) = (&self.view, self.rules, &self.stop);
+        let (View { fib, accounts, side, .. }, rules) = (&self.view, self.rules);
+        let others = || (self.stop.clone(), side.clone());
         let accounts = accounts.iter().cloned();
         match io {
             Io::Simple(io) => accounts
                 .zip([io])
-                .map(|(account, io)| {
-                    simple::Worker::new(io, rules.verify, fib.clone(), account, stop.clone())
-                })
+                .map(|(account, io)| simple::Worker::new(io, rules.verify, fib.clone(), account, others()))
                 .map(|worker| Box::new(|| worker.run()) as Start)
                 .collect(),
             Io::Batch(queues) => accounts
                 .zip(queues)
-                .map(|(account, io)| batch::Worker::new(io, rules, fib.clone(), account, stop.clone()))
+                .map(|(account, io)| batch::Worker::new(io, rules, fib.clone(), account, others()))
                 .map(|worker| Box::new(|| worker.run()) as Start)
                 .collect(),
             Io::Uring(queues) => accounts
                 .zip(queues)
-                .map(|(account, io)| uring::Worker::new(io, rules, fib.clone(), account, stop.clone()))
+                .map(|(account, io)| uring::Worker::new(io, rules, fib.clone(), account, others()))
                 .map(|worker| Box::new(|| worker.run()) as Start)
                 .collect(),
         }
+    }
+
+    /// A way to the device for packets that do not come by the workers' sockets. Its account stands behind those of the
+    /// workers in every [`View`] that is taken from here on.
+    pub fn entrance(&mut self) -> io::Result<Entrance> {
+        let account = Arc::<Account>::default();
+        self.view.accounts.push(account.clone());
+        Ok(Entrance::new(self.spare.try_clone()?, account))
     }
 
     /// For those who watch and publish.
@@ -355,7 +372,19 @@ impl View {
         self.fib.load_full()
     }
 
-    /// One account a worker.
+    /// Where workers put packets that travel otherwise than by their sockets.
+    #[must_use]
+    pub fn side(&self) -> &Arc<Side> {
+        &self.side
+    }
+
+    /// How many workers there are.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// One account a worker, then one of an [`Entrance`] if there is any.
     #[must_use]
     pub fn accounts(&self) -> &[Arc<Account>] {
         &self.accounts

@@ -23,7 +23,7 @@ use crate::packet::ecn::{Ecn, Marker};
 use crate::packet::icmp::{self, Limiter, MAX_ERROR, Nanos, Problem};
 use crate::packet::split::Plan;
 use crate::packet::{IpPacket, Malformed, VnetHeader, bundle};
-use crate::route::{Fib, Hop, Peer};
+use crate::route::{Fib, Hop, Peer, Protection};
 
 /// What one read of the overlay device brought.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +87,9 @@ pub trait ToNet {
     /// Queues or sends the train that stands in the room that was asked for with these very words. How it is framed, bare
     /// or in bundles, is the implementor's matter, within what the peer announces.
     fn push(&mut self, peer: &Peer, load: Load);
+    /// Gives the train, which stands in room that was asked for without a peer, to those who carry packets to `peer`
+    /// otherwise than by the workers' sockets. They count it.
+    fn divert(&mut self, peer: &Peer, load: Load);
 }
 
 /// Takes whole IP packets for the TUN. The implementor counts what it was given by [`ToTun::push`] as delivered, or as
@@ -171,12 +174,16 @@ pub fn egress(
         _ => None,
     };
     let load = Load { bytes: plan.len(), stride: plan.stride(), ecn: packet.ecn() };
+    let placed = taker.filter(|peer| peer.protection == Protection::Clear);
     // A sender is answered about a packet that it would know, so what is refused is cut as well.
-    let Ok(train) = plan.write(to_net.room(taker, load)) else {
+    let Ok(train) = plan.write(to_net.room(placed, load)) else {
         return counters.egress.drop_many(DropReason::Malformed, plan.count());
     };
     if let Some(peer) = taker {
-        return to_net.push(peer, load);
+        return match peer.protection {
+            Protection::Clear => to_net.push(peer, load),
+            Protection::Sealed | Protection::Quic => to_net.divert(peer, load),
+        };
     }
     let refusal = match hop {
         Some(Hop::Peer(peer)) => (DropReason::TooBig, Problem::TooBig { mtu: peer.mtu }),
@@ -201,6 +208,9 @@ pub fn ingress(
     let peer = fib.peer_by_address(from);
     if peer.is_none() && verify != VerifySource::Off {
         return turn_away(fib, from, train, counters);
+    }
+    if peer.is_some_and(|peer| peer.protection != Protection::Clear) {
+        return counters.ingress.drop_many(DropReason::Cleartext, train.count());
     }
     let mut take = |bytes: &[u8]| match admit(fib, peer, bytes, verify) {
         Ok(packet) => match marker.apply(packet, ecn) {
@@ -255,6 +265,27 @@ fn unbundle(datagram: &[u8], counters: &Counters, take: &mut impl FnMut(&[u8])) 
     }
 }
 
+/// Admits a packet that came by a connection that has authenticated the peer at `from`. One that it refuses is counted.
+#[inline]
+pub fn admit_authenticated<'a>(
+    fib: &Fib,
+    from: IpAddr,
+    packet: &'a [u8],
+    counters: &Counters,
+) -> Result<IpPacket<'a>, DropReason> {
+    let peer = fib.peer_by_address(from);
+    let admitted = match peer {
+        Some(_) => admit(fib, peer, packet, VerifySource::Subnet),
+        None => Err(DropReason::UnknownPeer),
+    };
+    admitted.inspect_err(|reason| {
+        counters.ingress.drop(*reason);
+        if *reason == DropReason::OwnSource {
+            counters.own_source.saw(from);
+        }
+    })
+}
+
 /// Everything that the bytes from a peer must be to become a packet on the TUN.
 #[inline]
 fn admit<'a>(
@@ -282,7 +313,7 @@ mod tests {
     use etherparse::PacketBuilder;
 
     use super::*;
-    use crate::route::{Abilities, Change, Dialect, Lease, Local, Networks, Public, Rib};
+    use crate::route::{Abilities, Change, Dialect, Lease, Local, Networks, Policy, Public, Rib};
 
     #[derive(Default)]
     struct Sink {
@@ -305,6 +336,9 @@ mod tests {
             for datagram in (Train { bytes: &self.room[..load.bytes], stride: load.stride }).datagrams() {
                 self.sent.push((peer.name.clone(), datagram.to_vec()));
             }
+        }
+        fn divert(&mut self, peer: &Peer, load: Load) {
+            self.push(peer, load);
         }
     }
     impl ToTun for Sink {
@@ -334,6 +368,7 @@ mod tests {
             public: [192, 0, 2, 1].into(),
             port: 8285,
             mtu: 1472,
+            policy: Policy::default(),
         };
         let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)), v6: None };
         Fib::compile(1, &rib, &networks, &local)

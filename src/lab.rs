@@ -44,6 +44,7 @@ pub use programs::exec;
 pub use topology::{Host, MAX_HOSTS, Pod};
 
 use crate::packet::Family;
+use crate::pki::Identity;
 use crate::sys::netns;
 use crate::sys::process::Process;
 use state::{ProcessId, Record};
@@ -321,7 +322,7 @@ impl Lab {
         };
         let leased = matches!(self.options.store, Store::Etcd { .. });
         if !leased {
-            write(&self.plan.cluster_path(), &self.plan.cluster_toml())?;
+            write(&self.plan.cluster_path(), &self.plan.cluster_toml(&self.announced()?))?;
         }
         for host in self.hosts() {
             for directory in ["run", "state"] {
@@ -334,6 +335,18 @@ impl Lab {
             }
         }
         Ok(())
+    }
+
+    /// What hosts would announce of their encryption in leases, for a cluster file: their certificates are made before.
+    fn announced(&self) -> Result<Vec<String>, LabError> {
+        let Some(mode) = self.plan.encryption() else { return Ok(Vec::new()) };
+        let line = |host: &Host| {
+            let identity = Identity::load_or_make(&host.directory.join("state"), &host.name);
+            let failed = |error| LabError::io("make a certificate")(std::io::Error::other(error));
+            let print = identity.map_err(failed)?.fingerprint();
+            Ok(format!("security = {{ mode = \"{mode}\", fingerprint = \"{print}\" }}\n"))
+        };
+        self.hosts().iter().map(line).collect()
     }
 
     /// One process for all namespaces, then one for what is inside each: a lab of 3 hosts is made in a tenth of a second.

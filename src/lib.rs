@@ -37,11 +37,13 @@
 //! * [`seal`]: sealed packets: keys, envelope, replay window. Pure.
 //! * [`route`]: what we were told (RIB), what packets meet (FIB). Pure.
 //! * [`forward`]: the two straight lines, the drop reasons, the counters. Pure.
+//! * [`pki`]: certificates: who a node is, and whose word it takes.
 //! * [`config`]: this node's configuration, in four layers.
 //! * [`store`]: where the subnet-to-host map is kept.
 //! * [`sys`]: the system calls; the only `unsafe`.
 //! * [`netlink`]: links, addresses and routes in the kernel.
 //! * [`engine`]: threads that move packets.
+//! * [`quic`]: encrypted connections to other hosts, the packets in them, keys for sealed ones.
 //! * [`backend`]: puts a map into effect.
 //! * [`control`], [`metrics`]: what a running node says of itself.
 //! * [`node`]: the daemon: start, one select loop, stop.
@@ -61,6 +63,8 @@ pub mod metrics;
 pub mod netlink;
 pub mod node;
 pub mod packet;
+pub mod pki;
+pub mod quic;
 pub mod route;
 pub mod seal;
 pub mod store;

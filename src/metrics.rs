@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::control::{Drop, State, Watch};
 use crate::forward::{Counter, Counters};
+use crate::quic::Counts;
 use crate::store::etcd::Health;
 
 /// Everything that is scraped.
@@ -222,6 +223,9 @@ impl Snapshot {
             let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(family)?;
         }
+        if let Some(board) = &self.state.identity.board {
+            encryption(&mut encoder, board.counts())?;
+        }
         match &facts.health {
             Some(health) => store(health, encoder),
             None => Ok(()),
@@ -278,6 +282,22 @@ fn store(health: &Health, mut encoder: DescriptorEncoder) -> Result<(), Error> {
         ConstCounter::new(count).encode(family.encode_family(&[("result", result)])?)?;
     }
     Ok(())
+}
+
+fn encryption(encoder: &mut DescriptorEncoder<'_>, counts: Counts) -> Result<(), Error> {
+    let help = "Handshakes with other hosts, by result";
+    let mut family = encoder.encode_descriptor("quic_handshakes", help, None, MetricType::Counter)?;
+    for (result, count) in
+        [("authenticated", counts.handshakes), ("failed", counts.failures), ("refused", counts.refused)]
+    {
+        ConstCounter::new(count).encode(family.encode_family(&[("result", result)])?)?;
+    }
+    let help = "Times that sealed packets got new keys";
+    let family = encoder.encode_descriptor("seal_rekeys", help, None, MetricType::Counter)?;
+    ConstCounter::new(counts.rekeys).encode(family)?;
+    let help = "Hosts to which there is an encrypted connection";
+    let family = encoder.encode_descriptor("quic_connections", help, None, MetricType::Gauge)?;
+    ConstGauge::new(i64::try_from(counts.connected).unwrap_or(i64::MAX)).encode(family)
 }
 
 /// `ENOBUFS` reads better than `105`.

@@ -15,6 +15,7 @@ mod device;
 mod follow;
 mod join;
 mod place;
+mod security;
 mod signals;
 mod subnet_env;
 mod underlay;
@@ -39,6 +40,7 @@ use crate::netlink::{Monitor, Netlink, NetlinkError};
 use crate::route::{Change, Fib, Local, Networks, Rib};
 use crate::store::{Lost, Store, StoreError, Update};
 use crate::sys::Capabilities;
+use security::{Encryption, Material};
 use signals::{Signals, notify};
 
 /// Why a node could not start or had to stop.
@@ -117,6 +119,7 @@ pub struct Node {
     /// What systemd was told last.
     told: String,
     failed: mpsc::UnboundedReceiver<WorkerError>,
+    encryption: Option<Encryption>,
 }
 
 /// Tables are published no faster than this: what arrives meanwhile goes into one. A table of thousands of leases takes
@@ -125,7 +128,7 @@ const SPACING: Duration = Duration::from_millis(1);
 
 impl Node {
     /// Brings everything up, or nothing. `None`: a signal ended it while it waited for its store.
-    pub async fn start(config: Config) -> Result<Option<Self>, NodeError> {
+    pub async fn start(mut config: Config) -> Result<Option<Self>, NodeError> {
         let no_signals = |error| NodeError::Environment(format!("cannot wait for signals: {error}"));
         let mut signals = Signals::new().map_err(no_signals)?;
         let capabilities = Capabilities::probe();
@@ -142,9 +145,13 @@ impl Node {
         // First the monitor: what changes while we look is told.
         let (monitor, netlink) = (Monitor::new()?, Netlink::new()?);
         let underlay = underlay::find(&netlink, &config.node).await?;
+        let material = Material::announce(&mut config)?;
         let opened = join::open_store(&config, &underlay, &watch, &mut signals).await?;
         let Some((store, opened)) = opened else { return Ok(None) };
         let local = join::local(&config, &underlay, &opened)?;
+        if let Some(material) = &material {
+            material.check(&opened.lease.name, local.port)?;
+        }
         let networks = opened.cluster.networks;
         tracing::info!(
             host = opened.lease.name, public_ip = %local.public, interface = underlay.interface,
@@ -166,14 +173,24 @@ impl Node {
             // The receiver is gone only when the node has stopped already.
             let _ = failure.send(error);
         });
-        let engine = engine.map_err(|error| no_worker(&error))?;
+        let mut engine = engine.map_err(|error| no_worker(&error))?;
         tracing::info!(
             engine = engine.view().engine(),
             workers = choice.workers,
             reason = engine_reason,
             "packets will be moved"
         );
-        let mut backend = Userspace::new(engine.view(), networks, local.clone());
+        let ends = (address, security::payload(&underlay, local.public));
+        let encryption = match Encryption::start(&config, material, &opened.lease.name, ends, &mut engine) {
+            Ok(encryption) => encryption,
+            Err(error) => {
+                engine.stop();
+                device.remove().await;
+                return Err(error);
+            }
+        };
+        let sessions = security::sessions(&config);
+        let mut backend = Userspace::new(engine.view(), networks, local.clone(), sessions);
         let published = backend.apply(&rib);
         tracing::info!(peers = engine.view().fib().peers().len(), "routes are in force");
 
@@ -190,6 +207,8 @@ impl Node {
             device: config.overlay.device.clone(),
             store: store.describe(),
             engine_reason,
+            policy: local.policy,
+            board: encryption.as_ref().map(Encryption::board),
         };
         let facts = Facts::new(local.clone(), underlay.interface);
         let state = Arc::new(State::new(identity, facts, engine.view(), netlink.clone()));
@@ -218,6 +237,7 @@ impl Node {
             alarm: alarm::Alarm::default(),
             told: String::new(),
             failed,
+            encryption,
         }))
     }
 
@@ -235,6 +255,7 @@ impl Node {
         /// Often enough for `status` and any watchdog.
         const TICK: Duration = Duration::from_secs(1);
         let mut tick = tokio::time::interval(TICK);
+        self.encryption.iter().for_each(Encryption::refresh);
         loop {
             let due = tokio::time::Instant::from_std(self.published + SPACING);
             tokio::select! {
@@ -244,6 +265,7 @@ impl Node {
                 error = self.failed.recv() => {
                     return Err(error.map_or_else(|| NodeError::Worker(WorkerError::Panicked), NodeError::Worker));
                 }
+                report = Encryption::report(&mut self.encryption) => self.report(report)?,
                 name = self.signals.next() => {
                     if name == "SIGHUP" {
                         self.reload(sources, &reconfigure);
@@ -257,6 +279,9 @@ impl Node {
                     self.look_for_doubles();
                     self.look_again().await?;
                     notify(&[NotifyState::Watchdog]);
+                    if self.encryption.as_mut().is_some_and(Encryption::should_renew) {
+                        self.renew(None);
+                    }
                 }
             }
         }
@@ -310,6 +335,7 @@ impl Node {
         for heard in self.heard.drain(..) {
             self.metrics.publish_seconds.observe(self.published.duration_since(heard).as_secs_f64());
         }
+        self.encryption.iter().for_each(Encryption::refresh);
     }
 
     fn reload(&mut self, sources: &Sources, reconfigure: &impl Fn(&Config)) {
@@ -329,6 +355,7 @@ impl Node {
                     }
                 }
                 reconfigure(&config);
+                self.renew(Some(&config));
                 tracing::info!("SIGHUP: read the configuration and the map again");
             }
             Err(error) => tracing::error!("SIGHUP: {error}; everything stays as it was"),
@@ -359,8 +386,9 @@ impl Node {
         /// A store that does not answer must not keep a node from ending.
         const PATIENCE: Duration = Duration::from_secs(5);
         notify(&[NotifyState::Stopping]);
-        let Self { engine, device, tun, store, mut servers, .. } = self;
+        let Self { engine, device, tun, store, mut servers, encryption, .. } = self;
         servers.shutdown().await;
+        encryption.into_iter().for_each(Encryption::stop);
         engine.stop();
         device.remove().await;
         drop(tun);

@@ -9,13 +9,15 @@
 #![forbid(unsafe_code)]
 
 mod fib;
+mod security;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-pub use fib::{Fib, Hop, Local, Peer, Unreachable};
+pub use fib::{Fib, Hop, Local, Peer, Sessions, Unreachable};
+pub use security::{Announced, Fingerprint, Mode, Policy, Protection};
 
 use crate::packet::Family;
 
@@ -75,11 +77,14 @@ pub struct Abilities {
     pub sealed: bool,
     /// The outer ECN field, which it applies to the inner packet (RFC 6040).
     pub ecn: bool,
+    /// How its packets are encrypted; `None`: not at all.
+    pub secure: Option<Announced>,
 }
 
 impl Abilities {
     /// What this version of hopsack understands.
-    pub const OURS: Self = Self { ipv6: true, control: false, bundles: true, sealed: false, ecn: true };
+    pub const OURS: Self =
+        Self { ipv6: true, control: false, bundles: true, sealed: false, ecn: true, secure: None };
 }
 
 /// What may be sent to a host.

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::config;
-use crate::route::{Change, Lease, Networks};
+use crate::route::{Announced, Change, Lease, Networks};
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +148,14 @@ impl Store {
         match self {
             Self::File(store) => store.reload(),
             Self::Etcd(store) => store.verify(),
+        }
+    }
+
+    /// Our lease tells this of encryption from here on, where the store lets us; in a file it is written by hand.
+    pub fn announce(&mut self, announced: Announced) {
+        match self {
+            Self::File(_) => {}
+            Self::Etcd(store) => store.announce(announced),
         }
     }
 

@@ -13,7 +13,7 @@ use hopsack::packet::ecn::{Ecn, Marker};
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::SPLIT_BUFFER;
 use hopsack::packet::{IpPacket, VnetHeader, bundle};
-use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Peer, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Peer, Policy, Public, Rib};
 
 struct Counting;
 
@@ -46,6 +46,9 @@ impl ToNet for Net {
     }
     fn push(&mut self, _peer: &Peer, load: Load) {
         self.packets += Train { bytes: &self.room[..load.bytes], stride: load.stride }.count();
+    }
+    fn divert(&mut self, peer: &Peer, load: Load) {
+        self.push(peer, load);
     }
 }
 
@@ -86,7 +89,13 @@ fn a_hundred_thousand_packets_allocate_nothing() {
     };
     let mut rib = Rib::default();
     rib.apply(Change::Snapshot { leases: (1..200).map(lease).collect(), revision: 1 });
-    let local = Local { subnets: lease(1).subnets, public: [192, 0, 2, 1].into(), port: 8285, mtu: 1472 };
+    let local = Local {
+        subnets: lease(1).subnets,
+        public: [192, 0, 2, 1].into(),
+        port: 8285,
+        mtu: 1472,
+        policy: Policy::default(),
+    };
     let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)), v6: None };
     let fib = Fib::compile(1, &rib, &networks, &local);
 

@@ -13,7 +13,9 @@ use hopsack::forward::{
 use hopsack::packet::ecn::{Ecn, Marker};
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::{IpPacket, bundle};
-use hopsack::route::{Abilities, Change, Dialect, Event, Fib, Hop, Lease, Local, Networks, Public, Rib};
+use hopsack::route::{
+    Abilities, Change, Dialect, Event, Fib, Hop, Lease, Local, Networks, Policy, Public, Rib,
+};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
 use sinks::{Sent, Sink};
@@ -27,7 +29,13 @@ fn networks() -> Networks {
 
 fn local() -> Local {
     let subnets = ["10.1.1.0/24", "fd00:1:0:1::/64"].map(|net| net.parse().expect("a prefix"));
-    Local { subnets: subnets.into(), public: [192, 0, 2, 1].into(), port: 8285, mtu: 1472 }
+    Local {
+        subnets: subnets.into(),
+        public: [192, 0, 2, 1].into(),
+        port: 8285,
+        mtu: 1472,
+        policy: Policy::default(),
+    }
 }
 
 /// Mostly regular subnets, some of other lengths, some elsewhere; close together, so that they overlap.

@@ -247,6 +247,7 @@ impl Host {
             state_dir: dir.path().join("state"),
             subnet_env: dir.path().join("subnet.env"),
             revoke_on_exit: false,
+            announced: None,
             lease_ttl: config::LEASE_TTL,
         };
         Self { dir, config, address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)) }

@@ -1,10 +1,11 @@
 //! The configuration as typed: serde's view of the file, the layering of the four sources, and the step to meaning.
 //!
-//! Values that are known but not built yet (encryption, masquerading ...) are refused by name rather than ignored: a daemon that
-//! accepts `mode = "sealed"` and sends in clear would lie.
+//! Values that are known but not built yet (masquerading ...) are refused by name rather than ignored.
 //!
 //! Invariant: an unknown key or a value of the wrong type is an error with its place, never skipped.
 #![forbid(unsafe_code)]
+
+mod security;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -82,9 +83,12 @@ section!(DataplaneSection {
 });
 section!(SecuritySection {
     mode: String = "none".into(),
+    require: bool = false,
+    port: NumberOrAuto = NumberOrAuto::default(),
     ca: String = String::new(),
     cert: String = String::new(),
     key: String = String::new(),
+    rekey_seconds: i64 = 3600,
 });
 section!(NatSection { masquerade: bool = false });
 section!(MetricsSection { listen: String = "127.0.0.1:9285".into() });
@@ -164,7 +168,7 @@ fn typed(key: &'static Key, default: &Toml, text: &str, origin: &Origin) -> Resu
         Toml::Integer(_) => Toml::Integer(text.parse().map_err(|_| wrong("write a whole number"))?),
         Toml::Array(_) => Toml::Array(text.split(',').map(|item| Toml::String(item.trim().into())).collect()),
         Toml::String(word) if word == "auto" => match text.parse::<i64>() {
-            Ok(number) if matches!(key.name, "mtu" | "workers") => Toml::Integer(number),
+            Ok(number) if matches!(key.name, "mtu" | "workers" | "port") => Toml::Integer(number),
             _ => Toml::String(text.to_owned()),
         },
         Toml::String(_) | Toml::Float(_) | Toml::Datetime(_) | Toml::Table(_) => {
@@ -187,6 +191,7 @@ impl Merged {
             store: self.store()?,
             overlay: self.overlay()?,
             dataplane: self.dataplane()?,
+            security: self.security()?,
             metrics: match file.metrics.listen.as_str() {
                 "" => None,
                 text => Some(text.parse::<SocketAddr>().or_else(|_| {
@@ -287,6 +292,7 @@ impl Merged {
             state_dir: self.absolute("node.state_dir", &node.state_dir)?,
             subnet_env: self.absolute("node.subnet_env", &node.subnet_env)?,
             revoke_on_exit: store.revoke_on_exit,
+            announced: None,
             lease_ttl: LEASE_TTL,
         })
     }
@@ -333,7 +339,7 @@ impl Merged {
     }
 
     fn dataplane(&self) -> Result<Dataplane, ConfigError> {
-        let (dataplane, security) = (&self.file.dataplane, &self.file.security);
+        let dataplane = &self.file.dataplane;
         let engine = match dataplane.engine.as_str() {
             "auto" => EngineChoice::Auto,
             "uring" => EngineChoice::Uring,
@@ -353,13 +359,6 @@ impl Merged {
         };
         if dataplane.busy_poll_us != 0 {
             self.wrong("dataplane.busy_poll_us", "busy polling is not in this version: write 0")?;
-        }
-        match security.mode.as_str() {
-            "none" => {}
-            "sealed" | "quic" => {
-                self.wrong("security.mode", "encryption is not in this version: write \"none\"")?
-            }
-            _ => self.wrong("security.mode", "write \"none\"")?,
         }
         if self.file.nat.masquerade {
             self.wrong(
@@ -486,7 +485,14 @@ mod tests {
             ("dataplane", "engine", "dpdk", "\"simple\""),
             ("dataplane", "workers", "65", "1 to 64"),
             ("dataplane", "busy_poll_us", "50", "write 0"),
-            ("security", "mode", "sealed", "\"none\""),
+            ("security", "mode", "tls", "\"sealed\""),
+            ("security", "require", "true", "security.mode"),
+            ("security", "port", "0", "1 to 65535"),
+            ("security", "port", "8285", "overlay.port"),
+            ("security", "cert", "/c.pem", "name the key"),
+            ("security", "key", "/k.pem", "name the certificate"),
+            ("security", "ca", "/ca.pem", "hopsack pki"),
+            ("security", "rekey_seconds", "0", "1 to 3600"),
             ("nat", "masquerade", "true", "false"),
             ("metrics", "listen", "9285", "address:port"),
             ("log", "filter", "chatty", "debug"),

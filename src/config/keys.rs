@@ -59,10 +59,13 @@ pub const KEYS: &[Key] = keys! {
     dataplane.workers, "dataplane-workers", "threads that move packets, or \"auto\" (2 where there are 2 CPUs); the simple engine has 1";
     dataplane.offload, "dataplane-offload", "let the kernel hand over and take many packets as one; the simple engine cannot";
     dataplane.busy_poll_us, "dataplane-busy-poll-us", "microseconds to spin before sleeping; not in this version: 0";
-    security.mode, "security-mode", "encryption: \"none\" (\"sealed\" and \"quic\" are not in this version)";
-    security.ca, "security-ca", "file with the cluster CA";
-    security.cert, "security-cert", "file with this node's certificate";
-    security.key, "security-key", "file with this node's key";
+    security.mode, "security-mode", "encryption with hosts that encrypt too: \"none\", \"sealed\" (fast) or \"quic\" (standard)";
+    security.require, "security-require", "no packet to or from a host that does not encrypt";
+    security.port, "security-port", "UDP port for QUIC, or \"auto\" (the overlay's port + 1)";
+    security.ca, "security-ca", "file with the cluster's CA certificates; without one the store says who is who";
+    security.cert, "security-cert", "file with this node's certificate; without one the node makes its own in state_dir";
+    security.key, "security-key", "file with this node's key, mode 0600";
+    security.rekey_seconds, "security-rekey-seconds", "seconds until sealed packets get new keys";
     nat.masquerade, "nat-masquerade", "masquerade what leaves the overlay; not in this version: false";
     metrics.listen, "metrics-listen", "address for /metrics, /healthz and /readyz; \"\" = off";
     log.filter, "log-filter", "error, warn, info, debug, or target=level,...";

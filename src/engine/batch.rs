@@ -15,7 +15,7 @@ use arc_swap::{ArcSwap, Cache};
 
 use super::link::{Link, Replies};
 use super::outbox::Outbox;
-use super::{Account, Op, QueueIo, Rules, WorkerError};
+use super::{Account, Op, QueueIo, Rules, Side, WorkerError};
 use crate::forward::{Arrival, DropReason, Frame, ToTun, VerifySource, egress, ingress};
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
 use crate::packet::ecn::Marker;
@@ -35,6 +35,7 @@ pub(super) struct Worker {
     fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
     verify: VerifySource,
     stop: Arc<Event>,
+    side: Arc<Side>,
     outbox: Outbox,
     coalescer: Coalescer,
     receiver: udp::Receiver,
@@ -48,7 +49,7 @@ impl Worker {
         rules: Rules,
         fib: Arc<ArcSwap<Fib>>,
         account: Arc<Account>,
-        stop: Arc<Event>,
+        (stop, side): (Arc<Event>, Arc<Side>),
     ) -> Self {
         Self {
             link: Link::new(io.tun, io.send, account, rules.offload),
@@ -56,6 +57,7 @@ impl Worker {
             fib: Cache::new(fib),
             verify: rules.verify,
             stop,
+            side,
             outbox: Outbox::new(udp::max_segments()),
             coalescer: Coalescer::new(RUNS).with_udp_segments(udp::max_segments()),
             receiver: udp::Receiver::new(udp::RECEIVE_BATCH),
@@ -91,7 +93,7 @@ impl Worker {
 
     /// From the TUN to the network, until it has nothing more or the other side is due.
     fn outbound(&mut self, now: Nanos) -> Result<(), WorkerError> {
-        let Self { link, fib, outbox, buffer, .. } = self;
+        let Self { link, fib, outbox, buffer, side, .. } = self;
         let fib = fib.load();
         for _ in 0..BURST {
             if outbox.is_tight() {
@@ -110,6 +112,7 @@ impl Worker {
         }
         link.send(outbox.block(), fib, now);
         outbox.clear();
+        outbox.hand_over(side, &link.account);
         Ok(())
     }
 
@@ -141,10 +144,10 @@ impl Worker {
 }
 
 /// The way to the TUN: merges, and writes at the end of a batch.
-struct Inbox<'a> {
-    coalescer: &'a mut Coalescer,
-    link: &'a mut Link,
-    now: Nanos,
+pub(super) struct Inbox<'a> {
+    pub(super) coalescer: &'a mut Coalescer,
+    pub(super) link: &'a mut Link,
+    pub(super) now: Nanos,
 }
 
 impl Inbox<'_> {
@@ -155,7 +158,7 @@ impl Inbox<'_> {
         }
     }
 
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         for run in self.coalescer.finish() {
             self.link.write(run.bytes, run.packets, run.packet_bytes, self.now);
         }

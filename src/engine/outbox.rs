@@ -16,7 +16,8 @@
 
 use std::net::SocketAddr;
 
-use crate::forward::{Load, ToNet};
+use super::{Account, Parcel, Side};
+use crate::forward::{DropReason, Load, ToNet};
 use crate::packet::bundle;
 use crate::packet::ecn::Ecn;
 use crate::packet::split::SPLIT_BUFFER;
@@ -51,6 +52,8 @@ pub(super) struct Outbox {
     place: Place,
     /// Datagrams that one send takes.
     segments: usize,
+    /// What others carry.
+    diverted: Vec<Parcel>,
 }
 
 /// A part that may grow.
@@ -87,6 +90,14 @@ impl Outbox {
             scratch: vec![0; SPLIT_BUFFER].into(),
             place: Place::Scratch,
             segments,
+            diverted: Vec::new(),
+        }
+    }
+
+    /// Hands over what others carry; what they have no room for is counted.
+    pub(super) fn hand_over(&mut self, side: &Side, account: &Account) {
+        if !self.diverted.is_empty() {
+            account.counters.egress.drop_many(DropReason::Congested, side.put(&mut self.diverted));
         }
     }
 
@@ -299,6 +310,10 @@ impl ToNet for Outbox {
             }
         }
     }
+
+    fn divert(&mut self, peer: &Peer, Load { bytes, stride, .. }: Load) {
+        self.diverted.push(Parcel::new(peer, &self.scratch[..bytes], stride));
+    }
 }
 
 #[cfg(test)]
@@ -307,13 +322,21 @@ mod tests {
 
     use super::*;
     use crate::packet::Train;
-    use crate::route::Abilities;
+    use crate::route::{Abilities, Protection};
 
     /// Host 2 and up; even ones take bundles.
     fn peer(n: u8) -> Peer {
         let endpoint = ([192, 0, 2, n], 8285).into();
         let abilities = if n.is_multiple_of(2) { Abilities::OURS } else { Abilities::default() };
-        Peer { name: format!("h{n}"), endpoint, subnets: Vec::new(), mtu: 1472, abilities }
+        Peer {
+            name: format!("h{n}"),
+            endpoint,
+            subnets: Vec::new(),
+            mtu: 1472,
+            abilities,
+            protection: Protection::Clear,
+            session: None,
+        }
     }
 
     fn load(bytes: usize, stride: usize) -> Load {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Cache};
 
 use super::link::SEND_PATIENCE;
-use super::{Account, Op, SimpleIo, WorkerError};
+use super::{Account, Op, Parcel, Side, SimpleIo, WorkerError};
 use crate::forward::{
     Arrival, DropReason, Forwarder, Frame, Load, ToNet, ToTun, Train, VerifySource, egress, ingress,
 };
@@ -39,6 +39,7 @@ pub(super) struct Worker {
     verify: VerifySource,
     account: Arc<Account>,
     stop: Arc<Event>,
+    side: Arc<Side>,
     receiver: udp::Receiver,
     marker: Marker,
     buffer: Box<[u8]>,
@@ -51,7 +52,7 @@ impl Worker {
         verify: VerifySource,
         fib: Arc<ArcSwap<Fib>>,
         account: Arc<Account>,
-        stop: Arc<Event>,
+        (stop, side): (Arc<Event>, Arc<Side>),
     ) -> Self {
         Self {
             tun: io.tun,
@@ -61,6 +62,7 @@ impl Worker {
             verify,
             account,
             stop,
+            side,
             receiver: udp::Receiver::new(1),
             marker: Marker::default(),
             buffer: vec![0; BUFFER].into(),
@@ -94,7 +96,7 @@ impl Worker {
 
     /// From the TUN to the network, until it has nothing more or the other side is due.
     fn outbound(&mut self) -> Result<(), WorkerError> {
-        let Self { tun, socket, fib, forwarder, account, buffer, outgoing, .. } = self;
+        let Self { tun, socket, fib, forwarder, account, buffer, outgoing, side, .. } = self;
         let (fib, now, counters) = (fib.load(), now(), &account.counters);
         for _ in 0..BURST {
             counters.system_calls.add(1);
@@ -105,7 +107,7 @@ impl Worker {
             };
             counters.tun_reads.add(1);
             let packet = &buffer[..length];
-            let mut net = Net { socket, account, outgoing, too_big: None };
+            let mut net = Net { socket, account, outgoing, side, too_big: None };
             let mut device = Device { tun, account };
             egress(fib, Frame::Bare(packet), now, forwarder, counters, &mut net, &mut device);
             if let Some(mtu) = net.too_big {
@@ -145,6 +147,7 @@ struct Net<'a> {
     socket: &'a UdpSocket,
     account: &'a Account,
     outgoing: &'a mut [u8],
+    side: &'a Side,
     /// The kernel knows that the path is narrower than we thought: the inner MTU that it takes.
     too_big: Option<u16>,
 }
@@ -168,6 +171,11 @@ impl ToNet for Net<'_> {
                 self.account.counters.egress.drop(DropReason::SendFailed);
             }
         }
+    }
+
+    fn divert(&mut self, peer: &Peer, Load { bytes, stride, .. }: Load) {
+        let mut parcels = vec![Parcel::new(peer, &self.outgoing[..bytes], stride)];
+        self.account.counters.egress.drop_many(DropReason::Congested, self.side.put(&mut parcels));
     }
 }
 

@@ -15,7 +15,7 @@ use arc_swap::{ArcSwap, Cache};
 use super::batch::READ_BUFFER;
 use super::link::{Link, Replies};
 use super::outbox::{BLOCK, Outbox};
-use super::{Account, Op, QueueIo, Rules, WorkerError};
+use super::{Account, Op, QueueIo, Rules, Side, WorkerError};
 use crate::forward::{Arrival, DropReason, Frame, ToTun, VerifySource, egress, ingress};
 use crate::packet::IpPacket;
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
@@ -37,6 +37,7 @@ pub(super) struct Worker {
     fib: Arc<ArcSwap<Fib>>,
     account: Arc<Account>,
     stop: Arc<Event>,
+    side: Arc<Side>,
 }
 
 impl Worker {
@@ -45,14 +46,14 @@ impl Worker {
         rules: Rules,
         fib: Arc<ArcSwap<Fib>>,
         account: Arc<Account>,
-        stop: Arc<Event>,
+        (stop, side): (Arc<Event>, Arc<Side>),
     ) -> Self {
-        Self { io, rules, fib, account, stop }
+        Self { io, rules, fib, account, stop, side }
     }
 
     /// Turns until told to stop.
     pub(super) fn run(self) -> Result<(), WorkerError> {
-        let Self { io: QueueIo { tun, receive, send }, rules, fib, account, stop } = self;
+        let Self { io: QueueIo { tun, receive, send }, rules, fib, account, stop, side } = self;
         let failed = |error| WorkerError::System { call: "io_uring_setup", error };
         let fds = [tun.as_fd(), receive.as_fd(), send.as_fd(), stop.as_fd()];
         let (ring, frames, messages) = Ring::new(fds, READ_BUFFER).map_err(failed)?;
@@ -63,6 +64,7 @@ impl Worker {
             messages,
             fib: Cache::new(fib),
             verify: rules.verify,
+            side,
             outbox: Outbox::new(udp::max_segments()),
             coalescer: Coalescer::new(RUNS).with_udp_segments(udp::max_segments()),
             marker: Marker::default(),
@@ -79,6 +81,7 @@ struct Turning {
     messages: Buffers,
     fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
     verify: VerifySource,
+    side: Arc<Side>,
     outbox: Outbox,
     coalescer: Coalescer,
     marker: Marker,
@@ -101,7 +104,7 @@ impl Turning {
 
     /// Deals with all that has happened. Says whether somebody asked us to stop.
     fn turn(&mut self, now: Nanos) -> Result<bool, WorkerError> {
-        let Self { frames, messages, fib, verify, outbox, coalescer, marker, lender, .. } = self;
+        let Self { frames, messages, fib, verify, side, outbox, coalescer, marker, lender, .. } = self;
         let fib: &Fib = fib.load();
         lender.settle(fib, now);
         let account = lender.link.account.clone();
@@ -141,6 +144,7 @@ impl Turning {
             }
         }
         lender.send(outbox, fib, now).map_err(enter_failed)?;
+        outbox.hand_over(side, &account);
         lender.write(coalescer, fib, now).map_err(enter_failed)?;
         Ok(false)
     }

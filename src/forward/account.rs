@@ -24,6 +24,12 @@ pub enum DropReason {
     Multicast,
     /// Egress: the kernel refused to send; see hopsack_io_errors_total.
     SendFailed,
+    /// Egress: more than the peer's connection could carry; the oldest went.
+    Congested,
+    /// Egress: no encrypted connection to the peer came about in time.
+    Unconnected,
+    /// Ingress: in clear, from a peer that encrypts.
+    Cleartext,
     /// Ingress: the first four bits name no packet type that this host has announced.
     UnknownType,
     /// Ingress: the outer source address is that of no lease.
@@ -42,13 +48,16 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Malformed,
         Self::NoRoute,
         Self::OwnSubnet,
         Self::TooBig,
         Self::Multicast,
         Self::SendFailed,
+        Self::Congested,
+        Self::Unconnected,
+        Self::Cleartext,
         Self::UnknownType,
         Self::UnknownPeer,
         Self::SpoofedSource,
@@ -68,6 +77,9 @@ impl DropReason {
             Self::TooBig => "too_big",
             Self::Multicast => "multicast",
             Self::SendFailed => "send_failed",
+            Self::Congested => "congested",
+            Self::Unconnected => "unconnected",
+            Self::Cleartext => "cleartext",
             Self::UnknownType => "unknown_type",
             Self::UnknownPeer => "unknown_peer",
             Self::SpoofedSource => "spoofed_source",
@@ -88,6 +100,11 @@ impl DropReason {
             Self::TooBig => "longer than the path to the peer takes; its sender got \"too big\" with the MTU",
             Self::Multicast => "multicast, which the overlay does not carry",
             Self::SendFailed => "the kernel refused to send: see hopsack_io_errors_total and the log",
+            Self::Congested => "more than the peer's connection could carry; the oldest went",
+            Self::Unconnected => {
+                "no encrypted connection to the peer came about in time: see `hopsack peers`"
+            }
+            Self::Cleartext => "in clear, from a peer that encrypts: forged, or its map is old",
             Self::UnknownType => "the first four bits name no packet type that this host has announced",
             Self::UnknownPeer => "the outer source address is in no lease: a stranger, or a host behind NAT",
             Self::SpoofedSource => "the inner source address is in no subnet of the peer that sent it",

@@ -99,6 +99,9 @@ struct UpArgs {
     /// Where the cluster is described.
     #[arg(long, value_enum, default_value_t = StoreKind::Etcd)]
     store: StoreKind,
+    /// How packets between the hosts are encrypted.
+    #[arg(long, value_enum, default_value_t = Security::None)]
+    security: Security,
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +121,30 @@ struct DemoArgs {
     /// Where the cluster is described.
     #[arg(long, value_enum, default_value_t = StoreKind::Etcd)]
     store: StoreKind,
+    /// How packets between the hosts are encrypted.
+    #[arg(long, value_enum, default_value_t = Security::None)]
+    security: Security,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Security {
+    /// Not at all.
+    None,
+    /// One by one, in hopsack's own format.
+    Sealed,
+    /// In QUIC connections.
+    Quic,
+}
+
+impl Security {
+    /// For the daemons' configuration.
+    fn toml(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Sealed => "[security]\nmode = \"sealed\"\nrequire = true\n",
+            Self::Quic => "[security]\nmode = \"quic\"\nrequire = true\n",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -156,6 +183,7 @@ pub fn run(args: LabArgs, binary: &Path) -> Result<(), LabError> {
 
 fn up(args: UpArgs, binary: &Path) -> Result<(), LabError> {
     let mut options = options(&args.lab.name, args.hosts, args.ipv6, args.store, binary);
+    options.extra_config = args.security.toml().into();
     match Lab::open(&args.lab.name) {
         Ok(mut lab) => return mend(&mut lab, &options),
         Err(LabError::Absent(_)) => {}
@@ -177,10 +205,13 @@ fn up(args: UpArgs, binary: &Path) -> Result<(), LabError> {
 
 /// What `up` does to a lab that is there.
 fn mend(lab: &mut Lab, wanted: &Options) -> Result<(), LabError> {
-    let Options { name, hosts, underlay, store, .. } = lab.options();
-    if (*hosts, *underlay, *store) != (wanted.hosts, wanted.underlay, wanted.store) {
+    let Options { name, hosts, underlay, store, extra_config, .. } = lab.options();
+    let same_config = *extra_config == wanted.extra_config;
+    if !same_config || (*hosts, *underlay, *store) != (wanted.hosts, wanted.underlay, wanted.store) {
         let store = if matches!(store, Store::File) { "file" } else { "etcd" };
-        let has = format!("{hosts} hosts on an {} underlay and --store {store}", family(*underlay));
+        let encryption = if same_config { "" } else { " and another --security" };
+        let has =
+            format!("{hosts} hosts on an {} underlay and --store {store}{encryption}", family(*underlay));
         return Err(LabError::Differs { name: name.clone(), has });
     }
     let stopped = lab.hosts().iter().zip(1..).filter(|(_, number)| lab.daemon(*number).pid().is_none());
@@ -220,6 +251,7 @@ fn exec(lab: &str, site: &str, command: &[String]) -> Result<Infallible, LabErro
 
 fn run_demo(args: DemoArgs, binary: &Path) -> Result<(), LabError> {
     let mut options = options(&args.name, args.hosts, args.ipv6, args.store, binary);
+    options.extra_config = args.security.toml().into();
     topology::check_name(&args.name)?;
     options.interrupt = Interrupt::on_signals()?;
     if let Some(removal) = clear(&args.name)? {

@@ -25,6 +25,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::etcd::Member;
 use super::{LabError, Options, Store};
 use crate::packet::Family;
+use crate::quic;
 
 /// The most hosts that the numbering has room for.
 pub const MAX_HOSTS: u8 = 200;
@@ -147,10 +148,19 @@ impl Plan {
         std::iter::once(self.underlay()).chain(sites).collect()
     }
 
-    /// What a pod may send in one packet: the underlay's MTU less the outer IP and UDP headers.
+    /// What a pod may send in one packet: the underlay's MTU less the outer IP and UDP headers, and less what encryption
+    /// takes if the daemons are told to encrypt.
     pub(super) fn overlay_mtu(&self) -> u16 {
         let v6 = self.hosts.iter().any(|host| host.public.is_ipv6());
-        self.mtu.saturating_sub(if v6 { 40 + 8 } else { 20 + 8 })
+        let headers = if v6 { 40 + 8 } else { 20 + 8 };
+        self.mtu.saturating_sub(if self.encryption().is_some() { headers + quic::OVERHEAD } else { headers })
+    }
+
+    /// How the daemons are told to encrypt.
+    pub(super) fn encryption(&self) -> Option<String> {
+        let said = toml::from_str::<toml::Table>(&self.extra_config).unwrap_or_default();
+        let mode = said.get("security").and_then(|security| security.get("mode")?.as_str())?;
+        (mode != "none").then(|| mode.to_owned())
     }
 
     /// The batch for the underlay's namespace: a bridge, and a cable to each host.
@@ -203,16 +213,18 @@ impl Plan {
     }
 
     /// The file store's content.
-    pub(super) fn cluster_toml(&self) -> String {
+    /// `announced`: a line for each host about its encryption, or none.
+    pub(super) fn cluster_toml(&self, announced: &[String]) -> String {
         let mut text = String::from(
             "network         = \"10.244.0.0/16\"\nsubnet_len      = 24\n\
              ipv6_network    = \"fd00:244::/48\"\nipv6_subnet_len = 64\n",
         );
-        for Host { name, public, subnet_v4, subnet_v6, .. } in &self.hosts {
+        for (number, Host { name, public, subnet_v4, subnet_v6, .. }) in self.hosts.iter().enumerate() {
             let _ = write!(
                 text,
                 "\n[[hosts]]\nname    = \"{name}\"\npublic  = [\"{public}\"]\n\
-                 subnets = [\"{subnet_v4}\", \"{subnet_v6}\"]\n",
+                 subnets = [\"{subnet_v4}\", \"{subnet_v6}\"]\n{}",
+                announced.get(number).map_or("", String::as_str),
             );
         }
         text
@@ -333,7 +345,7 @@ mod tests {
     fn the_configurations_are_toml() {
         let plan = plan(3, Family::V4).unwrap();
         assert_eq!(plan.overlay_mtu(), 1472);
-        let cluster: toml::Table = plan.cluster_toml().parse().unwrap();
+        let cluster: toml::Table = plan.cluster_toml(&[]).parse().unwrap();
         assert_eq!(cluster["hosts"][1]["subnets"][0].as_str(), Some("10.244.2.0/24"));
         let config: toml::Table = plan.hopsack_toml(&plan.hosts[2]).parse().unwrap();
         assert_eq!(config["node"]["public_ip"].as_str(), Some("192.0.2.3"));

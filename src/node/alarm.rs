@@ -122,7 +122,13 @@ mod tests {
         let mut rib = Rib::default();
         rib.apply(Change::Snapshot { leases: vec![lease(1), lease(2)], revision: 1 });
         let public = [192, 0, 2, 1].into();
-        let local = Local { subnets: lease(1).subnets, public, port: 8285, mtu: 1472 };
+        let local = Local {
+            subnets: lease(1).subnets,
+            public,
+            port: 8285,
+            mtu: 1472,
+            policy: crate::route::Policy::default(),
+        };
         let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)), v6: None };
         (Fib::compile(1, &rib, &networks, &local), local)
     }

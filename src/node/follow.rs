@@ -90,6 +90,7 @@ impl Node {
             let io = tun.between(self.choice.kind, sockets);
             self.engine.replace(io).map_err(|error| no_worker(&error))?;
             self.local.public = public;
+            self.encryption.iter().for_each(|encryption| encryption.relocate(public));
             self.put_in_force();
             tracing::warn!(old = %before, new = %public, "the address of this host changed: published in its lease");
         }

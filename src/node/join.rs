@@ -8,9 +8,9 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 
-use super::NodeError;
 use super::signals::{Signals, notify};
 use super::underlay::Underlay;
+use super::{NodeError, security};
 use crate::config::{Config, Origin};
 use crate::control::Watch;
 use crate::packet::{Family, outer_overhead};
@@ -81,7 +81,13 @@ pub(super) fn local(config: &Config, underlay: &Underlay, opened: &Opened) -> Re
         return Err(NodeError::Invalid(text));
     };
     let mtu = overlay_mtu(config, underlay, public, &opened.cluster.networks)?;
-    Ok(Local { subnets: lease.subnets.clone(), public, port: port(config, opened)?, mtu })
+    Ok(Local {
+        subnets: lease.subnets.clone(),
+        public,
+        port: port(config, opened)?,
+        mtu,
+        policy: security::policy(config),
+    })
 }
 
 /// What fits one underlay packet to or from `public`, in bytes of inner packet.
@@ -92,9 +98,10 @@ pub(super) fn overlay_mtu(
     networks: &Networks,
 ) -> Result<u16, NodeError> {
     let overhead = outer_overhead(Family::of(public));
+    let (overhead, encryption) = (overhead + security::overhead(config), security::overhead(config));
     let room = u16::try_from(underlay.mtu.saturating_sub(overhead.into())).unwrap_or(u16::MAX);
     // 65507 is what one UDP datagram carries; a loopback underlay would offer more.
-    let room = room.min(65507);
+    let room = room.min(65507 - encryption);
     let mtu = config.overlay.mtu.unwrap_or(room);
     let interface = &underlay.interface;
     if mtu > room {

@@ -91,6 +91,7 @@ mod tests {
             public: [192, 0, 2, 1].into(),
             port: 8285,
             mtu: 1472,
+            policy: crate::route::Policy::default(),
         };
         assert_eq!(
             render(&networks, &local),

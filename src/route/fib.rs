@@ -10,12 +10,15 @@
 //! `fib_equals_a_linear_scan`).
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Abilities, Dialect, Lease, Networks, Rib};
+use super::{Abilities, Dialect, Lease, Networks, Policy, Protection, Rib};
 use crate::packet::Family;
+use crate::seal::{Lifetime, Session};
 
 /// This host's part in the overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct Local {
     pub port: u16,
     /// The longest inner packet that fits one underlay packet, in bytes.
     pub mtu: u16,
+    /// How packets are to be protected.
+    pub policy: Policy,
 }
 
 impl Local {
@@ -52,6 +57,10 @@ pub struct Peer {
     pub mtu: u16,
     /// What it understands besides bare IPv4 packets; nothing, for a plain flanneld.
     pub abilities: Abilities,
+    /// How packets to it, and from it, travel.
+    pub protection: Protection,
+    /// Its keys, where packets are sealed and the FIB was [equipped](Fib::equip).
+    pub session: Option<Arc<Session>>,
 }
 
 /// Where a destination lies.
@@ -70,6 +79,21 @@ pub struct Unreachable {
     pub name: String,
     /// A sentence for the operator.
     pub reason: String,
+}
+
+/// The sessions with peers whose packets are sealed, by their addresses.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    lifetime: Lifetime,
+    by_address: BTreeMap<IpAddr, Arc<Session>>,
+}
+
+impl Sessions {
+    /// None yet; the keys of each will live so long.
+    #[must_use]
+    pub fn new(lifetime: Lifetime) -> Self {
+        Self { lifetime, by_address: BTreeMap::new() }
+    }
 }
 
 /// The forwarding table.
@@ -97,17 +121,20 @@ impl Fib {
         }
         let mut routed = Vec::new();
         for lease in rib.leases().filter(|lease| lease.subnets != local.subnets) {
-            match endpoint(lease, local).and_then(|endpoint| Ok((endpoint, abilities(lease)?))) {
+            match reach(lease, local) {
                 Err(reason) => unreachable.push(Unreachable { name: lease.name.clone(), reason }),
-                Ok((endpoint, abilities)) => routed.push((lease, endpoint, abilities)),
+                Ok((endpoint, abilities, protection)) => {
+                    routed.push((lease, endpoint, abilities, protection))
+                }
             }
         }
-        let (numbers, by_address) = number_peers(routed.iter().map(|(_, endpoint, _)| endpoint.ip()));
+        let (numbers, by_address) = number_peers(routed.iter().map(|(_, endpoint, ..)| endpoint.ip()));
         let mut peers: Vec<Peer> = Vec::with_capacity(by_address.len());
-        for ((lease, endpoint, abilities), index) in routed.into_iter().zip(numbers) {
+        for ((lease, endpoint, abilities, protection), index) in routed.into_iter().zip(numbers) {
             if index == count(&peers) {
                 let (name, subnets) = (lease.name.clone(), Vec::with_capacity(lease.subnets.len()));
-                peers.push(Peer { name, endpoint, subnets, mtu: local.mtu, abilities });
+                let (mtu, session) = (local.mtu, None);
+                peers.push(Peer { name, endpoint, subnets, mtu, abilities, protection, session });
             }
             let understood = |subnet: &&IpNet| matches!(subnet, IpNet::V4(_)) || abilities.ipv6;
             for subnet in lease.subnets.iter().filter(understood) {
@@ -131,6 +158,31 @@ impl Fib {
             v4: Table::compile(v4, strongest(claims.v4)),
             v6: Table::compile(v6, strongest(claims.v6)),
             unreachable: unreachable.into(),
+        }
+    }
+
+    /// Gives the peers whose packets are sealed their sessions, which outlive tables.
+    pub fn equip(&mut self, sessions: &mut Sessions) {
+        let sealed = |peer: &&mut Peer| peer.protection == Protection::Sealed;
+        let mut kept = BTreeMap::new();
+        for peer in self.peers.iter_mut().filter(sealed) {
+            let address = peer.endpoint.ip();
+            let known = sessions.by_address.remove(&address);
+            let session = known.unwrap_or_else(|| Arc::new(Session::new(sessions.lifetime)));
+            peer.session = Some(session.clone());
+            kept.insert(address, session);
+        }
+        // What is left belongs to nobody; workers that still have the last table must not seal by it either.
+        std::mem::replace(&mut sessions.by_address, kept).values().for_each(|session| session.forget());
+    }
+
+    /// Limits what peers are sent to what the ways to them take, by address, in bytes.
+    pub fn narrow(&mut self, paths: &BTreeMap<IpAddr, u16>) {
+        for peer in &mut self.peers {
+            if let Some(mtu) = paths.get(&peer.endpoint.ip()).filter(|_| peer.protection != Protection::Clear)
+            {
+                peer.mtu = peer.mtu.min(*mtu);
+            }
         }
     }
 
@@ -183,6 +235,18 @@ impl Fib {
     pub fn generation(&self) -> u64 {
         self.generation
     }
+}
+
+/// How a lease's owner is reached, or why not.
+fn reach(lease: &Lease, local: &Local) -> Result<(SocketAddr, Abilities, Protection), String> {
+    let (endpoint, abilities) = (endpoint(lease, local)?, abilities(lease)?);
+    let protection = local.policy.with(abilities.secure);
+    if protection == Protection::Clear && local.policy.require {
+        return Err(
+            "it does not encrypt, and this host requires it (security.require): turn it on there".into()
+        );
+    }
+    Ok((endpoint, abilities, protection))
 }
 
 fn endpoint(lease: &Lease, local: &Local) -> Result<SocketAddr, String> {
@@ -447,6 +511,7 @@ mod tests {
             public: [192, 0, 2, 1].into(),
             port: 8285,
             mtu: 1472,
+            policy: Policy::default(),
         };
         Fib::compile(1, &rib, &networks, &local)
     }
@@ -511,8 +576,13 @@ mod tests {
             leases: vec![lease("six", "10.1.2.0/24", only_v6), lease("thief", "10.1.3.0/24", ours)],
             revision: 1,
         });
-        let local =
-            Local { subnets: vec![net("10.1.1.0/24")], public: [192, 0, 2, 1].into(), port: 8285, mtu: 1472 };
+        let local = Local {
+            subnets: vec![net("10.1.1.0/24")],
+            public: [192, 0, 2, 1].into(),
+            port: 8285,
+            mtu: 1472,
+            policy: Policy::default(),
+        };
         let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("net"), 24)), v6: None };
         let fib = Fib::compile(1, &rib, &networks, &local);
         assert_eq!(name(&fib, "10.1.2.1"), "-");
@@ -539,8 +609,13 @@ mod tests {
             v4: Some(("10.1.0.0/16".parse().expect("net"), 24)),
             v6: Some(("fd00:1::/48".parse().expect("net"), 64)),
         };
-        let local =
-            Local { subnets: vec![net("10.1.1.0/24")], public: [192, 0, 2, 1].into(), port: 8285, mtu: 1472 };
+        let local = Local {
+            subnets: vec![net("10.1.1.0/24")],
+            public: [192, 0, 2, 1].into(),
+            port: 8285,
+            mtu: 1472,
+            policy: Policy::default(),
+        };
         let fib = Fib::compile(1, &rib, &networks, &local);
         assert_eq!([name(&fib, "10.1.2.1"), name(&fib, "fd00:1:0:2::1")], ["flanneld", "-"]);
         assert_eq!([name(&fib, "10.1.3.1"), name(&fib, "fd00:1:0:3::1")], ["hopsack", "hopsack"]);

@@ -40,7 +40,7 @@ use saved::Saved;
 use super::flannel::{Attributes, DEFAULT_PORT, Identity, Keys, Network};
 use super::{Cluster, Opened, StoreError, Update};
 use crate::config;
-use crate::route::{Abilities, Lease, Public};
+use crate::route::{Abilities, Announced, Lease, Public};
 
 /// How long a start without map on disk waits for etcd before it fails, and the service manager tries again.
 const START_PATIENCE: Duration = Duration::from_secs(15);
@@ -67,7 +67,7 @@ impl EtcdStore {
             identity: Identity {
                 id: saved::node_id(&config.state_dir).map_err(StoreError::Invalid)?,
                 name: config.node_name.clone().unwrap_or_else(|| saved::host_name(addresses)),
-                abilities: Abilities::OURS,
+                abilities: Abilities { secure: config.announced, ..Abilities::OURS },
             },
             public: public(addresses),
             ttl: config.lease_ttl,
@@ -132,6 +132,11 @@ impl EtcdStore {
     pub fn verify(&mut self) {
         // With a full queue there is enough to do that ends in a look at it.
         let _ = self.commands.try_send(Command::Verify);
+    }
+
+    /// Our lease tells this of encryption from here on.
+    pub fn announce(&mut self, announced: Announced) {
+        let _ = self.commands.try_send(Command::Announce(announced));
     }
 
     /// How the store is now.

@@ -15,6 +15,7 @@
 //! name    = "alpha"
 //! public  = ["192.0.2.1"]                                   # at most one of each family
 //! subnets = ["10.244.1.0/24", "fd00:244:0:1::/64"]
+//! security = { mode = "quic", fingerprint = "..." }           # as the host's own configuration has it
 //! ```
 #![forbid(unsafe_code)]
 
@@ -30,7 +31,7 @@ use toml::Spanned;
 
 use super::{Cluster, Opened, StoreError, Update};
 use crate::config;
-use crate::route::{Abilities, Change, Dialect, Lease, Networks, Public};
+use crate::route::{Abilities, Announced, Change, Dialect, Fingerprint, Lease, Mode, Networks, Public};
 
 /// How often the file is looked at (one `stat`).
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -53,6 +54,37 @@ struct FileHost {
     name: Spanned<String>,
     public: Vec<Spanned<String>>,
     subnets: Vec<Spanned<String>>,
+    security: Option<Spanned<FileSecurity>>,
+}
+
+/// What an etcd lease would announce.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileSecurity {
+    mode: String,
+    #[serde(default = "default_quic_port")]
+    port: u16,
+    /// Of no meaning for hosts that know a CA.
+    fingerprint: Option<String>,
+}
+
+fn default_quic_port() -> u16 {
+    8286
+}
+
+impl FileSecurity {
+    fn announced(&self) -> Result<Announced, &'static str> {
+        let mode = self.mode.parse().ok().filter(|mode| *mode != Mode::None);
+        let mode = mode.ok_or("write mode = \"sealed\" or \"quic\"")?;
+        if self.port == 0 {
+            return Err("write a port from 1 to 65535");
+        }
+        // None that a certificate could have.
+        let none = || Ok(Fingerprint([0; 32]));
+        let bad = |()| "write the 64 hexadecimal digits that `hopsack pki show` prints as fingerprint";
+        let fingerprint = self.fingerprint.as_ref().map_or_else(none, |text| text.parse().map_err(bad))?;
+        Ok(Announced { mode, port: self.port, fingerprint })
+    }
 }
 
 /// The file as the cluster that it means.
@@ -192,7 +224,13 @@ impl Taken {
         }
         self.names.push(name.clone());
         // Who is in the file runs hopsack: no flanneld reads it.
-        Ok(Lease { name, subnets, public, dialect: Dialect::Hopsack(Abilities::OURS), revision: 0 })
+        let secure = host.security.as_ref().map(|said| {
+            said.get_ref()
+                .announced()
+                .map_err(|problem| (said.span(), format!("security of host {name:?}: {problem}")))
+        });
+        let abilities = Abilities { secure: secure.transpose()?, ..Abilities::OURS };
+        Ok(Lease { name, subnets, public, dialect: Dialect::Hopsack(abilities), revision: 0 })
     }
 
     fn address(&mut self, text: &Spanned<String>, host: &str, public: &mut Public) -> Result<(), Problem> {

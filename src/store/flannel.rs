@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 pub use network::Network;
 pub use pool::{FIRST_FREE, Pool};
 
-use crate::route::{Abilities, Dialect, Lease, Public};
+use crate::route::{Abilities, Announced, Dialect, Lease, Mode, Public};
 
 /// The port of the UDP backend if the cluster's configuration names none (`pkg/backend/udp/udp_amd64.go`).
 pub const DEFAULT_PORT: u16 = 8285;
@@ -189,6 +189,16 @@ struct JsonIdentity<'a> {
     node_id: &'a str,
     name: &'a str,
     abilities: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    security: Option<JsonSecurity>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct JsonSecurity {
+    mode: &'static str,
+    port: u16,
+    fingerprint: String,
 }
 
 impl Attributes {
@@ -210,6 +220,11 @@ impl Attributes {
                 node_id: &identity.id,
                 name: &identity.name,
                 abilities: words(identity.abilities),
+                security: identity.abilities.secure.map(|announced| JsonSecurity {
+                    mode: announced.mode.word(),
+                    port: announced.port,
+                    fingerprint: announced.fingerprint.to_string(),
+                }),
             }),
         };
         serde_json::to_string(&json).expect("strings and addresses are plain JSON")
@@ -234,7 +249,7 @@ impl Attributes {
             Some(_) => return Err("its BackendType is no string".into()),
         };
         let data = field(&object, "BackendData").and_then(Value::as_object);
-        Ok(Self { public, backend, identity: data.and_then(identity) })
+        Ok(Self { public, backend, identity: data.map(identity).transpose()?.flatten() })
     }
 
     /// The lease that these attributes make of `subnets`. A host without a name goes by its address.
@@ -277,15 +292,30 @@ fn words(mut abilities: Abilities) -> Vec<&'static str> {
     ABILITIES.iter().filter(|(_, place)| *place(&mut abilities)).map(|(word, _)| *word).collect()
 }
 
-fn identity(data: &Map<String, Value>) -> Option<Identity> {
+fn identity(data: &Map<String, Value>) -> Result<Option<Identity>, String> {
     let text = |name| field(data, name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let id = text("NodeID")?;
+    let Some(id) = text("NodeID") else { return Ok(None) };
     let mut abilities = Abilities::default();
     let words = field(data, "Abilities").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     for (word, place) in ABILITIES {
         *place(&mut abilities) = words.iter().any(|said| said.as_str() == Some(word));
     }
-    Some(Identity { id: id.to_owned(), name: text("Name").unwrap_or(id).to_owned(), abilities })
+    abilities.secure = field(data, "Security").map(security).transpose()?;
+    Ok(Some(Identity { id: id.to_owned(), name: text("Name").unwrap_or(id).to_owned(), abilities }))
+}
+
+/// What cannot be read makes no lease: its owner wants encryption, and would get clear packets otherwise.
+fn security(value: &Value) -> Result<Announced, String> {
+    let unreadable = || "its BackendData.Security is of another version of hopsack".to_owned();
+    let object = value.as_object().ok_or_else(unreadable)?;
+    let text = |name| field(object, name).and_then(Value::as_str);
+    let mode = text("Mode").and_then(|mode| mode.parse().ok()).filter(|mode| *mode != Mode::None);
+    let port = field(object, "Port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
+    let fingerprint = text("Fingerprint").and_then(|print| print.parse().ok());
+    match (mode, port, fingerprint) {
+        (Some(mode), Some(port @ 1..), Some(fingerprint)) => Ok(Announced { mode, port, fingerprint }),
+        _ => Err(unreadable()),
+    }
 }
 
 fn address<T: std::str::FromStr>(object: &Map<String, Value>, name: &str) -> Result<Option<T>, String> {

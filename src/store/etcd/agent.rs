@@ -21,7 +21,7 @@ use super::health::Health;
 use super::keeper::{self, How, Kept};
 use super::map::Map;
 use super::saved::Saved;
-use crate::route::Public;
+use crate::route::{Announced, Public};
 use crate::store::flannel::Network;
 use crate::store::{Lost, Update};
 
@@ -36,6 +36,7 @@ pub(super) enum Command {
     Relist,
     Readdress(Public),
     Verify,
+    Announce(Announced),
     Close(oneshot::Sender<Result<(), String>>),
 }
 
@@ -139,6 +140,7 @@ impl Agent {
                 command = self.commands.recv() => match command? {
                     Command::Relist | Command::Verify => return Some(()),
                     Command::Readdress(public) => self.set_public(public),
+                    Command::Announce(announced) => self.set_announced(announced),
                     Command::Close(done) => {
                         self.save();
                         let away = "etcd is away: the lease could not be given back, it runs out by itself";
@@ -224,6 +226,10 @@ impl Agent {
                         self.set_public(public);
                         return Err(End::Moved);
                     }
+                    Some(Command::Announce(announced)) => {
+                        self.set_announced(announced);
+                        self.keep(session).await?;
+                    }
                     Some(Command::Close(done)) => {
                         let _ = done.send(self.leave(session).await);
                         return Err(End::Closed);
@@ -254,6 +260,11 @@ impl Agent {
                 Err(failure.into())
             }
         }
+    }
+
+    fn set_announced(&mut self, announced: Announced) {
+        self.node.identity.abilities.secure = Some(announced);
+        self.own.value = self.node.value();
     }
 
     fn set_public(&mut self, public: Public) {

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::*;
+use crate::route::Fingerprint;
 
 fn net(text: &str) -> IpNet {
     text.parse().expect("a prefix")
@@ -107,6 +108,10 @@ fn what_is_no_lease_says_why() {
         ("[]", "no JSON object"),
         ("{}", "names no PublicIP"),
         (r#"{"PublicIP":"0.0.0.0"}"#, "names no PublicIP"),
+        (
+            r#"{"PublicIP":"192.0.2.1","BackendData":{"NodeID":"a","Security":{"Mode":"rot13","Port":1}}}"#,
+            "another version",
+        ),
         (r#"{"PublicIP":"fd00::1"}"#, "\"fd00::1\" is no address"),
         (r#"{"PublicIP":"here"}"#, "\"here\" is no address"),
         (r#"{"PublicIP":7}"#, "no string"),
@@ -152,11 +157,17 @@ proptest! {
         v4 in proptest::option::of(1u32..0xe000_0000),
         v6 in proptest::option::of(1u128..0xff00 << 112),
         identity in proptest::option::of((".{1,20}", ".{1,20}", any::<[bool; 5]>())),
+        secure in proptest::option::of((any::<bool>(), 1u16.., any::<[u8; 32]>())),
     ) {
         prop_assume!(v4.is_some() || v6.is_some());
         let public = Public { v4: v4.map(Ipv4Addr::from), v6: v6.map(Ipv6Addr::from) };
+        let secure = secure.map(|(is_quic, port, print)| Announced {
+            mode: if is_quic { Mode::Quic } else { Mode::Sealed },
+            port,
+            fingerprint: Fingerprint(print),
+        });
         let identity = identity.map(|(id, name, [ipv6, control, bundles, sealed, ecn])| {
-            Identity { id, name, abilities: Abilities { ipv6, control, bundles, sealed, ecn } }
+            Identity { id, name, abilities: Abilities { ipv6, control, bundles, sealed, ecn, secure } }
         });
         let attributes = Attributes { public, backend: String::new(), identity };
         prop_assert_eq!(Attributes::parse(attributes.to_json().as_bytes()), Ok(attributes));

@@ -18,7 +18,7 @@ use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::vnet::VnetHeader;
 use hopsack::packet::{IpPacket, bundle};
-use hopsack::route::{Abilities, Change, Dialect, Fib, Hop, Lease, Local, Networks, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Fib, Hop, Lease, Local, Networks, Policy, Public, Rib};
 use hopsack::seal::{Agreement, HEADER, Hello, OVERHEAD, OpenError, Role, Secret, Session, Suite, TAG};
 use hopsack::store::file::Map;
 use sinks::{Sent, Sink};
@@ -234,6 +234,12 @@ fn fib() -> Fib {
         v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)),
         v6: Some(("fd00:1::/48".parse().expect("a prefix"), 64)),
     };
-    let local = Local { subnets: subnets(1), public: [192, 0, 2, 1].into(), port: 8285, mtu: 1472 };
+    let local = Local {
+        subnets: subnets(1),
+        public: [192, 0, 2, 1].into(),
+        port: 8285,
+        mtu: 1472,
+        policy: Policy::default(),
+    };
     Fib::compile(1, &rib, &networks, &local)
 }
