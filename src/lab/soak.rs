@@ -38,9 +38,10 @@ pub struct Plan {
 /// Between two generations of TCP streams: new flows come, old ones end.
 const RENEW: Duration = Duration::from_secs(60);
 
-/// What a daemon's memory may grow by from the middle to the end: pages of buffers that are touched late, no leak of even a
-/// byte a packet in an hour.
-const GROWTH_KIB: u64 = 1024;
+/// What a daemon's memory may grow by from the middle to the end: buffers are made at the start, but a page counts from its
+/// first use, and the last of them (4 MiB of merged packets) is used on the day that the kernel is slow. A leak of a tenth of
+/// a byte a packet is more in an hour.
+const GROWTH_KIB: u64 = 8 * 1024;
 
 /// A run whose middle comes before this is too short to tell: until then, buffers are touched for the first time.
 const SETTLED: Duration = Duration::from_secs(20);
@@ -277,7 +278,7 @@ mod tests {
         verdict(&[good.clone(), good.clone(), good.clone()]).expect("nothing happened");
         let judge =
             |last: Look| verdict(&[good.clone(), good.clone(), last]).expect_err("it wore out").to_string();
-        let grown = judge(Look { rss: [4000, 6000], ..good.clone() });
+        let grown = judge(Look { rss: [4000, 14_000], ..good.clone() });
         assert!(grown.contains("h2 grew from 4000 KiB"), "{grown}");
         let late = judge(Look { tally: Tally { late: 1, ..tally }, ..good.clone() });
         assert!(late.contains("1 datagrams came late"), "{late}");
