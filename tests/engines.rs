@@ -95,6 +95,34 @@ fn raw_packets(lab: &Lab) -> Vec<Vec<u8>> {
     received
 }
 
+/// The underlay marks what may be marked: the mark is on the packet that the pod gets, and on no other.
+#[test]
+fn a_mark_on_the_underlay_reaches_the_pod() {
+    const EXPERIMENT: i32 = 253;
+    for engine in ENGINES {
+        let lab = lab_on(engine, "ecn", 2, Family::V4);
+        let (from, to) = (lab.pod(1), lab.pod(2));
+        // Only an outer header that says ECT(0) is marked: so it was copied there.
+        let rules = "table ip marks { chain out { type filter hook postrouting priority 0; \
+                     udp dport 8285 ip ecn ect0 ip ecn set ce; }; }";
+        run(&lab.host(1).netns, &["nft", rules]);
+        let raw = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(EXPERIMENT))).expect("root");
+        let receiver = in_netns(&to.netns, raw).expect("netns");
+        receiver.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        let sender = in_netns(&from.netns, raw).expect("netns");
+        for (sent, arrives) in [(0b1010_0010, 0b1010_0011), (0b1010_0000, 0b1010_0000), (1, 1), (3, 3)] {
+            sender.set_tos_v4(sent).expect("IP_TOS");
+            sender.send_to(&[7; 100], &SocketAddr::from((to.v4, 0)).into()).expect("sent");
+            let mut buffer = [MaybeUninit::uninit(); 2000];
+            assert_eq!(receiver.recv(&mut buffer).expect("it arrives"), 120);
+            // SAFETY: the kernel has written 120 bytes.
+            let tos = unsafe { buffer[1].assume_init() };
+            assert_eq!(u32::from(tos), arrives, "{engine}: sent with {sent:#b}");
+        }
+        assert_eq!(Scrape::of(&lab.host(2).netns).all_dropped("ingress"), 0, "{engine}");
+    }
+}
+
 /// Datagrams of UDP super packets of many sizes, as an application sees them.
 fn datagrams(lab: &Lab) -> Vec<Vec<u8>> {
     let address = SocketAddr::from((lab.pod(2).v4, 7000));
@@ -137,6 +165,8 @@ fn no_packet_passes_another_of_its_flow() {
         let (reordered, received, sent) = numbered_flows(&lab);
         assert_eq!(reordered, 0, "{label}");
         assert!(received * 10 > sent * 9, "{label}: only {received} of {sent} arrived");
+        let bundles = Scrape::of(&lab.host(2).netns).get("hopsack_ingress_bundles_total");
+        assert_eq!(bundles > 0, engine != "simple", "{label}: {bundles} bundles");
         let busy = |host: usize| busy_workers(&lab.host(host).netns);
         // From one port between two hosts there is one path, and so one worker at each end.
         if workers > 1 && !fixed {
@@ -198,13 +228,14 @@ fn numbered_flows(lab: &Lab) -> (u64, u64, u64) {
     let mut numbers = [0u32; FLOWS as usize];
     for round in 0..ROUNDS {
         for ((flow, sender), number) in (0u16..).zip(&senders).zip(&mut numbers) {
-            // One alone, or a few in one super packet, in turn.
+            // One alone, or a few in one super packet, in turn; some that are bundled, some that are not.
             let count = if (round + u32::from(flow)) % 2 == 0 { 1 } else { 5 };
-            for slot in memory.chunks_exact_mut(500).take(count) {
+            let size = [64, 500, 200, 1200][(round / 2 % 4) as usize];
+            for slot in memory.chunks_exact_mut(size).take(count) {
                 slot[..4].copy_from_slice(&number.to_le_bytes());
                 *number += 1;
             }
-            let part = Part::train(0, count * 500, 500, (to.v4, 7000 + flow).into());
+            let part = Part::train(0, count * size, size, (to.v4, 7000 + flow).into());
             udp::send_many(sender, &memory, &[part]).expect("sent");
             sent += count as u64;
         }
