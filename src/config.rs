@@ -255,6 +255,8 @@ pub struct Dataplane {
     pub workers: Option<u8>,
     /// Whether the kernel may hand over and take super packets.
     pub offload: bool,
+    /// For how many microseconds a worker may spin before it sleeps; 0: never.
+    pub busy_poll_us: u16,
 }
 
 /// `dataplane.engine`

@@ -14,15 +14,18 @@
 //! Invariant: each counter has one writer; publishing a route table takes no lock and wakes nobody.
 
 mod batch;
+mod budget;
 mod link;
 mod outbox;
 mod side;
 mod simple;
 mod uring;
+mod wait;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::UdpSocket;
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,8 +38,10 @@ pub use side::{Entrance, Parcel, Side};
 
 use crate::forward::{Counters, VerifySource};
 use crate::route::Fib;
+use crate::sys::ring::Ring;
 use crate::sys::tun::{Offload, Queue, SimpleTun};
 use crate::sys::{Event, udp};
+use wait::{LastBulk, Spin};
 
 /// A worker cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -74,8 +79,8 @@ pub enum Io {
     Simple(SimpleIo),
     /// A worker a queue, plain system calls.
     Batch(Vec<QueueIo>),
-    /// A worker a queue, a ring each.
-    Uring(Vec<QueueIo>),
+    /// A worker a queue, a ring each, made by [`QueueIo::ring`].
+    Uring(Vec<(QueueIo, Ring)>),
 }
 
 /// What the simple engine's worker has.
@@ -98,6 +103,13 @@ pub struct QueueIo {
     pub send: UdpSocket,
 }
 
+impl QueueIo {
+    /// A ring over these ends.
+    pub fn ring(&self) -> io::Result<Ring> {
+        Ring::new([self.tun.as_fd(), self.receive.as_fd(), self.send.as_fd()])
+    }
+}
+
 /// By what rules packets are moved.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
@@ -105,6 +117,8 @@ pub struct Rules {
     pub verify: VerifySource,
     /// What the overlay device was set to; `None` goes for the sockets too.
     pub offload: Offload,
+    /// For how many microseconds a worker of the fast engines spins before it sleeps, where that pays. 0: never.
+    pub busy_poll_us: u16,
 }
 
 /// A data-path system call, as label of `hopsack_io_errors_total`.
@@ -228,7 +242,8 @@ impl Io {
     fn workers(&self) -> usize {
         match self {
             Self::Simple(_) => 1,
-            Self::Batch(queues) | Self::Uring(queues) => queues.len(),
+            Self::Batch(queues) => queues.len(),
+            Self::Uring(queues) => queues.len(),
         }
     }
 
@@ -236,9 +251,8 @@ impl Io {
     fn receiving(&self) -> io::Result<Vec<UdpSocket>> {
         match self {
             Self::Simple(io) => Ok(vec![io.socket.try_clone()?]),
-            Self::Batch(queues) | Self::Uring(queues) => {
-                queues.iter().map(|io| io.receive.try_clone()).collect()
-            }
+            Self::Batch(queues) => queues.iter().map(|io| io.receive.try_clone()).collect(),
+            Self::Uring(queues) => queues.iter().map(|(io, _)| io.receive.try_clone()).collect(),
         }
     }
 }
@@ -309,6 +323,8 @@ impl Engine {
 
     fn workers(&self, io: Io) -> Vec<Start> {
         let (View { fib, accounts, side, .. }, rules) = (&self.view, self.rules);
+        let bulk = LastBulk::default();
+        let spin = || Spin::new(rules.busy_poll_us, bulk.clone());
         let others = || (self.stop.clone(), side.clone());
         let accounts = accounts.iter().cloned();
         match io {
@@ -319,12 +335,14 @@ impl Engine {
                 .collect(),
             Io::Batch(queues) => accounts
                 .zip(queues)
-                .map(|(account, io)| batch::Worker::new(io, rules, fib.clone(), account, others()))
+                .map(|(account, io)| batch::Worker::new(io, rules, fib.clone(), account, spin(), others()))
                 .map(|worker| Box::new(|| worker.run()) as Start)
                 .collect(),
             Io::Uring(queues) => accounts
                 .zip(queues)
-                .map(|(account, io)| uring::Worker::new(io, rules, fib.clone(), account, others()))
+                .map(|(account, (io, ring))| {
+                    uring::Worker::new(io, ring, rules, fib.clone(), account, spin(), others())
+                })
                 .map(|worker| Box::new(|| worker.run()) as Start)
                 .collect(),
         }

@@ -149,13 +149,13 @@ const PER_WORKER: &[(&str, &str, Count)] = &[
     ("ingress_writes", "Writes to the overlay device", |c| &c.ingress_writes),
     ("turns", "Times that a worker woke up", |c| &c.turns),
     ("system_calls", "System calls of the data path", |c| &c.system_calls),
+    ("busy_polls", "Times that a worker spun before it slept, or rather than sleep", |c| &c.busy_polls),
     ("send_fallbacks", "Trains that the kernel refused and that left as single datagrams", |c| {
         &c.send_fallbacks
     }),
     ("write_fallbacks", "Merged packets that the device refused and that went in singly", |c| {
         &c.write_fallbacks
     }),
-    ("buffers_exhausted", "Times that every receive buffer was in use", |c| &c.buffers_exhausted),
     ("icmp_suppressed", "ICMP errors not sent for the rate limit", |c| &c.icmp_suppressed),
 ];
 

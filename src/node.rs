@@ -133,7 +133,7 @@ impl Node {
         let mut signals = Signals::new().map_err(no_signals)?;
         let capabilities = Capabilities::probe();
         join::privileged(&capabilities)?;
-        let choice = dataplane::choose(&config.dataplane, &capabilities)?;
+        let mut choice = dataplane::choose(&config.dataplane, &capabilities)?;
         let watch = Arc::new(Watch::default());
         let metrics = Arc::new(Metrics::new(watch.clone()));
         let mut servers = JoinSet::new();
@@ -167,9 +167,15 @@ impl Node {
         let mut rib = Rib::default();
         rib.apply(opened.snapshot);
         let (failure, failed) = mpsc::unbounded_channel();
-        let rules = Rules { verify: config.overlay.verify_source, offload: tun.offload() };
-        let engine_reason = choice.reason(tun.offload());
-        let engine = Engine::start(tun.between(choice.kind, sockets), rules, Fib::default(), move |error| {
+        let rules = Rules {
+            verify: config.overlay.verify_source,
+            offload: tun.offload(),
+            busy_poll_us: config.dataplane.busy_poll_us,
+        };
+        let offload = tun.offload();
+        let io = tun.between(&mut choice, sockets);
+        let engine_reason = choice.reason(offload);
+        let engine = Engine::start(io, rules, Fib::default(), move |error| {
             // The receiver is gone only when the node has stopped already.
             let _ = failure.send(error);
         });

@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::packet::icmp::Nanos;
@@ -94,7 +95,10 @@ pub fn poll<const N: usize>(
 
 /// A wake-up that any thread can give and `poll` can wait for (eventfd(2)).
 #[derive(Debug)]
-pub struct Event(File);
+pub struct Event {
+    file: File,
+    given: AtomicBool,
+}
 
 impl Event {
     /// Not given yet.
@@ -107,24 +111,32 @@ impl Event {
             }
             OwnedFd::from_raw_fd(fd)
         };
-        Ok(Self(File::from(fd)))
+        Ok(Self { file: File::from(fd), given: AtomicBool::new(false) })
     }
 
     /// Wakes whoever waits, now and until [`Event::clear`].
     pub fn give(&self) {
+        self.given.store(true, Ordering::Release);
         // The only failure is a counter at its top, which means that it is given already.
-        let _ = (&self.0).write(&1u64.to_ne_bytes());
+        let _ = (&self.file).write(&1u64.to_ne_bytes());
     }
 
     /// Takes the wake-up back. Returns whether it had been given.
     pub fn clear(&self) -> bool {
-        (&self.0).read(&mut [0; 8]).is_ok()
+        self.given.store(false, Ordering::Release);
+        (&self.file).read(&mut [0; 8]).is_ok()
+    }
+
+    /// Whether it is given, without a system call.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.given.load(Ordering::Acquire)
     }
 }
 
 impl AsFd for Event {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
 }
 

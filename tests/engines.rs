@@ -19,11 +19,11 @@ use hopsack::lab::ping::{Ping, ping};
 use hopsack::lab::traffic::{Amount, Flow, tcp};
 use hopsack::lab::{Lab, Options};
 use hopsack::packet::{Family, VnetHeader};
-use hopsack::sys::block::Part;
+use hopsack::sys::block::{Lot, Part};
 use hopsack::sys::netns::in_netns;
-use hopsack::sys::ring::{Completion, Ring};
+use hopsack::sys::ring::{Buffers, MAX_FRAMES, Ring};
 use hopsack::sys::tun::{Offload, Queue};
-use hopsack::sys::{Event, udp};
+use hopsack::sys::udp;
 use socket2::{Domain, Protocol, Socket, Type};
 use support::{HOPSACK, Scrape, edit, eventually, lab_on, lab_with, run};
 
@@ -148,10 +148,17 @@ fn datagrams(lab: &Lab) -> Vec<Vec<u8>> {
 /// Numbered datagrams of many flows, singly and as super packets, over several workers: none passes another of its flow.
 #[test]
 fn no_packet_passes_another_of_its_flow() {
-    for (engine, workers, port) in
-        [("simple", 1, "spread"), ("batch", 4, "spread"), ("uring", 4, "spread"), ("uring", 4, "fixed")]
-    {
-        let label = format!("order-{engine}-{port}");
+    for (engine, workers, port) in [
+        ("simple", 1, "spread"),
+        ("batch", 1, "spread"),
+        ("batch", 2, "spread"),
+        ("batch", 4, "spread"),
+        ("uring", 1, "spread"),
+        ("uring", 2, "spread"),
+        ("uring", 4, "spread"),
+        ("uring", 4, "fixed"),
+    ] {
+        let label = format!("order-{engine}-{workers}-{port}");
         let config = format!("[dataplane]\nengine = \"{engine}\"\nworkers = {workers}\n");
         let lab = lab_with(&config, &label, 2, Family::V4);
         let fixed = port == "fixed";
@@ -449,8 +456,8 @@ fn a_tun_takes_udp_super_packets() {
     assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
 }
 
-/// Kernel contract: a multishot read of a TUN brings every frame, whole and in order, and goes on after its buffers ran
-/// out; closing the ring gives everything back.
+/// Kernel contract: reads of a TUN that may not wait bring every frame, whole and in order; the device is free once the
+/// ring has gone.
 #[test]
 fn a_ring_reads_a_tun_in_order() {
     let lab = bare("ring");
@@ -458,47 +465,46 @@ fn a_ring_reads_a_tun_in_order() {
     let queue = tun(&netns);
     let sender = socket(&netns, "10.9.0.1:7000".parse().expect("an address"));
     let other = socket(&netns, "10.9.0.1:7001".parse().expect("an address"));
-    let stop = Event::new().expect("an eventfd");
-    let fds = [queue.as_fd(), other.as_fd(), other.as_fd(), stop.as_fd()];
-    let (mut ring, mut frames, mut messages) = Ring::new(fds, 2000).expect("io_uring");
-    let (mut seen, mut exhausted, mut stopped) = (0u32, 0, false);
+    let mut ring = Ring::new([queue.as_fd(), other.as_fd(), other.as_fd()]).expect("io_uring");
+    let mut buffers = Buffers::new(2000);
     for number in 0..100u32 {
         sender.send_to(&number.to_le_bytes(), "10.9.0.2:7").expect("sent");
     }
-    other.send_to(b"hello", "10.9.0.1:7001").expect("sent");
-    let mut heard = 0;
-    while !stopped {
-        ring.turn().expect("a turn");
-        while let Some(completion) = ring.completion() {
-            match completion {
-                Completion::TunRead(filled) => {
-                    let packet = &frames.bytes(&filled)[VnetHeader::LEN..];
-                    if packet[0] == 0x45 && packet[9] == 17 {
-                        assert_eq!(packet[28..32], seen.to_le_bytes(), "in order");
-                        seen += 1;
-                    }
-                    frames.recycle(filled);
-                }
-                Completion::UdpReceived(filled) => {
-                    let (from, _, train) = ring.message(&messages, &filled).expect("whole");
-                    assert_eq!((from.port(), train.bytes), (7001, &b"hello"[..]));
-                    heard += 1;
-                    messages.recycle(filled);
-                }
-                Completion::Exhausted => exhausted += 1,
-                Completion::Stop => stopped = true,
-                failed @ (Completion::TunFailed(_) | Completion::ReceiveFailed(_)) => panic!("{failed:?}"),
+    let (mut seen, mut turns) = (0u32, 0);
+    while seen < 100 {
+        ring.turn(Lot::default(), Lot::default(), &mut buffers, [MAX_FRAMES, 1]).expect("a turn");
+        turns += 1;
+        for frame in buffers.read() {
+            let packet = &frame.expect("read")[VnetHeader::LEN..];
+            if packet[0] == 0x45 && packet[9] == 17 {
+                assert_eq!(packet[28..32], seen.to_le_bytes(), "in order");
+                seen += 1;
             }
         }
-        if seen == 100 && heard == 1 {
-            stop.give();
-        }
+        assert_eq!(buffers.received().count(), 0);
     }
-    assert!(exhausted > 0, "16 buffers for 100 frames that were there already");
-    drop(ring);
-    // The device is free once the ring has gone.
-    drop(queue);
+    assert!(turns < 10, "{turns} system calls for 100 frames that were there already");
+    drop((ring, queue));
     eventually("the device is gone", || {
         !support::attempt(&netns, &["ip", "link", "show", "t0"]).contains("mtu")
     });
+}
+
+/// A full send queue: its datagrams wait for a neighbour that never answers. The ring says so at once, for each message
+/// that was not taken.
+#[test]
+fn a_send_queue_that_is_full_is_told() {
+    let lab = bare("full");
+    let netns = lab.host(1).netns.clone();
+    let queue = tun(&netns);
+    let sender = socket(&netns, "0.0.0.0:7000".parse().expect("an address"));
+    socket2::SockRef::from(&sender).set_send_buffer_size(1).expect("the least there is");
+    let mut ring = Ring::new([queue.as_fd(), sender.as_fd(), sender.as_fd()]).expect("io_uring");
+    let (bytes, nobody) = ([7; 1000], "192.0.2.77:7".parse().expect("an address"));
+    let mut parts = [Part::train(0, 1000, 1000, nobody); 20];
+    ring.submit(Lot { memory: &bytes, parts: &mut parts }, Lot::default()).expect("submitted");
+    let errors = parts.map(|part| part.errno);
+    let taken = errors.iter().take_while(|errno| **errno == 0).count();
+    assert!((1..20).contains(&taken), "{errors:?}");
+    assert!(errors[taken..].iter().all(|errno| *errno == libc::EAGAIN), "{errors:?}");
 }

@@ -357,16 +357,20 @@ impl Merged {
                 self.wrong("dataplane.workers", "write a number from 1 to 64, or \"auto\"")?
             }
         };
-        if dataplane.busy_poll_us != 0 {
-            self.wrong("dataplane.busy_poll_us", "busy polling is not in this version: write 0")?;
-        }
+        let busy_poll_us = match u16::try_from(dataplane.busy_poll_us) {
+            Ok(1..) if engine == EngineChoice::Simple => {
+                self.wrong("dataplane.busy_poll_us", "the simple engine does not spin: write 0")?
+            }
+            Ok(time @ 0..=1000) => time,
+            _ => self.wrong("dataplane.busy_poll_us", "write a number from 0 to 1000; 50 is a good one")?,
+        };
         if self.file.nat.masquerade {
             self.wrong(
                 "nat.masquerade",
                 "not in this version: write false and let Docker or CNI masquerade",
             )?;
         }
-        Ok(Dataplane { engine, workers, offload: dataplane.offload })
+        Ok(Dataplane { engine, workers, offload: dataplane.offload, busy_poll_us })
     }
 
     fn log(&self) -> Result<Log, ConfigError> {
@@ -484,7 +488,7 @@ mod tests {
             ("store", "kind", "consul", "\"etcd\""),
             ("dataplane", "engine", "dpdk", "\"simple\""),
             ("dataplane", "workers", "65", "1 to 64"),
-            ("dataplane", "busy_poll_us", "50", "write 0"),
+            ("dataplane", "busy_poll_us", "1001", "0 to 1000"),
             ("security", "mode", "tls", "\"sealed\""),
             ("security", "require", "true", "security.mode"),
             ("security", "port", "0", "1 to 65535"),

@@ -15,6 +15,7 @@ use arc_swap::{ArcSwap, Cache};
 
 use super::link::{Link, Replies};
 use super::outbox::Outbox;
+use super::wait::Spin;
 use super::{Account, Op, QueueIo, Rules, Side, WorkerError};
 use crate::forward::{Arrival, DropReason, Frame, ToTun, VerifySource, egress, ingress};
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
@@ -22,7 +23,7 @@ use crate::packet::ecn::Marker;
 use crate::packet::icmp::Nanos;
 use crate::packet::{IpPacket, VnetHeader};
 use crate::route::Fib;
-use crate::sys::{Event, Interest, now, poll, udp};
+use crate::sys::{Event, now, udp};
 
 /// Reads of the TUN, or receives, before the other direction gets its turn.
 const BURST: usize = 64;
@@ -34,6 +35,7 @@ pub(super) struct Worker {
     receive: UdpSocket,
     fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
     verify: VerifySource,
+    spin: Spin,
     stop: Arc<Event>,
     side: Arc<Side>,
     outbox: Outbox,
@@ -49,6 +51,7 @@ impl Worker {
         rules: Rules,
         fib: Arc<ArcSwap<Fib>>,
         account: Arc<Account>,
+        spin: Spin,
         (stop, side): (Arc<Event>, Arc<Side>),
     ) -> Self {
         Self {
@@ -56,6 +59,7 @@ impl Worker {
             receive: io.receive,
             fib: Cache::new(fib),
             verify: rules.verify,
+            spin,
             stop,
             side,
             outbox: Outbox::new(udp::max_segments()),
@@ -69,18 +73,15 @@ impl Worker {
     /// Turns until told to stop.
     pub(super) fn run(mut self) -> Result<(), WorkerError> {
         loop {
-            let waiting = [
-                (self.link.tun.as_fd(), Interest::Read),
-                (self.receive.as_fd(), Interest::Read),
-                (self.stop.as_fd(), Interest::Read),
-            ];
-            let [tun, socket, stop] =
-                poll(waiting, None).map_err(|error| WorkerError::System { call: "poll", error })?;
+            let Self { link, receive, stop, spin, .. } = &mut self;
+            let ends = [link.tun.as_fd(), receive.as_fd(), stop.as_fd()];
+            let [tun, socket, stop] = spin
+                .wait(ends, now(), &link.account.counters)
+                .map_err(|error| WorkerError::System { call: "poll", error })?;
             if stop {
                 return Ok(());
             }
-            self.link.account.counters.turns.add(1);
-            self.link.account.counters.system_calls.add(1);
+            link.account.counters.turns.add(1);
             let now = now();
             if tun {
                 self.outbound(now)?;
@@ -93,8 +94,8 @@ impl Worker {
 
     /// From the TUN to the network, until it has nothing more or the other side is due.
     fn outbound(&mut self, now: Nanos) -> Result<(), WorkerError> {
-        let Self { link, fib, outbox, buffer, side, .. } = self;
-        let fib = fib.load();
+        let Self { link, fib, spin, outbox, buffer, side, .. } = self;
+        let (fib, mut bytes) = (fib.load(), 0);
         for _ in 0..BURST {
             if outbox.is_tight() {
                 break;
@@ -105,11 +106,13 @@ impl Worker {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(WorkerError::of_read(error)),
             };
+            bytes += length as u64;
             let Link { tun, account, forwarder, .. } = &mut *link;
             account.counters.tun_reads.add(1);
             let (frame, mut replies) = (Frame::Virtio(&buffer[..length]), Replies { tun, account });
             egress(fib, frame, now, forwarder, &account.counters, outbox, &mut replies);
         }
+        spin.moved(bytes, now);
         link.send(outbox.block(), fib, now);
         outbox.clear();
         outbox.hand_over(side, &link.account);
@@ -118,7 +121,7 @@ impl Worker {
 
     /// From the network to the TUN, likewise.
     fn inbound(&mut self, now: Nanos) {
-        let Self { link, receive, fib, verify, coalescer, receiver, marker, .. } = self;
+        let Self { link, receive, fib, verify, spin, coalescer, receiver, marker, .. } = self;
         let (fib, account) = (fib.load(), link.account.clone());
         let counters = &account.counters;
         counters.system_calls.add(1);
@@ -127,9 +130,10 @@ impl Worker {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => return account.error(Op::UdpReceive, &error),
         };
-        let mut inbox = Inbox { coalescer, link, now };
+        let (mut inbox, mut bytes) = (Inbox { coalescer, link, now }, 0);
         for index in 0..count {
             let received = receiver.get(index);
+            bytes += received.train.bytes.len() as u64;
             counters.udp_receives.add(1);
             counters.udp_datagrams.add(received.train.count());
             let Some(from) = received.from else {
@@ -140,6 +144,7 @@ impl Worker {
             ingress(fib, arrival, *verify, marker, counters, &mut inbox);
         }
         inbox.flush();
+        spin.moved(bytes, now);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::packet::bundle;
 use crate::packet::ecn::Ecn;
 use crate::packet::split::SPLIT_BUFFER;
 use crate::route::Peer;
-use crate::sys::block::{Block, MAX_PARTS, Part};
+use crate::sys::block::{Block, Lot, MAX_PARTS, Part};
 use crate::sys::udp::{MAX_PAYLOAD, SEGMENTS};
 
 /// Bytes of a block: what has gathered, and behind it room for whatever one more read brings. A train of small packets
@@ -121,11 +121,9 @@ impl Outbox {
         self.lanes.clear();
     }
 
-    /// Gives away what is in it, and goes on in an empty block.
-    pub(super) fn exchange(&mut self, fresh: Block) -> Block {
-        let full = std::mem::replace(&mut self.block, fresh);
-        self.clear();
-        full
+    /// What is in it, to be handed to the kernel.
+    pub(super) fn lot(&mut self) -> Lot<'_> {
+        self.block.lot()
     }
 
     /// Where the packets of a train for `peer` are to be written.
@@ -527,8 +525,9 @@ mod tests {
             reads += 1;
         }
         assert!(reads >= 1 && outbox.block().parts().len() < MAX_PARTS);
-        let block = outbox.exchange(Block::new(vec![0; BLOCK].into()));
-        assert!(!block.parts().is_empty() && outbox.is_empty() && !outbox.is_tight());
+        assert!(!outbox.is_empty());
+        outbox.clear();
+        assert!(outbox.is_empty() && !outbox.is_tight());
     }
 
     /// The bound on what a read can become that [`BLOCK`] stands on.

@@ -121,13 +121,13 @@ pub(super) enum Door {
 
 impl Door {
     pub(super) fn of(io: &Io, offload: Offload) -> io::Result<Self> {
-        match io {
-            Io::Simple(io) => io.tun.as_fd().try_clone_to_owned().map(Self::Simple),
-            Io::Batch(queues) | Io::Uring(queues) => {
-                let first = queues.first().ok_or(io::ErrorKind::InvalidInput)?;
-                Ok(Self::Queue(first.tun.try_clone()?, first.send.try_clone()?, offload))
-            }
-        }
+        let first = match io {
+            Io::Simple(io) => return io.tun.as_fd().try_clone_to_owned().map(Self::Simple),
+            Io::Batch(queues) => queues.first(),
+            Io::Uring(queues) => queues.first().map(|(queue, _)| queue),
+        };
+        let first = first.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self::Queue(first.tun.try_clone()?, first.send.try_clone()?, offload))
     }
 
     pub(super) fn try_clone(&self) -> io::Result<Self> {

@@ -1,11 +1,17 @@
 //! The ring engine: offloads and batches through one io_uring a worker.
 //!
-//! A turn is one io_uring_enter(2): it submits the sends and TUN writes of the turn before, which the kernel does there
-//! and then, and brings what was read and received meanwhile. Where the kernel refuses something, [`Link`] mends it by
+//! A turn is one io_uring_enter(2): the sends and TUN writes of the turn before, reads of the TUN, receives. While turns
+//! bring as much as they ask for there is no other system call; who has emptied its queues sleeps in poll(2). Where the kernel refuses something, [`Link`] mends it by
 //! plain system calls, as in the batch engine.
+//!
+//! A part that is mended goes after those that followed it in the same system call. Trains that a device refuses are the
+//! first ones, and for a minute there are no others; where a path became narrow, what is too long is not sent again; and
+//! a send queue of megabytes that is full is so for all parts behind. So a flow is out of order at such a moment at most,
+//! where it would have lost the packets otherwise.
 //!
 //! Functions stand in the order in which a packet meets them.
 
+use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -13,8 +19,10 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Cache};
 
 use super::batch::READ_BUFFER;
+use super::budget::Budget;
 use super::link::{Link, Replies};
-use super::outbox::{BLOCK, Outbox};
+use super::outbox::Outbox;
+use super::wait::Spin;
 use super::{Account, Op, QueueIo, Rules, Side, WorkerError};
 use crate::forward::{Arrival, DropReason, Frame, ToTun, VerifySource, egress, ingress};
 use crate::packet::IpPacket;
@@ -22,20 +30,21 @@ use crate::packet::coalesce::{Coalescer, Full, RUNS};
 use crate::packet::ecn::Marker;
 use crate::packet::icmp::Nanos;
 use crate::route::Fib;
-use crate::sys::block::{Block, Part};
-use crate::sys::ring::{Buffers, Completion, Returned, Ring, SLOTS};
-use crate::sys::{Event, now, udp};
+use crate::sys::block::{Lot, MAX_PARTS, Part};
+use crate::sys::ring::{Buffers, MAX_FRAMES, MAX_MESSAGES, Ring};
+use crate::sys::udp::{self, Received};
+use crate::sys::{Event, now};
 
-/// Blocks of each direction: one that is filled, one with the kernel, and two for a turn that brings more than one holds.
-const BLOCKS: usize = 4;
-const _: () = assert!(2 * BLOCKS <= SLOTS);
+const _: () = assert!(RUNS <= MAX_PARTS);
 
-/// A worker before it has a thread: a ring belongs to the thread that makes it.
+/// A worker before it has a thread.
 pub(super) struct Worker {
     io: QueueIo,
+    ring: Ring,
     rules: Rules,
     fib: Arc<ArcSwap<Fib>>,
     account: Arc<Account>,
+    spin: Spin,
     stop: Arc<Event>,
     side: Arc<Side>,
 }
@@ -43,33 +52,36 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         io: QueueIo,
+        ring: Ring,
         rules: Rules,
         fib: Arc<ArcSwap<Fib>>,
         account: Arc<Account>,
+        spin: Spin,
         (stop, side): (Arc<Event>, Arc<Side>),
     ) -> Self {
-        Self { io, rules, fib, account, stop, side }
+        Self { io, ring, rules, fib, account, spin, stop, side }
     }
 
     /// Turns until told to stop.
     pub(super) fn run(self) -> Result<(), WorkerError> {
-        let Self { io: QueueIo { tun, receive, send }, rules, fib, account, stop, side } = self;
-        let failed = |error| WorkerError::System { call: "io_uring_setup", error };
-        let fds = [tun.as_fd(), receive.as_fd(), send.as_fd(), stop.as_fd()];
-        let (ring, frames, messages) = Ring::new(fds, READ_BUFFER).map_err(failed)?;
-        let outgoing = (1..BLOCKS).map(|_| Block::new(vec![0; BLOCK].into())).collect();
-        let incoming = (1..BLOCKS).map(|_| Block::new(vec![0; Coalescer::memory_len(RUNS)].into())).collect();
+        let Self { io: QueueIo { tun, receive, send }, ring, rules, fib, account, spin, stop, side } = self;
         let turning = Turning {
-            frames,
-            messages,
+            buffers: Buffers::new(READ_BUFFER),
+            budgets: [Budget::new(MAX_FRAMES), Budget::new(MAX_MESSAGES)],
             fib: Cache::new(fib),
             verify: rules.verify,
             side,
-            outbox: Outbox::new(udp::max_segments()),
-            coalescer: Coalescer::new(RUNS).with_udp_segments(udp::max_segments()),
+            ways: Ways {
+                ring,
+                link: Link::new(tun, send, account, rules.offload),
+                outbox: Outbox::new(udp::max_segments()),
+                coalescer: Coalescer::new(RUNS).with_udp_segments(udp::max_segments()),
+                writes: Vec::with_capacity(RUNS),
+            },
             marker: Marker::default(),
-            lender: Lender { ring, link: Link::new(tun, send, account, rules.offload), outgoing, incoming },
-            _receive: receive,
+            receive,
+            stop,
+            spin,
         };
         turning.run()
     }
@@ -77,182 +89,183 @@ impl Worker {
 
 /// A worker at work.
 struct Turning {
-    frames: Buffers,
-    messages: Buffers,
+    buffers: Buffers,
+    /// For frames and for messages.
+    budgets: [Budget; 2],
     fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
     verify: VerifySource,
     side: Arc<Side>,
-    outbox: Outbox,
-    coalescer: Coalescer,
+    ways: Ways,
     marker: Marker,
-    lender: Lender,
-    /// The ring reads it.
-    _receive: UdpSocket,
+    receive: UdpSocket,
+    stop: Arc<Event>,
+    spin: Spin,
 }
 
 impl Turning {
     fn run(mut self) -> Result<(), WorkerError> {
-        loop {
-            self.lender.ring.turn().map_err(enter_failed)?;
-            self.lender.link.account.counters.turns.add(1);
-            if self.turn(now())? {
-                return Ok(());
+        while !self.stop.is_given() {
+            let (asked, start) = (self.budgets.each_ref().map(Budget::next), now());
+            self.ways.turn(&mut self.buffers, asked, self.fib.load(), start).map_err(enter_failed)?;
+            if asked == [0, 0] {
+                self.wait(start)?;
+            } else {
+                self.forward(now())?;
+                self.plan();
             }
-            self.lender.link.account.counters.system_calls.add(self.lender.ring.take_calls());
+        }
+        // Nothing is under way in the ring; what has been read is ours to forward.
+        self.ways.flush(self.fib.load(), now()).map_err(enter_failed)
+    }
+
+    fn wait(&mut self, start: Nanos) -> Result<(), WorkerError> {
+        let Self { budgets, ways: Ways { link, .. }, receive, stop, spin, .. } = self;
+        let ends = [link.tun.as_fd(), receive.as_fd(), stop.as_fd()];
+        let ready = spin.wait(ends, start, &link.account.counters);
+        let ready = ready.map_err(|error| WorkerError::System { call: "poll", error })?;
+        budgets.iter_mut().zip(ready).filter(|(_, ready)| *ready).for_each(|(budget, _)| budget.is_ready());
+        Ok(())
+    }
+
+    /// Who goes on without a sleep must ask both ends, or one would starve the other.
+    fn plan(&mut self) {
+        if self.budgets.iter().any(|budget| budget.next() > 0) {
+            self.budgets.iter_mut().for_each(Budget::may_be_ready);
         }
     }
 
-    /// Deals with all that has happened. Says whether somebody asked us to stop.
-    fn turn(&mut self, now: Nanos) -> Result<bool, WorkerError> {
-        let Self { frames, messages, fib, verify, side, outbox, coalescer, marker, lender, .. } = self;
+    /// Deals with all that the turn brought.
+    fn forward(&mut self, now: Nanos) -> Result<(), WorkerError> {
+        let Self { buffers, budgets: [frames, messages], fib, verify, side, ways, marker, spin, .. } = self;
         let fib: &Fib = fib.load();
-        lender.settle(fib, now);
-        let account = lender.link.account.clone();
+        let account = ways.link.account.clone();
         let counters = &account.counters;
-        while let Some(completion) = lender.ring.completion() {
-            match completion {
-                Completion::TunRead(filled) => {
-                    counters.tun_reads.add(1);
-                    if outbox.is_tight() {
-                        lender.send(outbox, fib, now).map_err(enter_failed)?;
-                    }
-                    let Link { tun, account, forwarder, .. } = &mut lender.link;
-                    let (frame, mut replies) =
-                        (Frame::Virtio(frames.bytes(&filled)), Replies { tun, account });
-                    egress(fib, frame, now, forwarder, counters, outbox, &mut replies);
-                    frames.recycle(filled);
-                }
-                Completion::UdpReceived(filled) => {
-                    counters.udp_receives.add(1);
-                    if let Some((from, ecn, train)) = lender.ring.message(messages, &filled) {
-                        counters.udp_datagrams.add(train.count());
-                        let mut inbox = Inbox { coalescer, lender, fib, now, failed: None };
-                        let arrival = Arrival { from: from.ip(), ecn, train };
-                        ingress(fib, arrival, *verify, marker, counters, &mut inbox);
-                        inbox.failed.map_or(Ok(()), Err).map_err(enter_failed)?;
-                    } else {
-                        // Without a sender it cannot even be told how many there were.
-                        counters.udp_datagrams.add(1);
-                        counters.ingress.drop(DropReason::UnknownPeer);
-                    }
-                    messages.recycle(filled);
-                }
-                Completion::Exhausted => counters.buffers_exhausted.add(1),
-                Completion::ReceiveFailed(error) => account.error(Op::UdpReceive, &error),
-                Completion::TunFailed(error) => return Err(WorkerError::of_read(error)),
-                Completion::Stop => return Ok(true),
+        counters.turns.add(1);
+        let (mut count, mut bytes) = (0, 0);
+        for frame in buffers.read() {
+            let frame = frame.map_err(WorkerError::of_read)?;
+            (count, bytes) = (count + 1, bytes + frame.len());
+            counters.tun_reads.add(1);
+            if ways.outbox.is_tight() {
+                ways.flush(fib, now).map_err(enter_failed)?;
             }
+            let Link { tun, account, forwarder, .. } = &mut ways.link;
+            let mut replies = Replies { tun, account };
+            egress(fib, Frame::Virtio(frame), now, forwarder, counters, &mut ways.outbox, &mut replies);
         }
-        lender.send(outbox, fib, now).map_err(enter_failed)?;
-        outbox.hand_over(side, &account);
-        lender.write(coalescer, fib, now).map_err(enter_failed)?;
-        Ok(false)
+        ways.outbox.hand_over(side, &account);
+        frames.brought(count, bytes);
+        let mut moved = bytes;
+        (count, bytes) = (0, 0);
+        for message in buffers.received() {
+            let Received { from, ecn, train } = match message {
+                Ok(message) => message,
+                Err(error) => {
+                    account.error(Op::UdpReceive, &error);
+                    continue;
+                }
+            };
+            (count, bytes) = (count + 1, bytes + train.bytes.len());
+            counters.udp_receives.add(1);
+            counters.udp_datagrams.add(train.count());
+            let Some(from) = from else {
+                counters.ingress.drop_many(DropReason::UnknownPeer, train.count());
+                continue;
+            };
+            let arrival = Arrival { from: from.ip(), ecn, train };
+            let mut inbox = Inbox { ways, fib, now, failed: None };
+            ingress(fib, arrival, *verify, marker, counters, &mut inbox);
+            inbox.failed.map_or(Ok(()), Err).map_err(enter_failed)?;
+        }
+        messages.brought(count, bytes);
+        moved += bytes;
+        spin.moved(moved as u64, now);
+        Ok(())
     }
 }
 
-fn enter_failed(error: std::io::Error) -> WorkerError {
+fn enter_failed(error: io::Error) -> WorkerError {
     WorkerError::System { call: "io_uring_enter", error }
 }
 
-/// Lends blocks to the ring, and sees to it that what comes back refused is mended.
-struct Lender {
+/// The ways out, and what waits for the next system call.
+struct Ways {
     ring: Ring,
     link: Link,
-    /// Empty blocks for the outbox.
-    outgoing: Vec<Block>,
-    /// Empty blocks for the coalescer.
-    incoming: Vec<Block>,
+    outbox: Outbox,
+    coalescer: Coalescer,
+    /// The coalescer's packets, as parts of its memory.
+    writes: Vec<Part>,
 }
 
-impl Lender {
-    /// Hands the outbox's packets to the ring.
-    fn send(&mut self, outbox: &mut Outbox, fib: &Fib, now: Nanos) -> std::io::Result<()> {
-        if outbox.is_empty() {
-            return Ok(());
-        }
-        if !self.link.may_segment(now) {
-            // What the ring holds already goes first.
-            self.ring.submit()?;
-            self.link.send(outbox.block(), fib, now);
-            outbox.clear();
-            return Ok(());
-        }
-        while self.outgoing.is_empty() {
-            self.reclaim(fib, now)?;
-        }
-        match self.outgoing.pop() {
-            Some(fresh) => self.ring.send(outbox.exchange(fresh)),
-            None => Ok(()),
-        }
-    }
-
-    /// Hands the coalescer's packets to the ring.
-    fn write(&mut self, coalescer: &mut Coalescer, fib: &Fib, now: Nanos) -> std::io::Result<()> {
-        if coalescer.is_empty() {
-            return Ok(());
-        }
-        while self.incoming.is_empty() {
-            self.reclaim(fib, now)?;
-        }
-        let Some(mut block) = self.incoming.pop() else { return Ok(()) };
-        block.clear();
-        for run in coalescer.finish() {
-            block.push(Part::frame(run.at, run.bytes.len(), run.packets, run.packet_bytes));
-        }
-        let fresh = block.exchange(Box::default());
-        let filled = coalescer.exchange(fresh);
-        let _ = block.exchange(filled);
-        self.ring.write(block)
-    }
-
-    fn reclaim(&mut self, fib: &Fib, now: Nanos) -> std::io::Result<()> {
-        self.ring.reclaim()?;
+impl Ways {
+    /// Hands the kernel what waits, and takes what has come.
+    fn turn(&mut self, buffers: &mut Buffers, asked: [usize; 2], fib: &Fib, now: Nanos) -> io::Result<()> {
+        self.prepare(fib, now);
+        let writes = Lot { memory: self.coalescer.memory(), parts: &mut self.writes };
+        self.ring.turn(self.outbox.lot(), writes, buffers, asked)?;
         self.settle(fib, now);
         Ok(())
     }
 
-    /// Counts and mends what came back.
+    /// Hands the kernel what waits, and nothing else.
+    fn flush(&mut self, fib: &Fib, now: Nanos) -> io::Result<()> {
+        self.prepare(fib, now);
+        let writes = Lot { memory: self.coalescer.memory(), parts: &mut self.writes };
+        self.ring.submit(self.outbox.lot(), writes)?;
+        self.settle(fib, now);
+        Ok(())
+    }
+
+    fn prepare(&mut self, fib: &Fib, now: Nanos) {
+        for run in self.coalescer.finish() {
+            self.writes.push(Part::frame(run.at, run.bytes.len(), run.packets, run.packet_bytes));
+        }
+        if !self.outbox.is_empty() && !self.link.may_segment(now) {
+            self.link.send(self.outbox.block(), fib, now);
+            self.outbox.clear();
+        }
+    }
+
+    /// Counts what the kernel took, and mends what it refused.
     fn settle(&mut self, fib: &Fib, now: Nanos) {
-        let error = |part: &Part| std::io::Error::from_raw_os_error(part.errno);
-        while let Some(returned) = self.ring.returned() {
-            match returned {
-                Returned::Sent(block) => {
-                    for part in block.parts() {
-                        match part.errno {
-                            0 => self.link.sent(part),
-                            _ => self.link.mend_send(block.bytes(part), part, &error(part), fib, now),
-                        }
-                    }
-                    self.outgoing.push(block);
-                }
-                Returned::Written(block) => {
-                    for part in block.parts() {
-                        match part.errno {
-                            0 => self.link.written(part.packets, part.packet_bytes),
-                            _ => self.link.mend_write(block.bytes(part), part.packets, &error(part), now),
-                        }
-                    }
-                    self.incoming.push(block);
+        let Self { ring, link, outbox, coalescer, writes } = self;
+        link.account.counters.system_calls.add(ring.take_calls());
+        let error = |part: &Part| io::Error::from_raw_os_error(part.errno);
+        let block = outbox.block();
+        for part in block.parts() {
+            match part.errno {
+                0 => link.sent(part),
+                _ => link.mend_send(block.bytes(part), part, &error(part), fib, now),
+            }
+        }
+        outbox.clear();
+        for part in writes.drain(..) {
+            match part.errno {
+                0 => link.written(part.packets, part.packet_bytes),
+                _ => {
+                    let frame = &coalescer.memory()[part.at..part.at + part.len];
+                    link.mend_write(frame, part.packets, &error(&part), now);
                 }
             }
         }
+        coalescer.clear();
     }
 }
 
 /// The way to the TUN: merges; what is full goes to the ring.
 struct Inbox<'a> {
-    coalescer: &'a mut Coalescer,
-    lender: &'a mut Lender,
+    ways: &'a mut Ways,
     fib: &'a Fib,
     now: Nanos,
-    failed: Option<std::io::Error>,
+    failed: Option<io::Error>,
 }
 
 impl Inbox<'_> {
     fn try_push(&mut self, packet: IpPacket<'_>) -> Result<(), Full> {
-        match self.lender.link.may_merge(&packet, self.now) {
-            true => self.coalescer.push(packet),
-            false => self.coalescer.push_alone(packet),
+        match self.ways.link.may_merge(&packet, self.now) {
+            true => self.ways.coalescer.push(packet),
+            false => self.ways.coalescer.push_alone(packet),
         }
     }
 }
@@ -261,7 +274,7 @@ impl ToTun for Inbox<'_> {
     #[inline]
     fn push(&mut self, packet: IpPacket<'_>) {
         if self.try_push(packet) == Err(Full) {
-            if let Err(error) = self.lender.write(self.coalescer, self.fib, self.now) {
+            if let Err(error) = self.ways.flush(self.fib, self.now) {
                 // The worker ends by this.
                 self.failed = Some(error);
                 return;

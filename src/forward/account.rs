@@ -255,12 +255,12 @@ pub struct Counters {
     pub turns: Counter,
     /// System calls of the data path.
     pub system_calls: Counter,
+    /// Times that the worker spun for a while before it slept, or rather than sleep.
+    pub busy_polls: Counter,
     /// UDP_SEGMENT trains that the kernel refused, and that were sent as single datagrams.
     pub send_fallbacks: Counter,
     /// Super packets that the TUN refused, and that were written as single packets.
     pub write_fallbacks: Counter,
-    /// Times that a receive ended because every buffer was in use; it is taken up again at once.
-    pub buffers_exhausted: Counter,
     /// "Destination unreachable" sent.
     pub icmp_unreachable: Counter,
     /// "Too big" sent.

@@ -9,6 +9,7 @@ use super::NodeError;
 use super::join::bind_udp;
 use crate::config::{Dataplane, EngineChoice};
 use crate::engine::{Io, QueueIo, SimpleIo};
+use crate::sys::ring::Ring;
 use crate::sys::tun::{Offload, Persistence, Queue, SimpleTun};
 use crate::sys::{Capabilities, udp};
 
@@ -63,7 +64,7 @@ pub(super) fn no_ring(error: &std::io::Error) -> String {
         }
         Some(libc::ENOSYS) => format!("this kernel has no io_uring ({error})"),
         Some(_) => format!("io_uring cannot be set up ({error})"),
-        None => "this kernel's io_uring has no multishot reads (Linux 6.7)".to_owned(),
+        None => "this kernel's io_uring cannot keep silent about what succeeded (Linux 5.18)".to_owned(),
     }
 }
 
@@ -205,8 +206,9 @@ impl Tun {
         }
     }
 
-    /// Puts both sides together.
-    pub(super) fn between(self, kind: Kind, sockets: Vec<Sockets>) -> Io {
+    /// Puts both sides together. Where a ring cannot be made though the probe could make one (descriptors or memory have
+    /// run short), the choice becomes the batch engine, until the next start.
+    pub(super) fn between(self, choice: &mut Choice, sockets: Vec<Sockets>) -> Io {
         let (queues, mut sockets) = match self {
             Self::Simple(tun) => {
                 let mut sockets = sockets;
@@ -215,14 +217,22 @@ impl Tun {
             }
             Self::Queues(queues, _) => (queues, sockets.into_iter()),
         };
-        let queues = queues
+        let queues: Vec<QueueIo> = queues
             .into_iter()
             .zip(&mut sockets)
             .map(|(tun, Sockets { receive, send })| QueueIo { tun, receive, send })
             .collect();
-        match kind {
-            Kind::Simple | Kind::Batch => Io::Batch(queues),
-            Kind::Uring => Io::Uring(queues),
+        if choice.kind != Kind::Uring {
+            return Io::Batch(queues);
+        }
+        match queues.iter().map(QueueIo::ring).collect::<std::io::Result<Vec<Ring>>>() {
+            Ok(rings) => Io::Uring(queues.into_iter().zip(rings).collect()),
+            Err(error) => {
+                choice.kind = Kind::Batch;
+                choice.reason = format!("{}, at this start", no_ring(&error));
+                tracing::warn!(reason = choice.reason, "using the batch engine");
+                Io::Batch(queues)
+            }
         }
     }
 }

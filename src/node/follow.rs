@@ -87,7 +87,7 @@ impl Node {
                 }
             };
             let tun = self.tun.try_clone().map_err(|error| no_worker(&error))?;
-            let io = tun.between(self.choice.kind, sockets);
+            let io = tun.between(&mut self.choice, sockets);
             self.engine.replace(io).map_err(|error| no_worker(&error))?;
             self.local.public = public;
             self.encryption.iter().for_each(|encryption| encryption.relocate(public));

@@ -105,7 +105,7 @@ struct Tail {
 /// What is to be written to the TUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SuperPacket<'a> {
-    /// Where `bytes` stand in the coalescer's memory, for who takes that away ([`Coalescer::exchange`]).
+    /// Where `bytes` stand in [`Coalescer::memory`].
     pub at: usize,
     /// [`VnetHeader`] and IP packet.
     pub bytes: &'a [u8],
@@ -128,7 +128,7 @@ impl Coalescer {
     #[must_use]
     pub fn new(runs: usize) -> Self {
         Self {
-            memory: vec![0; Self::memory_len(runs)].into_boxed_slice(),
+            memory: vec![0; runs * SLOT].into_boxed_slice(),
             runs: Vec::with_capacity(runs),
             flows: Vec::with_capacity(runs),
             udp_segments: UDP_SEGMENTS,
@@ -178,18 +178,10 @@ impl Coalescer {
         self.begin(0, packet.bytes(), None)
     }
 
-    /// Gives away the memory in which the finished runs stand, forgets them, and goes on in `memory`, which a
-    /// [`Coalescer::new`] for as many runs made.
+    /// The memory in which the runs stand.
     #[must_use]
-    pub fn exchange(&mut self, memory: Box<[u8]>) -> Box<[u8]> {
-        self.clear();
-        std::mem::replace(&mut self.memory, memory)
-    }
-
-    /// Bytes of memory for `runs` runs.
-    #[must_use]
-    pub const fn memory_len(runs: usize) -> usize {
-        runs * SLOT
+    pub fn memory(&self) -> &[u8] {
+        &self.memory
     }
 
     /// Forgets all runs: they are written.

@@ -1,7 +1,6 @@
 //! A [`Block`]: memory that is handed to the kernel, and the [`Part`]s of it that are messages or writes.
 //!
-//! Blocks go around: a worker fills one, the kernel takes its parts, and it comes back with a result for each. It moves
-//! as a whole, so that whoever lends it to the kernel ([`super::ring`]) owns what the kernel looks at.
+//! It is filled, handed to the kernel as a [`Lot`], which writes a result to each part, and filled again.
 //!
 //! Invariant: the memory never moves or changes its length while the block exists; the list of parts never outgrows
 //! [`MAX_PARTS`].
@@ -20,6 +19,15 @@ pub const MAX_PARTS: usize = 256;
 pub struct Block {
     memory: Box<[u8]>,
     parts: Vec<Part>,
+}
+
+/// What goes to the kernel at once: parts of one memory, in their order.
+#[derive(Debug, Default)]
+pub struct Lot<'a> {
+    /// In which they lie.
+    pub memory: &'a [u8],
+    /// At most [`MAX_PARTS`]. What the kernel says of each is written there.
+    pub parts: &'a mut [Part],
 }
 
 /// One message to send or one write.
@@ -101,12 +109,6 @@ impl Block {
         &mut self.memory
     }
 
-    /// Takes other memory for its own. The parts are to be those of the new.
-    #[must_use]
-    pub fn exchange(&mut self, memory: Box<[u8]>) -> Box<[u8]> {
-        std::mem::replace(&mut self.memory, memory)
-    }
-
     /// The parts, in the order in which they are to go.
     #[must_use]
     pub fn parts(&self) -> &[Part] {
@@ -124,9 +126,9 @@ impl Block {
         self.parts.push(part);
     }
 
-    /// Records what the kernel said of a part.
-    pub fn settle(&mut self, index: usize, errno: i32) {
-        self.parts[index].errno = errno;
+    /// All of it, to be handed to the kernel.
+    pub fn lot(&mut self) -> Lot<'_> {
+        Lot { memory: &self.memory, parts: &mut self.parts }
     }
 
     /// Without parts again.

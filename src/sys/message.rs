@@ -145,16 +145,6 @@ impl Name {
             _ => None,
         }
     }
-
-    /// The same from bytes of any alignment.
-    pub(super) fn parse(bytes: &[u8]) -> Option<SocketAddr> {
-        let mut name = Self::empty();
-        let length = bytes.len().min(NAME_LEN);
-        // SAFETY: at most NAME_LEN bytes are copied, from a slice that has them, into a union of that size; any bytes
-        // are a value of it.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut name).cast(), length) };
-        name.get()
-    }
 }
 
 /// What the control messages of a received message say: how long the datagrams of a train are, `None` for a single one; and
@@ -196,7 +186,7 @@ mod tests {
             name.set(address);
             assert_eq!(name.get(), Some(address));
         }
-        assert_eq!(Name::parse(&[]), None);
+        assert_eq!(Name::empty().get(), None);
         assert_eq!(controls(&[0; 64]), (None, Ecn::NotEct));
         assert_eq!(controls(&[0xff; 64]), (None, Ecn::NotEct));
     }

@@ -1,124 +1,124 @@
-//! Buffers that the kernel fills by itself: a ring of descriptions that both sides know, and the memory behind it.
+//! Where a ring reads and receives to, and what came.
 //!
-//! A buffer belongs to the kernel until a completion names it; then a [`Filled`] stands for it, the only key to its bytes,
-//! until [`Buffers::recycle`] takes it back. Whoever reads need not hold the [`super::Ring`].
+//! The first buffer is used first in every turn, so that a turn that brings little touches little memory.
 //!
-//! Invariant: memory and descriptions live as long as the ring they are registered with, which holds them too.
+//! Invariant: what is handed out as received lies within what the kernel has written in this turn.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::cell::UnsafeCell;
 use std::io;
-use std::ptr::NonNull;
-use std::rc::Rc;
-use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::IoUring;
-use io_uring::types::BufRingEntry;
+use super::super::message::{CONTROL_LEN, NAME_LEN, Name, controls};
+use super::super::udp::Received;
+use crate::packet::Train;
 
-/// What the kernel and we share. Never moved or freed before the ring is gone.
-pub(super) struct Shared {
-    /// `count` entries; the first one's last field is the tail of the ring.
-    entries: NonNull<BufRingEntry>,
-    layout: Layout,
-    memory: Box<[UnsafeCell<u8>]>,
-}
+/// Frames and messages of a turn, at most. More messages, because without GRO each is one datagram.
+pub const MAX_FRAMES: usize = 32;
+pub const MAX_MESSAGES: usize = 64;
+/// A message is as long as a UDP datagram can be; then five cache lines, which make the starts of buffers fall into
+/// different sets of an L1 cache.
+const MESSAGE: usize = 65_536 + 5 * 64;
 
-/// A pool of provided buffers.
+/// The buffers of one worker.
 pub struct Buffers {
-    shared: Rc<Shared>,
-    group: u16,
-    count: u16,
-    size: usize,
-    tail: u16,
+    memory: [Box<[u8]>; 2],
+    /// Bytes of a buffer of each kind.
+    size: [usize; 2],
+    /// Not read yet, or what the kernel said: a length, or an error number below zero.
+    results: [Vec<i32>; 2],
+    incoming: Box<[Incoming]>,
 }
 
-/// A buffer that the kernel has filled.
-#[derive(Debug)]
-pub struct Filled {
-    group: u16,
-    id: u16,
-    length: usize,
-}
-
-impl Shared {
-    fn new(count: u16, size: usize) -> Self {
-        // io_uring_register_buf_ring(3): the descriptions begin on a page.
-        let layout =
-            Layout::array::<BufRingEntry>(usize::from(count)).and_then(|layout| layout.align_to(4096));
-        let layout = layout.expect("a few kilobytes");
-        // SAFETY: the layout is not empty (`Buffers::new` is called with constants), and zero is a value of an entry.
-        let entries = unsafe { alloc_zeroed(layout) }.cast::<BufRingEntry>();
-        let entries = NonNull::new(entries).unwrap_or_else(|| handle_alloc_error(layout));
-        let memory = vec![0u8; usize::from(count) * size].into_boxed_slice();
-        // SAFETY: an UnsafeCell<u8> has the size, alignment and values of a u8.
-        let memory = unsafe { Box::from_raw(Box::into_raw(memory) as *mut [UnsafeCell<u8>]) };
-        Self { entries, layout, memory }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` by this layout, and freed here only.
-        unsafe { dealloc(self.entries.as_ptr().cast(), self.layout) };
-    }
+/// Everything beside the bytes that a receive needs.
+struct Incoming {
+    header: libc::msghdr,
+    name: Name,
+    iov: libc::iovec,
+    control: [u64; CONTROL_LEN / 8],
 }
 
 impl Buffers {
-    /// `count` (a power of two) buffers of `size` bytes, registered with `io` as `group`. The ring must keep what
-    /// [`Buffers::shared`] gives.
-    pub(super) fn new(io: &IoUring, group: u16, count: u16, size: usize) -> io::Result<Self> {
-        let shared = Rc::new(Shared::new(count, size));
-        let address = shared.entries.as_ptr() as u64;
-        // SAFETY: the descriptions are `count` entries, page-aligned, and are kept by the ring until it is gone.
-        unsafe { io.submitter().register_buf_ring_with_flags(address, count, group, 0) }?;
-        let mut buffers = Self { shared, group, count, size, tail: 0 };
-        for id in 0..count {
-            buffers.recycle(Filled { group, id, length: 0 });
-        }
-        Ok(buffers)
-    }
-
-    pub(super) fn shared(&self) -> Rc<Shared> {
-        self.shared.clone()
-    }
-
-    /// The key to a buffer that a completion of `group` named.
-    pub(super) fn filled(group: u16, id: u16, length: usize) -> Filled {
-        Filled { group, id, length }
-    }
-
-    /// What the kernel wrote.
+    /// For frames of at most `frame` bytes.
     #[must_use]
-    pub fn bytes(&self, filled: &Filled) -> &[u8] {
-        assert_eq!(filled.group, self.group, "a buffer of this pool");
-        let cells = &self.shared.memory[usize::from(filled.id) * self.size..][..filled.length.min(self.size)];
-        // SAFETY: `filled` exists only between the completion that named the buffer and its return, in which time the
-        // kernel does not write to it; and its return borrows `self` mutably, so that no slice is left by then.
-        unsafe { std::slice::from_raw_parts(cells.as_ptr().cast::<u8>(), cells.len()) }
+    pub fn new(frame: usize) -> Self {
+        let size = [frame + 5 * 64, MESSAGE];
+        // SAFETY: all fields are plain integers and pointers, for which zero is a value.
+        let incoming = || unsafe { std::mem::zeroed::<Incoming>() };
+        Self {
+            memory: [vec![0; MAX_FRAMES * size[0]].into(), vec![0; MAX_MESSAGES * size[1]].into()],
+            size,
+            results: [Vec::with_capacity(MAX_FRAMES), Vec::with_capacity(MAX_MESSAGES)],
+            incoming: (0..MAX_MESSAGES).map(|_| incoming()).collect(),
+        }
     }
 
-    /// Gives a buffer back to the kernel.
-    pub fn recycle(&mut self, filled: Filled) {
-        assert_eq!(filled.group, self.group, "a buffer of this pool");
-        let place = usize::from(self.tail & (self.count - 1));
-        let cell = self.shared.memory[usize::from(filled.id) * self.size..].as_ptr();
-        // SAFETY: `place` is below `count`, so the entry is one of ours; the kernel reads it only after the tail has passed
-        // it. The tail overlays the last field of the first entry, which the setters below do not touch.
-        unsafe {
-            let entry = &mut *self.shared.entries.as_ptr().add(place);
-            entry.set_addr(cell as u64);
-            entry.set_len(u32::try_from(self.size).unwrap_or(u32::MAX));
-            entry.set_bid(filled.id);
+    /// Forgets the last turn, and is ready for one of so many frames and messages.
+    pub(super) fn clear(&mut self, frames: usize, messages: usize) {
+        for (results, count) in
+            self.results.iter_mut().zip([frames.min(MAX_FRAMES), messages.min(MAX_MESSAGES)])
+        {
+            results.clear();
+            results.resize(count, -libc::EAGAIN);
         }
-        self.tail = self.tail.wrapping_add(1);
-        // SAFETY: the first entry is initialised and ours; its tail is two aligned bytes that only we write.
-        let tail = unsafe { &*BufRingEntry::tail(self.shared.entries.as_ptr()).cast::<AtomicU16>() };
-        tail.store(self.tail, Ordering::Release);
+    }
+
+    /// Where this turn's frames go.
+    pub(super) fn frames(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.memory[0].chunks_exact_mut(self.size[0]).take(self.results[0].len())
+    }
+
+    /// Where this turn's messages go: headers that point into `self`.
+    pub(super) fn headers(&mut self) -> impl Iterator<Item = *mut libc::msghdr> {
+        let slots = self.memory[1].chunks_exact_mut(self.size[1]).take(self.results[1].len());
+        slots.zip(self.incoming.iter_mut()).map(|(slot, incoming)| {
+            incoming.iov = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() };
+            incoming.header.msg_name = (&raw mut incoming.name).cast();
+            incoming.header.msg_namelen = libc::socklen_t::try_from(NAME_LEN).unwrap_or(0);
+            incoming.header.msg_iov = &raw mut incoming.iov;
+            incoming.header.msg_iovlen = 1;
+            incoming.header.msg_control = incoming.control.as_mut_ptr().cast();
+            incoming.header.msg_controllen = CONTROL_LEN as _;
+            &raw mut incoming.header
+        })
+    }
+
+    pub(super) fn settle(&mut self, is_frame: bool, number: usize, result: i32) {
+        self.results[usize::from(!is_frame)][number] = result;
+    }
+
+    /// What reads of the TUN brought, in order. An empty queue brings nothing; other errors are told.
+    pub fn read(&self) -> impl Iterator<Item = io::Result<&[u8]>> {
+        self.brought(0).map(|brought| brought.map(|(_, bytes)| bytes))
+    }
+
+    /// What receives brought, in order. Likewise.
+    pub fn received(&self) -> impl Iterator<Item = io::Result<Received<'_>>> {
+        self.brought(1).map(|brought| {
+            let (number, bytes) = brought?;
+            let incoming = &self.incoming[number];
+            let control: &[u64] = &incoming.control;
+            // SAFETY: the array has CONTROL_LEN bytes, and any of its bytes is a u8.
+            let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), CONTROL_LEN) };
+            #[allow(clippy::unnecessary_cast, reason = "a libc has it as u32 or as usize")]
+            let control_len = incoming.header.msg_controllen as usize;
+            let (stride, ecn) = controls(&control[..control_len.min(CONTROL_LEN)]);
+            let train = Train { bytes, stride: stride.unwrap_or(bytes.len()).max(1) };
+            Ok(Received { from: incoming.name.get(), ecn, train })
+        })
+    }
+
+    fn brought(&self, kind: usize) -> impl Iterator<Item = io::Result<(usize, &[u8])>> {
+        let slots = self.memory[kind].chunks_exact(self.size[kind]);
+        self.results[kind].iter().zip(slots).enumerate().filter_map(|(number, (result, slot))| {
+            match usize::try_from(*result) {
+                Ok(length) => Some(Ok((number, &slot[..length.min(slot.len())]))),
+                Err(_) if matches!(-result, libc::EAGAIN | libc::EINTR) => None,
+                Err(_) => Some(Err(io::Error::from_raw_os_error(-result))),
+            }
+        })
     }
 }
 
 impl std::fmt::Debug for Buffers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Buffers({} of {} bytes)", self.count, self.size)
+        f.debug_struct("Buffers").field("size", &self.size).finish_non_exhaustive()
     }
 }
