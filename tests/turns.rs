@@ -16,7 +16,7 @@ use etherparse::PacketBuilder;
 use hopsack::engine::{Engine, Io, QueueIo, Rules, View, WorkerError};
 use hopsack::forward::VerifySource;
 use hopsack::lab::{Lab, Options};
-use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Policy, Public, Rib};
 use hopsack::sys::netns::in_netns;
 use hopsack::sys::tun::{Offload, Queue};
 use hopsack::sys::udp;
@@ -89,7 +89,13 @@ fn fib() -> Fib {
     };
     let mut rib = Rib::default();
     rib.apply(Change::Snapshot { leases: (1..3).map(lease).collect(), revision: 1 });
-    let local = Local { subnets: lease(1).subnets, public: [127, 0, 0, 1].into(), port: 8285, mtu: 1472 };
+    let local = Local {
+        subnets: lease(1).subnets,
+        public: [127, 0, 0, 1].into(),
+        port: 8285,
+        mtu: 1472,
+        policy: Policy::default(),
+    };
     let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)), v6: None };
     Fib::compile(1, &rib, &networks, &local)
 }

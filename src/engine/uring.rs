@@ -1,8 +1,8 @@
 //! The ring engine: offloads and batches through one io_uring a worker.
 //!
 //! A turn is one io_uring_enter(2): the sends and TUN writes of the turn before, reads of the TUN, receives. While turns
-//! bring as much as they ask for there is no other system call; who has emptied its queues sleeps in poll(2). Where the kernel refuses something, [`Link`] mends it by
-//! plain system calls, as in the batch engine.
+//! bring as much as they ask for there is no other system call; who has emptied its queues sleeps in poll(2). Where the
+//! kernel refuses something, [`Link`] mends it by plain system calls, as in the batch engine.
 //!
 //! A part that is mended goes after those that followed it in the same system call. Trains that a device refuses are the
 //! first ones, and for a minute there are no others; where a path became narrow, what is too long is not sent again; and
