@@ -10,10 +10,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
 
-use hopsack::forward::{self, Arrival, Counters, Forwarder, Frame, Load, ToNet, ToTun, Train, VerifySource};
+use hopsack::forward::{
+    self, Arrival, Counters, Forwarder, Frame, Gate, Load, ToNet, ToTun, Train, VerifySource,
+};
 use hopsack::packet::checksum::{Sum, checksum};
 use hopsack::packet::coalesce::{Coalescer, RUNS};
-use hopsack::packet::ecn::{Ecn, Marker};
+use hopsack::packet::ecn::Ecn;
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::{IpPacket, VnetHeader, bundle, protocol};
@@ -140,17 +142,18 @@ fn seals(c: &mut Criterion) {
         let [here, there] = [Role::Initiator, Role::Responder].map(|role| session(suite, role));
         for length in [64, MTU - OVERHEAD] {
             let stride = length + OVERHEAD;
-            let mut train = vec![7_u8; TRAIN * stride];
-            let mut out = vec![0; length];
+            let packets = vec![7_u8; TRAIN * length];
+            let train = Train { bytes: &packets, stride: length };
+            let (mut datagrams, mut out) = (vec![0; TRAIN * stride], vec![0; length]);
             group.throughput(Throughput::Elements(TRAIN as u64));
             let name = |what: &str| BenchmarkId::new(format!("{what}, {}", suite.name()), length);
             group.bench_function(name("seal"), |b| {
-                b.iter(|| here.keys().seal(0, black_box(&mut train), stride, Nanos(0)));
+                b.iter(|| here.keys().seal(0, black_box(train), &mut datagrams, Nanos(0)).is_ok());
             });
             let sealed = || {
-                let mut train = vec![7_u8; TRAIN * stride];
-                here.keys().seal(0, &mut train, stride, Nanos(0)).expect("keys");
-                train
+                let mut datagrams = vec![0; TRAIN * stride];
+                here.keys().seal(0, train, &mut datagrams, Nanos(0)).expect("keys");
+                datagrams
             };
             group.bench_function(name("open"), |b| {
                 let open = |train: &mut Vec<u8>| {
@@ -234,13 +237,13 @@ fn straight_lines(c: &mut Criterion) {
     let packet = udp(THEIRS, OURS, 64);
     let train: Vec<u8> = packet.iter().copied().cycle().take(44 * packet.len()).collect();
     let train = Train { bytes: &train, stride: packet.len() };
-    let (verify, mut marker) = (VerifySource::Subnet, Marker::default());
+    let (verify, mut gate) = (VerifySource::Subnet, Gate::default());
     let arrival = |ecn, train| Arrival { from: public_of(1).into(), ecn, train };
     group.throughput(Throughput::Elements(train.count()));
     group.bench_function("ingress, a train of 44", |b| {
         b.iter(|| {
             let arrival = arrival(Ecn::NotEct, black_box(train));
-            forward::ingress(&fib, arrival, verify, &mut marker, &counters, &mut sink)
+            forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut sink)
         });
     });
     // Packets that can be marked, marked on the way.
@@ -253,7 +256,7 @@ fn straight_lines(c: &mut Criterion) {
     group.bench_function("ingress, a train of 44, marked", |b| {
         b.iter(|| {
             let arrival = arrival(Ecn::Ce, black_box(able));
-            forward::ingress(&fib, arrival, verify, &mut marker, &counters, &mut sink)
+            forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut sink)
         });
     });
     // The same 44 in three bundles.
@@ -262,14 +265,14 @@ fn straight_lines(c: &mut Criterion) {
     group.bench_function("ingress, 44 in bundles", |b| {
         b.iter(|| {
             let arrival = arrival(Ecn::NotEct, black_box(bundles));
-            forward::ingress(&fib, arrival, verify, &mut marker, &counters, &mut sink)
+            forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut sink)
         });
     });
     let mut merging = Merging(Coalescer::new(RUNS));
     group.bench_function("ingress, a train of 44, coalesced", |b| {
         b.iter(|| {
             let arrival = arrival(Ecn::NotEct, black_box(train));
-            forward::ingress(&fib, arrival, verify, &mut marker, &counters, &mut merging);
+            forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut merging);
             let written: usize = merging.0.finish().map(|run| black_box(run.bytes).len()).sum();
             merging.0.clear();
             written

@@ -17,6 +17,8 @@ mod batch;
 mod budget;
 mod link;
 mod outbox;
+#[cfg(test)]
+mod sealed_tests;
 mod side;
 mod simple;
 mod uring;
@@ -335,13 +337,17 @@ impl Engine {
                 .collect(),
             Io::Batch(queues) => accounts
                 .zip(queues)
-                .map(|(account, io)| batch::Worker::new(io, rules, fib.clone(), account, spin(), others()))
+                .enumerate()
+                .map(|(number, (account, io))| {
+                    batch::Worker::new(number, io, rules, fib.clone(), account, spin(), others())
+                })
                 .map(|worker| Box::new(|| worker.run()) as Start)
                 .collect(),
             Io::Uring(queues) => accounts
                 .zip(queues)
-                .map(|(account, (io, ring))| {
-                    uring::Worker::new(io, ring, rules, fib.clone(), account, spin(), others())
+                .enumerate()
+                .map(|(number, (account, ends))| {
+                    uring::Worker::new(number, ends, rules, fib.clone(), account, spin(), others())
                 })
                 .map(|worker| Box::new(|| worker.run()) as Start)
                 .collect(),

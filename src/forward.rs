@@ -24,6 +24,7 @@ use crate::packet::icmp::{self, Limiter, MAX_ERROR, Nanos, Problem};
 use crate::packet::split::Plan;
 use crate::packet::{IpPacket, Malformed, VnetHeader, bundle};
 use crate::route::{Fib, Hop, Peer, Protection};
+use crate::seal::{self, OpenError};
 
 /// What one read of the overlay device brought.
 #[derive(Debug, Clone, Copy)]
@@ -174,16 +175,16 @@ pub fn egress(
         _ => None,
     };
     let load = Load { bytes: plan.len(), stride: plan.stride(), ecn: packet.ecn() };
-    let placed = taker.filter(|peer| peer.protection == Protection::Clear);
+    let placed = taker.filter(|peer| peer.protection == Protection::Clear || peer.can_seal());
     // A sender is answered about a packet that it would know, so what is refused is cut as well.
     let Ok(train) = plan.write(to_net.room(placed, load)) else {
         return counters.egress.drop_many(DropReason::Malformed, plan.count());
     };
+    if let Some(peer) = placed {
+        return to_net.push(peer, load);
+    }
     if let Some(peer) = taker {
-        return match peer.protection {
-            Protection::Clear => to_net.push(peer, load),
-            Protection::Sealed | Protection::Quic => to_net.divert(peer, load),
-        };
+        return to_net.divert(peer, load);
     }
     let refusal = match hop {
         Some(Hop::Peer(peer)) => (DropReason::TooBig, Problem::TooBig { mtu: peer.mtu }),
@@ -194,24 +195,47 @@ pub fn egress(
     forwarder.refuse(fib, train, refusal, now, counters, to_tun);
 }
 
-/// From a peer to the TUN: know the sender, take each datagram out of its frame, admit each packet, apply the outer ECN
-/// field, push.
+/// The way in, as one worker keeps it between packets: room for what was sealed, room to mark, and the time.
+#[derive(Debug)]
+pub struct Gate {
+    opened: Box<[u8]>,
+    marker: Marker,
+    now: Nanos,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        /// The longest UDP datagram.
+        const ROOM: usize = 65_536;
+        Self { opened: vec![0; ROOM].into(), marker: Marker::default(), now: Nanos(0) }
+    }
+}
+
+impl Gate {
+    /// What comes from here on comes at `now`: keys run out.
+    pub fn at(&mut self, now: Nanos) {
+        self.now = now;
+    }
+}
+
+/// From a peer to the TUN: know the sender, open what is sealed, take each datagram out of its frame, admit each packet,
+/// apply the outer ECN field, push.
 #[inline]
 pub fn ingress(
     fib: &Fib,
     Arrival { from, ecn, train }: Arrival<'_>,
     verify: VerifySource,
-    marker: &mut Marker,
+    gate: &mut Gate,
     counters: &Counters,
     to_tun: &mut impl ToTun,
 ) {
+    let Gate { opened, marker, now } = gate;
     let peer = fib.peer_by_address(from);
     if peer.is_none() && verify != VerifySource::Off {
         return turn_away(fib, from, train, counters);
     }
-    if peer.is_some_and(|peer| peer.protection != Protection::Clear) {
-        return counters.ingress.drop_many(DropReason::Cleartext, train.count());
-    }
+    let keys = peer.and_then(|peer| peer.session.as_ref()).map(|session| session.keys());
+    let is_clear = peer.is_none_or(|peer| peer.protection == Protection::Clear);
     let mut take = |bytes: &[u8]| match admit(fib, peer, bytes, verify) {
         Ok(packet) => match marker.apply(packet, ecn) {
             Some(packet) => to_tun.push(packet),
@@ -225,11 +249,50 @@ pub fn ingress(
         }
     };
     for datagram in train.datagrams() {
-        match datagram.first().map(|byte| byte >> 4) {
-            Some(4 | 6) | None => take(datagram),
-            Some(bundle::NIBBLE) => unbundle(datagram, counters, &mut take),
-            // 1 and 2 will be sealed packets and control messages, sent only to hosts that announce them.
-            Some(_) => counters.ingress.drop(DropReason::UnknownType),
+        match nibble(datagram) {
+            seal::NIBBLE => {
+                let packet = match &keys {
+                    Some(keys) => keys.open(datagram, opened, *now),
+                    None => Err(OpenError::NoKey),
+                };
+                match packet {
+                    Ok(bytes) => {
+                        counters.opened.add(1);
+                        unframe(bytes, counters, &mut take);
+                    }
+                    Err(error) => counters.ingress.drop(error.into()),
+                }
+            }
+            4 | 6 | bundle::NIBBLE if !is_clear => counters.ingress.drop(DropReason::Cleartext),
+            _ => unframe(datagram, counters, &mut take),
+        }
+    }
+}
+
+/// The first four bits say what a datagram is; an empty one is a bare packet that is malformed.
+#[inline]
+fn nibble(datagram: &[u8]) -> u8 {
+    datagram.first().map_or(4, |byte| byte >> 4)
+}
+
+/// Takes the packets out of a datagram that is not sealed, or not any more.
+#[inline]
+fn unframe(datagram: &[u8], counters: &Counters, take: &mut impl FnMut(&[u8])) {
+    match nibble(datagram) {
+        4 | 6 => take(datagram),
+        bundle::NIBBLE => unbundle(datagram, counters, take),
+        // 2 will be control messages, sent only to hosts that announce them. Nothing is sealed twice.
+        _ => counters.ingress.drop(DropReason::UnknownType),
+    }
+}
+
+impl From<OpenError> for DropReason {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Malformed => Self::Malformed,
+            OpenError::NoKey => Self::NoKey,
+            OpenError::Replayed => Self::Replayed,
+            OpenError::Unauthentic => Self::Unauthentic,
         }
     }
 }
@@ -427,7 +490,7 @@ mod tests {
     fn receive(from: u8, bytes: &[u8], verify: VerifySource) -> Result<(), DropReason> {
         let (mut sink, counters) = (Sink::default(), Counters::default());
         let arrival = arrival(from, Train::single(bytes));
-        ingress(&fib(), arrival, verify, &mut Marker::default(), &counters, &mut sink);
+        ingress(&fib(), arrival, verify, &mut Gate::default(), &counters, &mut sink);
         let dropped: Vec<_> =
             DropReason::ALL.into_iter().filter(|reason| counters.ingress.dropped(*reason) > 0).collect();
         match (sink.written.as_slice(), dropped.as_slice()) {
@@ -483,7 +546,8 @@ mod tests {
             (2, &elsewhere, Subnet, Err(DropReason::Misrouted)),
             (2, &good[..good.len() - 1], Subnet, Err(DropReason::Malformed)),
             (2, &[], Subnet, Err(DropReason::Malformed)),
-            (2, &[0x10, 1, 2], Subnet, Err(DropReason::UnknownType)),
+            (2, &[0x20, 1, 2], Subnet, Err(DropReason::UnknownType)),
+            (2, &[0x10, 1, 2], Subnet, Err(DropReason::NoKey)),
             (2, &[0xff; 40], Subnet, Err(DropReason::UnknownType)),
         ] {
             assert_eq!(receive(from, bytes, verify), verdict, "from {from}, {verify:?}, {bytes:02x?}");
@@ -500,7 +564,7 @@ mod tests {
             let train = Train::single(&packet);
             let arrival = Arrival { from, ecn: Ecn::NotEct, train };
             let mut sink = Sink::default();
-            ingress(&fib(), arrival, VerifySource::Subnet, &mut Marker::default(), &counters, &mut sink);
+            ingress(&fib(), arrival, VerifySource::Subnet, &mut Gate::default(), &counters, &mut sink);
             assert_eq!(counters.own_source.last(), Some(from));
         }
         assert_eq!(counters.ingress.dropped(DropReason::OwnSource), 3);
@@ -515,7 +579,7 @@ mod tests {
         assert_eq!(train.count(), 3);
         let (mut sink, counters) = (Sink::default(), Counters::default());
         let verify = VerifySource::Subnet;
-        ingress(&fib(), arrival(2, train), verify, &mut Marker::default(), &counters, &mut sink);
+        ingress(&fib(), arrival(2, train), verify, &mut Gate::default(), &counters, &mut sink);
         assert_eq!(sink.written, [packet.clone(), packet, short]);
     }
 
@@ -535,7 +599,7 @@ mod tests {
             .fold(0, |filled, packet| bundle::append(&mut datagram, filled, packet).expect("it fits"));
         let (mut sink, counters) = (Sink::default(), Counters::default());
         let arrival = Arrival { ecn: Ecn::Ce, ..arrival(2, Train::single(&datagram[..filled])) };
-        ingress(&fib(), arrival, VerifySource::Subnet, &mut Marker::default(), &counters, &mut sink);
+        ingress(&fib(), arrival, VerifySource::Subnet, &mut Gate::default(), &counters, &mut sink);
         assert_eq!(sink.written, [with(Ecn::Ce), with(Ecn::Ce)]);
         assert_eq!(counters.ingress.dropped(DropReason::Unmarkable), 1);
     }

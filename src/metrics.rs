@@ -144,6 +144,8 @@ const PER_WORKER: &[(&str, &str, Count)] = &[
     ("egress_sends", "Messages sent, each a datagram or a train of them", |c| &c.egress_sends),
     ("udp_receives", "Messages received, each a datagram or a train of them", |c| &c.udp_receives),
     ("udp_datagrams", "Datagrams received", |c| &c.udp_datagrams),
+    ("sealed_datagrams", "Datagrams sent that were sealed", |c| &c.sealed),
+    ("opened_datagrams", "Sealed datagrams received and found whole", |c| &c.opened),
     ("egress_bundles", "Bundles of small packets among the datagrams sent", |c| &c.egress_bundles),
     ("ingress_bundles", "Bundles of small packets among the datagrams received", |c| &c.ingress_bundles),
     ("ingress_writes", "Writes to the overlay device", |c| &c.ingress_writes),

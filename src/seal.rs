@@ -1,7 +1,7 @@
 //! Sealed packets: the AEAD envelope in which hosts that have authenticated each other carry inner packets.
 //!
 //! A handshake elsewhere (TLS 1.3 over QUIC) yields a [`Secret`] for each peer and epoch. A [`Session`] derives keys from it,
-//! seals what workers send and opens what they receive, in the data path's own buffers. The protocol is written down in
+//! seals what workers send and opens what they receive. The protocol is written down in
 //! `src/seal.md`; it is our own, and `quic` is the conservative choice.
 //!
 //! Nothing here shakes hands, knows a descriptor, a thread or a log, or reads a clock: the time is given. Sealing and opening
@@ -85,6 +85,9 @@ pub enum SealError {
     /// The key has sealed all that it may, or for as long as it may: a new handshake is needed.
     #[error("the key has sealed all that it may, or for as long as it may: a new handshake is needed")]
     Exhausted,
+    /// There is no room for the sealed packets.
+    #[error("there is no room for the sealed packets")]
+    NoRoom,
 }
 
 /// Why a sealed datagram was not opened.

@@ -6,14 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use etherparse::PacketBuilder;
 use hopsack::forward::{
-    Arrival, Counters, Forwarder, Frame, Load, ToNet, ToTun, Train, VerifySource, egress, ingress,
+    Arrival, Counters, Forwarder, Frame, Gate, Load, ToNet, ToTun, Train, VerifySource, egress, ingress,
 };
 use hopsack::packet::coalesce::{Coalescer, RUNS};
-use hopsack::packet::ecn::{Ecn, Marker};
+use hopsack::packet::ecn::Ecn;
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::SPLIT_BUFFER;
 use hopsack::packet::{IpPacket, VnetHeader, bundle};
-use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Peer, Policy, Public, Rib};
+use hopsack::route::{
+    Abilities, Announced, Change, Dialect, Fib, Fingerprint, Lease, Local, Mode, Networks, Peer, Policy,
+    Public, Rib, Sessions,
+};
+use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
 
 struct Counting;
 
@@ -80,11 +84,17 @@ impl Tun {
 
 #[test]
 fn a_hundred_thousand_packets_allocate_nothing() {
+    /// The host whose packets are sealed.
+    const SEALED: u8 = 79;
+    let announced = Announced { mode: Mode::Sealed, port: 8286, fingerprint: Fingerprint([0; 32]) };
     let lease = |n: u8| Lease {
         name: format!("h{n}"),
         subnets: vec![format!("10.1.{n}.0/24").parse().expect("a prefix")],
         public: Public { v4: Some([192, 0, 2, n].into()), v6: None },
-        dialect: Dialect::Hopsack(Abilities::OURS),
+        dialect: Dialect::Hopsack(Abilities {
+            secure: (n == SEALED).then_some(announced),
+            ..Abilities::OURS
+        }),
         revision: 1,
     };
     let mut rib = Rib::default();
@@ -94,10 +104,19 @@ fn a_hundred_thousand_packets_allocate_nothing() {
         public: [192, 0, 2, 1].into(),
         port: 8285,
         mtu: 1472,
-        policy: Policy::default(),
+        policy: Policy { mode: Mode::Sealed, require: false },
     };
     let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)), v6: None };
-    let fib = Fib::compile(1, &rib, &networks, &local);
+    let mut fib = Fib::compile(1, &rib, &networks, &local);
+    fib.equip(&mut Sessions::default());
+
+    let here = fib.peer_by_address([192, 0, 2, SEALED].into()).and_then(|peer| peer.session.clone());
+    let (here, there) = (here.expect("sealed"), Session::default());
+    for (session, role) in [(&*here, Role::Initiator), (&there, Role::Responder)] {
+        let agreement = Agreement { suite: Suite::Aes256Gcm, epoch: 1, role, ours: 1, theirs: 1 };
+        session.install(agreement, &Secret::new([7; 32]), Nanos(0)).expect("new");
+        session.activate(1, Nanos(0));
+    }
 
     let udp = |src, dst| {
         let mut out = Vec::new();
@@ -133,9 +152,24 @@ fn a_hundred_thousand_packets_allocate_nothing() {
         filled = longer;
     }
     let bundled = &bundled[..filled];
-    let (verify, mut marker) = (VerifySource::Subnet, Marker::default());
+    let (verify, mut gate) = (VerifySource::Subnet, Gate::default());
     let arrival = |train| Arrival { from: [192, 0, 2, 77].into(), ecn: Ecn::Ce, train };
     let unmarked = |train| Arrival { ecn: Ecn::NotEct, ..arrival(train) };
+    // The same, of the host whose packets are sealed.
+    let secret = udp([10, 1, SEALED, 9], [10, 1, 1, 2]).repeat(44);
+    let secret = Train { bytes: &secret, stride: back.len() };
+    let mut datagrams = vec![0; secret.bytes.len() + 44 * OVERHEAD];
+    let mut sealed_gate = Gate::default();
+    let mut sealed_turn = |now, tun: &mut Tun| {
+        let _ = here.keys().seal(0, secret, &mut datagrams, now).expect("keys");
+        let train = there.keys().seal(0, secret, &mut datagrams, now).expect("keys");
+        sealed_gate.at(now);
+        let arrival = Arrival { from: [192, 0, 2, SEALED].into(), ecn: Ecn::NotEct, train };
+        ingress(&fib, arrival, verify, &mut sealed_gate, &counters, tun);
+    };
+    // A thread's first look at a session takes a place in arc-swap's list.
+    sealed_turn(Nanos(0), &mut tun);
+    tun.flush();
 
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     for turn in 0..50_000u64 {
@@ -145,19 +179,20 @@ fn a_hundred_thousand_packets_allocate_nothing() {
         }
         if turn % 50 == 0 {
             egress(&fib, Frame::Virtio(&large), now, &mut forwarder, &counters, &mut net, &mut tun);
-            ingress(&fib, unmarked(train), verify, &mut marker, &counters, &mut tun);
+            ingress(&fib, unmarked(train), verify, &mut gate, &counters, &mut tun);
             let bundled = arrival(Train::single(bundled));
-            ingress(&fib, bundled, verify, &mut marker, &counters, &mut tun);
+            ingress(&fib, bundled, verify, &mut gate, &counters, &mut tun);
+            sealed_turn(now, &mut tun);
         }
         for bytes in [&back, &spoofed] {
             let arrival = unmarked(Train::single(bytes));
-            ingress(&fib, arrival, verify, &mut marker, &counters, &mut tun);
+            ingress(&fib, arrival, verify, &mut gate, &counters, &mut tun);
         }
         tun.flush();
     }
     let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
     assert_eq!(allocated, 0);
     assert_eq!(net.packets, 50_000 + 1000 * 44, "they did go somewhere");
-    assert_eq!(tun.packets, 50_000 + 1000 * (44 + 15));
+    assert_eq!(tun.packets, 50_000 + 1000 * (44 + 15) + 1001 * 44);
     assert!((51_001..80_000).contains(&tun.writes), "with a few ICMP errors: {} writes", tun.writes);
 }

@@ -296,7 +296,7 @@ fn an_expired_certificate_gets_nothing_in() {
 #[test]
 fn another_host_s_subnet_is_refused_and_its_user_is_named() {
     let lab = started(lab("subnet", 3, Family::V4, "[security]\nmode = \"quic\"\n"));
-    assert!(reaches(&lab, 3, 1));
+    eventually("host 3 has a connection", || reaches(&lab, 3, 1));
     // A pod of host 3 that pretends to live on host 2.
     let forged = lab.host(2).subnet_v4.hosts().nth(77).expect("an address").to_string();
     let netns = &lab.pod(3).netns;

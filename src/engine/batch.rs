@@ -17,9 +17,8 @@ use super::link::{Link, Replies};
 use super::outbox::Outbox;
 use super::wait::Spin;
 use super::{Account, Op, QueueIo, Rules, Side, WorkerError};
-use crate::forward::{Arrival, DropReason, Frame, ToTun, VerifySource, egress, ingress};
+use crate::forward::{Arrival, DropReason, Frame, Gate, ToTun, VerifySource, egress, ingress};
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
-use crate::packet::ecn::Marker;
 use crate::packet::icmp::Nanos;
 use crate::packet::{IpPacket, VnetHeader};
 use crate::route::Fib;
@@ -41,12 +40,13 @@ pub(super) struct Worker {
     outbox: Outbox,
     coalescer: Coalescer,
     receiver: udp::Receiver,
-    marker: Marker,
+    gate: Gate,
     buffer: Box<[u8]>,
 }
 
 impl Worker {
     pub(super) fn new(
+        number: usize,
         io: QueueIo,
         rules: Rules,
         fib: Arc<ArcSwap<Fib>>,
@@ -55,17 +55,17 @@ impl Worker {
         (stop, side): (Arc<Event>, Arc<Side>),
     ) -> Self {
         Self {
-            link: Link::new(io.tun, io.send, account, rules.offload),
+            link: Link::new(io.tun, io.send, account, rules.offload, number),
             receive: io.receive,
             fib: Cache::new(fib),
             verify: rules.verify,
             spin,
             stop,
             side,
-            outbox: Outbox::new(udp::max_segments()),
+            outbox: Outbox::new(number, udp::max_segments()),
             coalescer: Coalescer::new(RUNS).with_udp_segments(udp::max_segments()),
             receiver: udp::Receiver::new(udp::RECEIVE_BATCH),
-            marker: Marker::default(),
+            gate: Gate::default(),
             buffer: vec![0; READ_BUFFER].into(),
         }
     }
@@ -113,6 +113,7 @@ impl Worker {
             egress(fib, frame, now, forwarder, &account.counters, outbox, &mut replies);
         }
         spin.moved(bytes, now);
+        outbox.seal(fib, now, &link.account.counters);
         link.send(outbox.block(), fib, now);
         outbox.clear();
         outbox.hand_over(side, &link.account);
@@ -121,7 +122,7 @@ impl Worker {
 
     /// From the network to the TUN, likewise.
     fn inbound(&mut self, now: Nanos) {
-        let Self { link, receive, fib, verify, spin, coalescer, receiver, marker, .. } = self;
+        let Self { link, receive, fib, verify, spin, coalescer, receiver, gate, .. } = self;
         let (fib, account) = (fib.load(), link.account.clone());
         let counters = &account.counters;
         counters.system_calls.add(1);
@@ -130,6 +131,7 @@ impl Worker {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => return account.error(Op::UdpReceive, &error),
         };
+        gate.at(now);
         let (mut inbox, mut bytes) = (Inbox { coalescer, link, now }, 0);
         for index in 0..count {
             let received = receiver.get(index);
@@ -141,7 +143,7 @@ impl Worker {
                 continue;
             };
             let arrival = Arrival { from: from.ip(), ecn: received.ecn, train: received.train };
-            ingress(fib, arrival, *verify, marker, counters, &mut inbox);
+            ingress(fib, arrival, *verify, gate, counters, &mut inbox);
         }
         inbox.flush();
         spin.moved(bytes, now);

@@ -18,12 +18,15 @@ use crate::packet::icmp::{Nanos, Problem};
 use crate::packet::split::{SPLIT_BUFFER, split};
 use crate::packet::{Family, IpPacket, VnetHeader, bundle, outer_overhead, protocol};
 use crate::route::Fib;
+use crate::seal::{OVERHEAD, SealError};
 use crate::sys::block::{Block, Part};
 use crate::sys::tun::{Offload, Queue};
 use crate::sys::{Interest, poll, udp};
 
 /// How long a full send queue may hold up a worker before the packet is given up.
 pub(super) const SEND_PATIENCE: Duration = Duration::from_millis(100);
+/// As many single datagrams as one system call takes.
+const BATCH: usize = 64;
 /// How long an offload that was refused stays off: a route may lead out by another card tomorrow.
 const RETRY: Nanos = Nanos(60_000_000_000);
 
@@ -63,10 +66,20 @@ pub(super) struct Link {
     /// Whether UDP may be merged.
     merge_udp: bool,
     scratch: Box<[u8]>,
+    /// Whose keys seal: the number of the worker.
+    worker: usize,
+    /// What had to be sealed again.
+    sealed: Box<[u8]>,
 }
 
 impl Link {
-    pub(super) fn new(tun: Queue, socket: UdpSocket, account: Arc<Account>, offload: Offload) -> Self {
+    pub(super) fn new(
+        tun: Queue,
+        socket: UdpSocket,
+        account: Arc<Account>,
+        offload: Offload,
+        worker: usize,
+    ) -> Self {
         let wanted = offload != Offload::None;
         Self {
             tun,
@@ -77,6 +90,8 @@ impl Link {
             merge: Switch::new(wanted),
             merge_udp: offload == Offload::TcpAndUdp,
             scratch: vec![0; SPLIT_BUFFER].into(),
+            worker,
+            sealed: vec![0; SPLIT_BUFFER].into(),
         }
     }
 
@@ -98,6 +113,9 @@ impl Link {
         if part.bundled {
             counters.egress_bundles.add(part.datagrams());
         }
+        if part.sealed {
+            counters.sealed.add(part.datagrams());
+        }
     }
 
     /// Sends all parts of a block, in their order.
@@ -105,7 +123,8 @@ impl Link {
         let mut rest = block.parts();
         while let Some(first) = rest.first() {
             if first.is_train() && !self.may_segment(now) {
-                self.send_singly(block.bytes(first), first, fib, now);
+                let (bytes, plain) = block.plain(first);
+                self.send_singly(bytes, &plain, fib, now);
                 rest = &rest[1..];
                 continue;
             }
@@ -120,14 +139,16 @@ impl Link {
                     rest = &rest[taken..];
                 }
                 Err(error) => {
-                    self.mend_send(block.bytes(first), first, &error, fib, now);
+                    let (bytes, plain) = block.plain(first);
+                    self.mend_send(bytes, &plain, &error, fib, now);
                     rest = &rest[1..];
                 }
             }
         }
     }
 
-    /// The kernel refused a part of a block: what can be sent otherwise is, the rest is dropped and counted.
+    /// The kernel refused a part of a block: what can be sent otherwise is, the rest is dropped and counted. `bytes` and `part`
+    /// are those of [`Block::plain`]: what was sealed is sealed again.
     pub(super) fn mend_send(&mut self, bytes: &[u8], part: &Part, error: &io::Error, fib: &Fib, now: Nanos) {
         match error.raw_os_error() {
             // The TUN's own queue is the place where packets should pile up.
@@ -155,9 +176,6 @@ impl Link {
 
     /// Sends a train as single datagrams. Says whether all passed.
     fn send_singly(&mut self, bytes: &[u8], part: &Part, fib: &Fib, now: Nanos) -> bool {
-        /// As many as one system call takes.
-        const BATCH: usize = 64;
-        let Some(to) = part.to else { return true };
         let single = |at: usize| {
             let len = part.stride.min(bytes.len() - at);
             let (packets, packet_bytes) =
@@ -172,8 +190,7 @@ impl Link {
             for (slot, at) in singles.iter_mut().zip(ahead) {
                 *slot = single(at);
             }
-            self.account.counters.system_calls.add(1);
-            match udp::send_many(&self.socket, bytes, &singles[..count]) {
+            match self.transmit(bytes, &singles[..count], fib, now) {
                 Ok(taken) => {
                     singles[..taken].iter().for_each(|single| self.sent(single));
                     at += taken * part.stride;
@@ -186,11 +203,7 @@ impl Link {
                 Err(error) => {
                     let len = bytes.len() - at;
                     let left = (at..bytes.len()).step_by(part.stride).map(|at| single(at).packets).sum();
-                    let rest = Part {
-                        packets: left,
-                        bundled: part.bundled,
-                        ..Part::train(at, len, part.stride, to)
-                    };
+                    let rest = Part { packets: left, ..piece(part, at, len, part.stride) };
                     match error.raw_os_error() {
                         Some(libc::EMSGSIZE) => self.too_big(&bytes[at..], &rest, &error, fib, now),
                         _ => self.give_up(rest.packets, &error),
@@ -202,15 +215,40 @@ impl Link {
         true
     }
 
+    /// Sends single datagrams out of `bytes`, sealed if their part was. Says how many the kernel took; an error is that of the
+    /// first, `ENOKEY` if no key seals for their peer.
+    fn transmit(&mut self, bytes: &[u8], singles: &[Part], fib: &Fib, now: Nanos) -> io::Result<usize> {
+        self.account.counters.system_calls.add(1);
+        let Some(first) = singles.first().filter(|single| single.sealed) else {
+            return udp::send_many(&self.socket, bytes, singles);
+        };
+        let peer = first.to.and_then(|to| fib.peer_by_address(to.ip()));
+        let keys = peer.and_then(|peer| peer.session.as_ref()).map(|session| session.keys());
+        let no_key = || io::Error::from_raw_os_error(libc::ENOKEY);
+        let keys = keys.ok_or_else(no_key)?;
+        let (mut sealed, mut used) = ([*first; BATCH], 0);
+        let mut count = 0;
+        for (single, slot) in singles.iter().zip(&mut sealed) {
+            let packet = Train::single(&bytes[single.at..single.at + single.len]);
+            match keys.seal(self.worker, packet, &mut self.sealed[used..], now) {
+                Ok(datagram) => *slot = piece(single, used, datagram.bytes.len(), datagram.stride),
+                // The rest has its turn when these are sent.
+                Err(SealError::NoRoom) if count > 0 => break,
+                Err(_) => return Err(no_key()),
+            }
+            (count, used) = (count + 1, used + slot.len);
+        }
+        udp::send_many(&self.socket, &self.sealed, &sealed[..count])
+    }
+
     /// The path is narrower than we thought: what stands in bundles is sent bare; the sender of anything else is told.
     fn too_big(&mut self, bytes: &[u8], part: &Part, error: &io::Error, fib: &Fib, now: Nanos) {
         if !part.bundled {
             return self.refuse(bytes, part, error, fib, now);
         }
-        let Some(to) = part.to else { return };
         for datagram in bytes.chunks(part.stride) {
             for packet in bundle::entries(datagram).into_iter().flatten().flatten() {
-                let bare = Part::train(0, packet.len(), packet.len(), to);
+                let bare = Part { bundled: false, ..piece(part, 0, packet.len(), packet.len()) };
                 self.send_singly(packet, &bare, fib, now);
             }
         }
@@ -221,7 +259,9 @@ impl Link {
         let Self { tun, socket, account, forwarder, .. } = self;
         let inner = part.to.and_then(|to| {
             let path = socket.local_addr().and_then(|from| udp::path_mtu(from.ip(), to)).ok()?;
-            u16::try_from(path.checked_sub(outer_overhead(Family::of(to.ip())).into())?).ok()
+            let overhead = usize::from(outer_overhead(Family::of(to.ip())));
+            let sealing = if part.sealed { OVERHEAD } else { 0 };
+            u16::try_from(usize::try_from(path).ok()?.checked_sub(overhead + sealing)?).ok()
         });
         match inner {
             Some(mtu) => {
@@ -289,6 +329,12 @@ impl Link {
     }
 }
 
+/// A part of a part: other bytes, and as many packets as datagrams.
+fn piece(part: &Part, at: usize, len: usize, stride: usize) -> Part {
+    let packets = len.div_ceil(stride.max(1)).max(1) as u64;
+    Part { at, len, stride, packets, packet_bytes: len as u64, plain_at: at, errno: 0, ..*part }
+}
+
 /// Cuts a frame of ours into the packets that it was merged from.
 fn cut<'a>(frame: &[u8], scratch: &'a mut [u8]) -> Option<Train<'a>> {
     let (vnet, packet) = VnetHeader::parse(frame).ok()?;
@@ -334,7 +380,7 @@ mod tests {
         }
         receiver.set_nonblocking(true).expect("non-blocking");
         let queue = Queue::over(ours.into());
-        (Link::new(queue, socket, Arc::default(), Offload::TcpAndUdp), theirs, receiver)
+        (Link::new(queue, socket, Arc::default(), Offload::TcpAndUdp, 0), theirs, receiver)
     }
 
     fn any() -> std::net::SocketAddr {

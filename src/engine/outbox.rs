@@ -8,6 +8,10 @@
 //! A [`Lane`] remembers the part that may still grow, one a peer, so that flows to several peers may alternate. Behind an
 //! open part some bytes stay free when another begins; who needs more begins a new part.
 //!
+//! What is for peers whose packets are sealed is sealed at the end ([`Outbox::seal`]), datagram by datagram, from where it was
+//! put together to behind all packets of the block: that pass is the copy, and what stays behind can be sealed again if the
+//! kernel refuses it.
+//!
 //! It does not send: it fills a [`Block`], and whoever owns it hands that on once [`Outbox::is_tight`], or at the end of
 //! a batch.
 //!
@@ -17,18 +21,23 @@
 use std::net::SocketAddr;
 
 use super::{Account, Parcel, Side};
-use crate::forward::{DropReason, Load, ToNet};
-use crate::packet::bundle;
+use crate::forward::{Counters, DropReason, Load, ToNet, Train};
 use crate::packet::ecn::Ecn;
+use crate::packet::icmp::Nanos;
 use crate::packet::split::SPLIT_BUFFER;
-use crate::route::Peer;
+use crate::packet::{IPV4_HEADER, bundle};
+use crate::route::{Fib, Peer};
+use crate::seal::OVERHEAD;
 use crate::sys::block::{Block, Lot, MAX_PARTS, Part};
 use crate::sys::udp::{MAX_PAYLOAD, SEGMENTS};
 
-/// Bytes of a block: what has gathered, and behind it room for whatever one more read brings. A train of small packets
+/// Bytes for packets: what has gathered, and behind it room for whatever one more read brings. A train of small packets
 /// grows by less than half when it is bundled: each packet by two bytes, each bundle by its header and by padding for which
 /// a fourth packet was too long.
-pub(super) const BLOCK: usize = GATHERED + SLACK + SPLIT_BUFFER + SPLIT_BUFFER / 2;
+const PLAIN: usize = GATHERED + SLACK + SPLIT_BUFFER + SPLIT_BUFFER / 2;
+/// Bytes of a block: behind the packets, room to seal them all, were none longer than an IPv4 header. Pages that nothing is
+/// sealed into stay untouched.
+pub(super) const BLOCK: usize = PLAIN + PLAIN / IPV4_HEADER * (IPV4_HEADER + OVERHEAD);
 /// Bytes that gather before a block is sent, for latency's sake.
 const GATHERED: usize = SPLIT_BUFFER;
 /// Parts that one read can make: a message holds at least 64 segments, or 65,507 bytes of longer ones.
@@ -54,12 +63,16 @@ pub(super) struct Outbox {
     segments: usize,
     /// What others carry.
     diverted: Vec<Parcel>,
+    /// Whose keys seal: the number of the worker.
+    worker: usize,
 }
 
 /// A part that may grow.
 #[derive(Debug)]
 struct Lane {
     to: SocketAddr,
+    /// What sealing will add to its datagrams.
+    overhead: usize,
     /// Its number.
     part: usize,
     /// Where its last packet ends.
@@ -81,8 +94,8 @@ enum Place {
 }
 
 impl Outbox {
-    /// For a kernel that takes so many `segments` in one send.
-    pub(super) fn new(segments: usize) -> Self {
+    /// For the worker of a number, and a kernel that takes so many `segments` in one send.
+    pub(super) fn new(worker: usize, segments: usize) -> Self {
         Self {
             block: Block::new(vec![0; BLOCK].into()),
             used: 0,
@@ -91,6 +104,7 @@ impl Outbox {
             place: Place::Scratch,
             segments,
             diverted: Vec::new(),
+            worker,
         }
     }
 
@@ -99,6 +113,38 @@ impl Outbox {
         if !self.diverted.is_empty() {
             account.counters.egress.drop_many(DropReason::Congested, side.put(&mut self.diverted));
         }
+    }
+
+    /// Seals what is for peers whose packets are sealed; without a key for it, it is dropped. To be called with the table that has
+    /// sent the packets this way, before another is in force and before the block is handed on.
+    pub(super) fn seal(&mut self, fib: &Fib, now: Nanos, counters: &Counters) {
+        if !fib.seals() {
+            return;
+        }
+        self.lanes.clear();
+        let sealed = self.block.parts().iter().filter(|part| part.sealed).map(|part| part.at + part.len);
+        let (worker, mut used) = (self.worker, sealed.max().unwrap_or(PLAIN));
+        self.block.retain(|memory, part| {
+            if part.sealed {
+                return true;
+            }
+            let peer = part.to.and_then(|to| fib.peer_by_address(to.ip()));
+            let Some(session) = peer.and_then(|peer| peer.session.as_ref()) else { return true };
+            let (plain, room) = memory.split_at_mut(used);
+            let train = Train { bytes: &plain[part.at..part.at + part.len], stride: part.stride };
+            match session.keys().seal(worker, train, room, now) {
+                Ok(Train { bytes, stride }) => {
+                    (part.sealed, part.plain_at) = (true, part.at);
+                    (part.at, part.len, part.stride) = (used, bytes.len(), stride);
+                    used += part.len;
+                    true
+                }
+                Err(_) => {
+                    counters.egress.drop_many(DropReason::NoKey, part.packets);
+                    false
+                }
+            }
+        });
     }
 
     /// Whether it must be emptied before it can take what the next read brings, or should be, for latency's sake.
@@ -151,7 +197,8 @@ impl Outbox {
         // A shorter packet may end a train, but only one that stands alone: of a train it is the last already.
         let fits = stride == part.stride || (stride < part.stride && bytes == stride);
         let has_room = lane.end + bytes <= self.limit(lane);
-        let may_be_sent = part.ecn == load.outer_ecn(peer) && part.len + bytes <= self.longest(part.stride);
+        let may_be_sent =
+            part.ecn == load.outer_ecn(peer) && part.len + bytes <= self.longest(part.stride, lane.overhead);
         fits && has_room && may_be_sent
     }
 
@@ -161,7 +208,7 @@ impl Outbox {
 
     /// Where a part must end: nothing stands behind the last one.
     fn limit(&self, lane: &Lane) -> usize {
-        if lane.end == self.used { self.block.memory().len() } else { lane.limit }
+        if lane.end == self.used { PLAIN } else { lane.limit }
     }
 
     /// Where a new part for `peer` would begin: behind the last part, and behind what that one may need to grow.
@@ -171,13 +218,14 @@ impl Outbox {
             Some(Lane { bundle: Some(at), .. }) => (at + SLACK).max(self.used),
             Some(lane) => {
                 let part = &self.block.parts()[lane.part];
-                self.used + SLACK.min(self.longest(part.stride) - part.len)
+                self.used + SLACK.min(self.longest(part.stride, lane.overhead) - part.len)
             }
         }
     }
 
     /// Begins a part at a place that [`Outbox::start`] gave.
-    fn begin(&mut self, part: Part, to: SocketAddr, at: usize, bundle: Option<usize>) {
+    fn begin(&mut self, part: Part, peer: &Peer, at: usize, bundle: Option<usize>) {
+        let (to, overhead) = (peer.endpoint, peer.overhead());
         if let Some(last) = self.lanes.iter_mut().find(|lane| lane.end == self.used) {
             last.limit = at;
         }
@@ -186,16 +234,17 @@ impl Outbox {
             self.lanes.remove(0);
         }
         self.used = part.at + part.len;
-        self.lanes.push(Lane { to, part: self.block.parts().len(), end: self.used, limit: 0, bundle });
+        let (part_number, end) = (self.block.parts().len(), self.used);
+        self.lanes.push(Lane { to, overhead, part: part_number, end, limit: 0, bundle });
         self.block.push(part);
     }
 
     /// Begins as many parts as a train needs.
-    fn begin_train(&mut self, to: SocketAddr, mut at: usize, load: Load, ecn: Ecn) {
-        let (most, end) = (self.longest(load.stride), at + load.bytes);
+    fn begin_train(&mut self, peer: &Peer, mut at: usize, load: Load, ecn: Ecn) {
+        let (most, end) = (self.longest(load.stride, peer.overhead()), at + load.bytes);
         while at < end {
-            let part = Part { ecn, ..Part::train(at, most.min(end - at), load.stride, to) };
-            self.begin(part, to, at, None);
+            let part = Part { ecn, ..Part::train(at, most.min(end - at), load.stride, peer.endpoint) };
+            self.begin(part, peer, at, None);
             at += part.len;
         }
         self.close_if_ended(self.lanes.len() - 1);
@@ -219,9 +268,9 @@ impl Outbox {
         }
     }
 
-    /// Bytes of whole datagrams that one send takes.
-    fn longest(&self, stride: usize) -> usize {
-        self.segments.min(MAX_PAYLOAD / stride) * stride
+    /// Bytes of whole datagrams that one send takes when each is `overhead` bytes longer.
+    fn longest(&self, stride: usize, overhead: usize) -> usize {
+        self.segments.min(MAX_PAYLOAD / (stride + overhead)) * stride
     }
 
     /// Puts a packet into the last bundle for `peer`, into one behind it, or begins a part with it.
@@ -237,8 +286,9 @@ impl Outbox {
                 return self.bundled(index, at, filled, most, (packet.len(), ecn));
             }
             let part = &self.block.parts()[self.lanes[index].part];
-            let may_follow =
-                part.bundled && limit - at >= 2 * most && part.len - filled + 2 * most <= self.longest(most);
+            let may_follow = part.bundled
+                && limit - at >= 2 * most
+                && part.len - filled + 2 * most <= self.longest(most, peer.overhead());
             if may_follow {
                 let (last, next) = self.block.memory_mut()[at..limit].split_at_mut(most);
                 bundle::pad(last, filled);
@@ -253,7 +303,7 @@ impl Outbox {
         let _ = bundle::append(room, 0, packet);
         let alone = Part::train(at + bundle::FIRST_PACKET, packet.len(), packet.len(), peer.endpoint);
         let alone = Part { ecn, ..alone };
-        self.begin(alone, peer.endpoint, at, Some(at));
+        self.begin(alone, peer, at, Some(at));
     }
 
     /// Accounts for a packet that was put into the bundle at `at`, which is filled up to `filled` since.
@@ -285,8 +335,8 @@ impl ToNet for Outbox {
         self.place = peer.map_or(Place::Scratch, |peer| self.choose(peer, load));
         let free = match self.place {
             Place::Scratch => &mut self.scratch[..],
-            Place::Behind(index) => &mut self.block.memory_mut()[self.lanes[index].end..],
-            Place::New(at) => &mut self.block.memory_mut()[at..],
+            Place::Behind(index) => &mut self.block.memory_mut()[self.lanes[index].end..PLAIN],
+            Place::New(at) => &mut self.block.memory_mut()[at..PLAIN],
         };
         // Shorter than asked for where a super packet has more headers than a TCP of ours can make: it is refused.
         let length = free.len().min(load.bytes).min(SPLIT_BUFFER);
@@ -298,7 +348,7 @@ impl ToNet for Outbox {
         let ecn = load.outer_ecn(peer);
         match self.place {
             Place::Behind(index) => self.lengthen(index, load.bytes),
-            Place::New(at) => self.begin_train(peer.endpoint, at, load, ecn),
+            Place::New(at) => self.begin_train(peer, at, load, ecn),
             Place::Scratch => {
                 let scratch = std::mem::take(&mut self.scratch);
                 for packet in scratch[..load.bytes].chunks(load.stride) {
@@ -319,7 +369,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::packet::Train;
     use crate::route::{Abilities, Protection};
 
     /// Host 2 and up; even ones take bundles.
@@ -343,7 +392,7 @@ mod tests {
 
     /// Pushes trains of so many bytes and such a stride for such hosts.
     fn filled(pushes: &[(u8, usize, usize)]) -> Outbox {
-        let mut outbox = Outbox::new(SEGMENTS);
+        let mut outbox = Outbox::new(0, SEGMENTS);
         for (number, (host, bytes, stride)) in pushes.iter().enumerate() {
             assert!(!outbox.is_tight());
             let peer = peer(*host);
@@ -487,7 +536,7 @@ mod tests {
     #[test]
     fn marks_are_not_spread_and_not_lost() {
         let parts = |host: u8, pushes: &[(usize, Ecn)]| -> Vec<(u64, Ecn)> {
-            let (mut outbox, peer) = (Outbox::new(SEGMENTS), peer(host));
+            let (mut outbox, peer) = (Outbox::new(0, SEGMENTS), peer(host));
             for (bytes, ecn) in pushes {
                 let load = Load { ecn: *ecn, ..load(*bytes, *bytes) };
                 outbox.room(Some(&peer), load).fill(0x45);
@@ -504,7 +553,7 @@ mod tests {
 
     #[test]
     fn newer_kernels_take_longer_trains() {
-        let mut outbox = Outbox::new(2 * SEGMENTS);
+        let mut outbox = Outbox::new(0, 2 * SEGMENTS);
         for _ in 0..130 {
             outbox.room(Some(&peer(3)), load(40, 40)).fill(0x45);
             outbox.push(&peer(3), load(40, 40));
@@ -515,7 +564,7 @@ mod tests {
 
     #[test]
     fn full_and_open_parts_are_told() {
-        let mut outbox = Outbox::new(SEGMENTS);
+        let mut outbox = Outbox::new(0, SEGMENTS);
         let (peer, mut reads) = (peer(3), 0);
         while !outbox.is_tight() {
             // The most parts that one read can make.
@@ -530,18 +579,18 @@ mod tests {
         assert!(outbox.is_empty() && !outbox.is_tight());
     }
 
-    /// The bound on what a read can become that [`BLOCK`] stands on.
+    /// The bound on what a read can become that [`PLAIN`] stands on.
     #[test]
     fn the_longest_trains_of_small_packets_fit_when_bundled() {
         let peer = peer(2);
         for stride in (21..=487).chain([29, 366, 367]) {
-            let mut outbox = Outbox::new(SEGMENTS);
+            let mut outbox = Outbox::new(0, SEGMENTS);
             while !outbox.is_tight() {
                 let bytes = SPLIT_BUFFER / stride * stride;
                 outbox.room(Some(&peer), load(bytes, stride)).fill(0x45);
                 outbox.push(&peer, load(bytes, stride));
             }
-            assert!(outbox.used <= BLOCK);
+            assert!(outbox.used <= PLAIN);
         }
     }
 

@@ -26,6 +26,9 @@ use crate::packet::coalesce::{Coalescer, RUNS};
 use crate::packet::icmp::Problem;
 use crate::route::{Fib, Peer};
 use crate::sys::now;
+
+/// An entrance sends nothing, and so has no keys.
+const NO_WORKER: usize = usize::MAX;
 use crate::sys::tun::{Offload, Queue};
 
 /// A few milliseconds of what QUIC can carry: more would be delay, not throughput.
@@ -167,7 +170,7 @@ impl Entrance {
         let writer = match door {
             Door::Simple(device) => Writer::Simple(File::from(device)),
             Door::Queue(tun, socket, offload) => {
-                Writer::Queue(Box::new(Link::new(tun, socket, account.clone(), offload)))
+                Writer::Queue(Box::new(Link::new(tun, socket, account.clone(), offload, NO_WORKER)))
             }
         };
         Self { writer, coalescer: Coalescer::new(RUNS), forwarder: Forwarder::new(now()), account }

@@ -15,12 +15,13 @@ use arc_swap::{ArcSwap, Cache};
 use super::link::SEND_PATIENCE;
 use super::{Account, Op, Parcel, Side, SimpleIo, WorkerError};
 use crate::forward::{
-    Arrival, DropReason, Forwarder, Frame, Load, ToNet, ToTun, Train, VerifySource, egress, ingress,
+    Arrival, DropReason, Forwarder, Frame, Gate, Load, ToNet, ToTun, Train, VerifySource, egress, ingress,
 };
-use crate::packet::ecn::{Ecn, Marker};
-use crate::packet::icmp::Problem;
+use crate::packet::ecn::Ecn;
+use crate::packet::icmp::{Nanos, Problem};
 use crate::packet::{Family, IpPacket, outer_overhead};
 use crate::route::{Fib, Peer};
+use crate::seal::OVERHEAD;
 use crate::sys::block::Part;
 use crate::sys::tun::SimpleTun;
 use crate::sys::{Event, Interest, now, poll, udp};
@@ -28,6 +29,8 @@ use crate::sys::{Event, Interest, now, poll, udp};
 /// Packets taken from one side before the other gets its turn. Large enough that the poll is a small part of the work,
 /// small enough that neither direction starves.
 const BURST: usize = 64;
+/// Its number: there is one.
+const WORKER: usize = 0;
 /// One read takes any IP packet.
 const BUFFER: usize = 65536;
 
@@ -41,9 +44,10 @@ pub(super) struct Worker {
     stop: Arc<Event>,
     side: Arc<Side>,
     receiver: udp::Receiver,
-    marker: Marker,
+    gate: Gate,
     buffer: Box<[u8]>,
     outgoing: Box<[u8]>,
+    sealed: Box<[u8]>,
 }
 
 impl Worker {
@@ -64,9 +68,10 @@ impl Worker {
             stop,
             side,
             receiver: udp::Receiver::new(1),
-            marker: Marker::default(),
+            gate: Gate::default(),
             buffer: vec![0; BUFFER].into(),
             outgoing: vec![0; BUFFER].into(),
+            sealed: vec![0; BUFFER + OVERHEAD].into(),
         }
     }
 
@@ -96,7 +101,7 @@ impl Worker {
 
     /// From the TUN to the network, until it has nothing more or the other side is due.
     fn outbound(&mut self) -> Result<(), WorkerError> {
-        let Self { tun, socket, fib, forwarder, account, buffer, outgoing, side, .. } = self;
+        let Self { tun, socket, fib, forwarder, account, buffer, outgoing, side, sealed, .. } = self;
         let (fib, now, counters) = (fib.load(), now(), &account.counters);
         for _ in 0..BURST {
             counters.system_calls.add(1);
@@ -107,7 +112,7 @@ impl Worker {
             };
             counters.tun_reads.add(1);
             let packet = &buffer[..length];
-            let mut net = Net { socket, account, outgoing, side, too_big: None };
+            let mut net = Net { socket, account, outgoing, sealed, now, side, too_big: None };
             let mut device = Device { tun, account };
             egress(fib, Frame::Bare(packet), now, forwarder, counters, &mut net, &mut device);
             if let Some(mtu) = net.too_big {
@@ -120,8 +125,9 @@ impl Worker {
 
     /// From the network to the TUN, likewise.
     fn inbound(&mut self) {
-        let Self { tun, socket, fib, verify, account, receiver, marker, .. } = self;
+        let Self { tun, socket, fib, verify, account, receiver, gate, .. } = self;
         let (fib, counters) = (fib.load(), &account.counters);
+        gate.at(now());
         for _ in 0..BURST {
             counters.system_calls.add(1);
             match receiver.receive(socket) {
@@ -137,7 +143,7 @@ impl Worker {
                 continue;
             };
             let arrival = Arrival { from: from.ip(), ecn: received.ecn, train: received.train };
-            ingress(fib, arrival, *verify, marker, counters, &mut Device { tun, account });
+            ingress(fib, arrival, *verify, gate, counters, &mut Device { tun, account });
         }
     }
 }
@@ -148,6 +154,8 @@ struct Net<'a> {
     account: &'a Account,
     outgoing: &'a mut [u8],
     side: &'a Side,
+    sealed: &'a mut [u8],
+    now: Nanos,
     /// The kernel knows that the path is narrower than we thought: the inner MTU that it takes.
     too_big: Option<u16>,
 }
@@ -160,15 +168,27 @@ impl ToNet for Net<'_> {
 
     /// A train of one: this engine asks for no offloads.
     fn push(&mut self, peer: &Peer, load: Load) {
-        match self.send(peer, &self.outgoing[..load.bytes], load.outer_ecn(peer)) {
+        let counters = &self.account.counters;
+        let packet = &self.outgoing[..load.bytes];
+        let datagram = match &peer.session {
+            None => packet,
+            Some(session) => {
+                match session.keys().seal(WORKER, Train::single(packet), self.sealed, self.now) {
+                    Ok(sealed) => sealed.bytes,
+                    Err(_) => return counters.egress.drop(DropReason::NoKey),
+                }
+            }
+        };
+        match send(self.socket, self.account, peer, datagram, load.outer_ecn(peer)) {
             Ok(()) => {
-                self.account.counters.egress_sends.add(1);
-                self.account.counters.egress.forwarded(load.bytes);
+                counters.egress_sends.add(1);
+                counters.egress.forwarded(load.bytes);
+                counters.sealed.add(u64::from(peer.session.is_some()));
             }
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => self.too_big(peer, &error),
             Err(error) => {
                 self.account.error(Op::UdpSend, &error);
-                self.account.counters.egress.drop(DropReason::SendFailed);
+                counters.egress.drop(DropReason::SendFailed);
             }
         }
     }
@@ -179,29 +199,30 @@ impl ToNet for Net<'_> {
     }
 }
 
-impl Net<'_> {
-    /// Sends one datagram. A full queue is waited for: the TUN's own queue is the place where packets should pile up.
-    fn send(&self, peer: &Peer, datagram: &[u8], ecn: Ecn) -> io::Result<()> {
-        self.account.counters.system_calls.add(1);
-        let part = Part { ecn, ..Part::train(0, datagram.len(), datagram.len(), peer.endpoint) };
-        let send = || match ecn {
-            Ecn::NotEct => self.socket.send_to(datagram, peer.endpoint),
-            Ecn::Ect0 | Ecn::Ect1 | Ecn::Ce => udp::send_many(self.socket, datagram, &[part]),
-        };
-        match send() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                poll([(self.socket.as_fd(), Interest::Write)], Some(SEND_PATIENCE))?;
-                send().map(drop)
-            }
-            result => result.map(drop),
+/// Sends one datagram. A full queue is waited for: the TUN's own queue is the place where packets should pile up.
+fn send(socket: &UdpSocket, account: &Account, peer: &Peer, datagram: &[u8], ecn: Ecn) -> io::Result<()> {
+    account.counters.system_calls.add(1);
+    let part = Part { ecn, ..Part::train(0, datagram.len(), datagram.len(), peer.endpoint) };
+    let send = || match ecn {
+        Ecn::NotEct => socket.send_to(datagram, peer.endpoint),
+        Ecn::Ect0 | Ecn::Ect1 | Ecn::Ce => udp::send_many(socket, datagram, &[part]),
+    };
+    match send() {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            poll([(socket.as_fd(), Interest::Write)], Some(SEND_PATIENCE))?;
+            send().map(drop)
         }
+        result => result.map(drop),
     }
+}
 
+impl Net<'_> {
     /// Asks the kernel what the path takes, so that the sender can be told.
     fn too_big(&mut self, peer: &Peer, error: &io::Error) {
         let path = self.socket.local_addr().and_then(|from| udp::path_mtu(from.ip(), peer.endpoint));
-        let overhead = outer_overhead(Family::of(peer.endpoint.ip()));
-        let inner = path.ok().and_then(|mtu| u16::try_from(mtu.checked_sub(overhead.into())?).ok());
+        let overhead = usize::from(outer_overhead(Family::of(peer.endpoint.ip()))) + peer.overhead();
+        let path = path.ok().and_then(|mtu| usize::try_from(mtu).ok());
+        let inner = path.and_then(|mtu| u16::try_from(mtu.checked_sub(overhead)?).ok());
         if inner.is_none() {
             self.account.error(Op::UdpSend, error);
             self.account.counters.egress.drop(DropReason::SendFailed);

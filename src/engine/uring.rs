@@ -24,10 +24,9 @@ use super::link::{Link, Replies};
 use super::outbox::Outbox;
 use super::wait::Spin;
 use super::{Account, Op, QueueIo, Rules, Side, WorkerError};
-use crate::forward::{Arrival, DropReason, Frame, ToTun, VerifySource, egress, ingress};
+use crate::forward::{Arrival, DropReason, Frame, Gate, ToTun, VerifySource, egress, ingress};
 use crate::packet::IpPacket;
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
-use crate::packet::ecn::Marker;
 use crate::packet::icmp::Nanos;
 use crate::route::Fib;
 use crate::sys::block::{Lot, MAX_PARTS, Part};
@@ -39,6 +38,7 @@ const _: () = assert!(RUNS <= MAX_PARTS);
 
 /// A worker before it has a thread.
 pub(super) struct Worker {
+    number: usize,
     io: QueueIo,
     ring: Ring,
     rules: Rules,
@@ -51,20 +51,21 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(
-        io: QueueIo,
-        ring: Ring,
+        number: usize,
+        (io, ring): (QueueIo, Ring),
         rules: Rules,
         fib: Arc<ArcSwap<Fib>>,
         account: Arc<Account>,
         spin: Spin,
         (stop, side): (Arc<Event>, Arc<Side>),
     ) -> Self {
-        Self { io, ring, rules, fib, account, spin, stop, side }
+        Self { number, io, ring, rules, fib, account, spin, stop, side }
     }
 
     /// Turns until told to stop.
     pub(super) fn run(self) -> Result<(), WorkerError> {
-        let Self { io: QueueIo { tun, receive, send }, ring, rules, fib, account, spin, stop, side } = self;
+        let Self { number, io: QueueIo { tun, receive, send }, ring, rules, fib, account, spin, stop, side } =
+            self;
         let turning = Turning {
             buffers: Buffers::new(READ_BUFFER),
             budgets: [Budget::new(MAX_FRAMES), Budget::new(MAX_MESSAGES)],
@@ -73,12 +74,12 @@ impl Worker {
             side,
             ways: Ways {
                 ring,
-                link: Link::new(tun, send, account, rules.offload),
-                outbox: Outbox::new(udp::max_segments()),
+                link: Link::new(tun, send, account, rules.offload, number),
+                outbox: Outbox::new(number, udp::max_segments()),
                 coalescer: Coalescer::new(RUNS).with_udp_segments(udp::max_segments()),
                 writes: Vec::with_capacity(RUNS),
             },
-            marker: Marker::default(),
+            gate: Gate::default(),
             receive,
             stop,
             spin,
@@ -96,7 +97,7 @@ struct Turning {
     verify: VerifySource,
     side: Arc<Side>,
     ways: Ways,
-    marker: Marker,
+    gate: Gate,
     receive: UdpSocket,
     stop: Arc<Event>,
     spin: Spin,
@@ -136,8 +137,9 @@ impl Turning {
 
     /// Deals with all that the turn brought.
     fn forward(&mut self, now: Nanos) -> Result<(), WorkerError> {
-        let Self { buffers, budgets: [frames, messages], fib, verify, side, ways, marker, spin, .. } = self;
+        let Self { buffers, budgets: [frames, messages], fib, verify, side, ways, gate, spin, .. } = self;
         let fib: &Fib = fib.load();
+        gate.at(now);
         let account = ways.link.account.clone();
         let counters = &account.counters;
         counters.turns.add(1);
@@ -147,12 +149,15 @@ impl Turning {
             (count, bytes) = (count + 1, bytes + frame.len());
             counters.tun_reads.add(1);
             if ways.outbox.is_tight() {
+                ways.outbox.seal(fib, now, counters);
                 ways.flush(fib, now).map_err(enter_failed)?;
             }
             let Link { tun, account, forwarder, .. } = &mut ways.link;
             let mut replies = Replies { tun, account };
             egress(fib, Frame::Virtio(frame), now, forwarder, counters, &mut ways.outbox, &mut replies);
         }
+        // By the table that has sent them this way: the next turn may have another.
+        ways.outbox.seal(fib, now, counters);
         ways.outbox.hand_over(side, &account);
         frames.brought(count, bytes);
         let mut moved = bytes;
@@ -174,7 +179,7 @@ impl Turning {
             };
             let arrival = Arrival { from: from.ip(), ecn, train };
             let mut inbox = Inbox { ways, fib, now, failed: None };
-            ingress(fib, arrival, *verify, marker, counters, &mut inbox);
+            ingress(fib, arrival, *verify, gate, counters, &mut inbox);
             inbox.failed.map_or(Ok(()), Err).map_err(enter_failed)?;
         }
         messages.brought(count, bytes);
@@ -236,7 +241,10 @@ impl Ways {
         for part in block.parts() {
             match part.errno {
                 0 => link.sent(part),
-                _ => link.mend_send(block.bytes(part), part, &error(part), fib, now),
+                _ => {
+                    let (bytes, plain) = block.plain(part);
+                    link.mend_send(bytes, &plain, &error(part), fib, now);
+                }
             }
         }
         outbox.clear();

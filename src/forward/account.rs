@@ -28,6 +28,12 @@ pub enum DropReason {
     Congested,
     /// Egress: no encrypted connection to the peer came about in time.
     Unconnected,
+    /// Egress: packets to the peer are sealed, and no key may seal any more. Ingress: sealed by no key that is in force.
+    NoKey,
+    /// Ingress: the datagram was opened before, or is too far behind the newest to tell.
+    Replayed,
+    /// Ingress: a bit of a sealed datagram was changed, or it was made by somebody else.
+    Unauthentic,
     /// Ingress: in clear, from a peer that encrypts.
     Cleartext,
     /// Ingress: the first four bits name no packet type that this host has announced.
@@ -48,7 +54,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Malformed,
         Self::NoRoute,
         Self::OwnSubnet,
@@ -57,6 +63,9 @@ impl DropReason {
         Self::SendFailed,
         Self::Congested,
         Self::Unconnected,
+        Self::NoKey,
+        Self::Replayed,
+        Self::Unauthentic,
         Self::Cleartext,
         Self::UnknownType,
         Self::UnknownPeer,
@@ -79,6 +88,9 @@ impl DropReason {
             Self::SendFailed => "send_failed",
             Self::Congested => "congested",
             Self::Unconnected => "unconnected",
+            Self::NoKey => "no_key",
+            Self::Replayed => "replayed",
+            Self::Unauthentic => "unauthentic",
             Self::Cleartext => "cleartext",
             Self::UnknownType => "unknown_type",
             Self::UnknownPeer => "unknown_peer",
@@ -104,6 +116,13 @@ impl DropReason {
             Self::Unconnected => {
                 "no encrypted connection to the peer came about in time: see `hopsack peers`"
             }
+            Self::NoKey => {
+                "no key is in force for it: the handshake has failed, or one of the hosts was restarted"
+            }
+            Self::Replayed => {
+                "it came a second time, or too late: the network repeats datagrams, or somebody does"
+            }
+            Self::Unauthentic => "a sealed datagram was changed on its way, or made by somebody else",
             Self::Cleartext => "in clear, from a peer that encrypts: forged, or its map is old",
             Self::UnknownType => "the first four bits name no packet type that this host has announced",
             Self::UnknownPeer => "the outer source address is in no lease: a stranger, or a host behind NAT",
@@ -247,6 +266,10 @@ pub struct Counters {
     pub udp_datagrams: Counter,
     /// Of the datagrams that the kernel took, those that were bundles.
     pub egress_bundles: Counter,
+    /// Of the datagrams that the kernel took, those that were sealed.
+    pub sealed: Counter,
+    /// Of the datagrams received, those that were sealed and whole.
+    pub opened: Counter,
     /// Of the datagrams received from peers, those that were bundles.
     pub ingress_bundles: Counter,
     /// Writes to the TUN that the kernel accepted: one packet or super packet each.

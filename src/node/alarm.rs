@@ -100,9 +100,9 @@ fn sentence(fib: &Fib, name: &str, local: &Local, from: IpAddr, packets: u64) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward::{Arrival, ToTun, Train, VerifySource, ingress};
+    use crate::forward::{Arrival, Gate, ToTun, Train, VerifySource, ingress};
     use crate::packet::IpPacket;
-    use crate::packet::ecn::{Ecn, Marker};
+    use crate::packet::ecn::Ecn;
     use crate::route::{Abilities, Change, Dialect, Lease, Networks, Public, Rib};
 
     struct Nowhere;
@@ -151,7 +151,7 @@ mod tests {
                 let (from, train) = (from.parse().expect("an address"), Train::single(&packet));
                 let arrival = Arrival { from, ecn: Ecn::NotEct, train };
                 let (verify, counters) = (VerifySource::Subnet, &accounts[1].counters);
-                ingress(&fib, arrival, verify, &mut Marker::default(), counters, &mut Nowhere);
+                ingress(&fib, arrival, verify, &mut Gate::default(), counters, &mut Nowhere);
             }
             alarm.look(&accounts, &fib, ("h1", &local), start + Duration::from_secs(second))
         };

@@ -105,6 +105,7 @@ pub struct Fib {
     peers: Box<[Peer]>,
     /// Outer source address -> index into `peers`, sorted by address.
     by_address: Box<[(IpAddr, u32)]>,
+    seals: bool,
     v4: Table,
     v6: Table,
     unreachable: Box<[Unreachable]>,
@@ -153,12 +154,20 @@ impl Fib {
             generation,
             device_v4: local.device_address(Family::V4),
             device_v6: local.device_address(Family::V6),
+            seals: peers.iter().any(|peer| peer.protection == Protection::Sealed),
             peers: peers.into(),
             by_address,
             v4: Table::compile(v4, strongest(claims.v4)),
             v6: Table::compile(v6, strongest(claims.v6)),
             unreachable: unreachable.into(),
         }
+    }
+
+    /// Whether packets to any peer are sealed.
+    #[must_use]
+    #[inline]
+    pub fn seals(&self) -> bool {
+        self.seals
     }
 
     /// Gives the peers whose packets are sealed their sessions, which outlive tables.

@@ -8,6 +8,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::Peer;
+use crate::seal;
+
 /// What a host is configured to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
@@ -114,6 +117,22 @@ impl Policy {
             (Mode::Sealed, Mode::Sealed) => Protection::Sealed,
             (Mode::Quic, _) | (_, Mode::Quic) => Protection::Quic,
         }
+    }
+}
+
+impl Peer {
+    /// Bytes that its datagrams are longer than what stands in them.
+    #[must_use]
+    #[inline]
+    pub fn overhead(&self) -> usize {
+        if self.session.is_some() { seal::OVERHEAD } else { 0 }
+    }
+
+    /// Whether its packets are sealed, and a handshake has given a key to do it.
+    #[must_use]
+    #[inline]
+    pub fn can_seal(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.keys().sealing().is_some())
     }
 }
 

@@ -1,5 +1,6 @@
-//! Keys at work: [`Sealing`] turns trains of packets into sealed datagrams where they stand, [`Opening`] turns a datagram
-//! back into its packet, in a buffer of the worker's own that stays in its cache.
+//! Keys at work: [`Sealing`] turns trains of packets into trains of sealed datagrams, [`Opening`] turns a datagram back into
+//! its packet. Both read one buffer and write another: the pass that encrypts is the pass that copies, to where packets are
+//! sent from, or from the cold receive buffer to one that stays in the cache.
 //!
 //! ```text
 //!  0        1        2        3        4                            12                      n-16       n
@@ -19,6 +20,7 @@ use aws_lc_rs::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce};
 use super::schedule::{Direction, KeyAndIv, Schedule};
 use super::window::Window;
 use super::{HEADER, Header, MOST_PACKETS, OVERHEAD, OpenError, SealError, TAG};
+use crate::packet::Train;
 use crate::packet::icmp::Nanos;
 
 /// No time limit.
@@ -72,21 +74,29 @@ impl Sealing {
         Self { epoch, since, until, workers: (0..workers).map(sender).collect() }
     }
 
-    /// Seals a train in place. Each datagram of `stride` bytes (the last may be shorter) must hold its packet between
-    /// [`HEADER`] bytes of room before and [`TAG`] bytes behind. On an error nothing may be sent.
+    /// Seals a train: its packets become the datagrams that stand in the first bytes of `out`, [`OVERHEAD`] longer each. On an
+    /// error nothing of `out` may be sent.
     #[inline]
-    pub fn seal(&self, worker: usize, bytes: &mut [u8], stride: usize, now: Nanos) -> Result<(), SealError> {
+    pub fn seal<'o>(
+        &self,
+        worker: usize,
+        train: Train<'_>,
+        out: &'o mut [u8],
+        now: Nanos,
+    ) -> Result<Train<'o>, SealError> {
         let sender = self.workers.get(worker).ok_or(SealError::NoKey)?;
         if now >= self.until {
             return Err(SealError::Exhausted);
         }
         let key = u8::try_from(worker).map_err(|_| SealError::NoKey)?;
-        let count = bytes.len().div_ceil(stride) as u64;
+        let (count, stride) = (train.count(), train.stride + OVERHEAD);
+        let length = train.bytes.len() + usize::try_from(count).map_or(usize::MAX, |count| count * OVERHEAD);
+        let out = out.get_mut(..length).ok_or(SealError::NoRoom)?;
         let first = sender.reserve(count).ok_or(SealError::Exhausted)?;
-        for (counter, datagram) in (first..).zip(bytes.chunks_mut(stride)) {
-            sender.seal(Header { epoch: self.epoch, key, counter }, datagram)?;
+        for ((counter, packet), datagram) in (first..).zip(train.datagrams()).zip(out.chunks_mut(stride)) {
+            sender.seal(Header { epoch: self.epoch, key, counter }, packet, datagram)?;
         }
-        Ok(())
+        Ok(Train { bytes: out, stride })
     }
 
     /// The epoch.
@@ -106,14 +116,6 @@ impl Sealing {
         self.workers.iter().map(|sender| sender.used.load(Relaxed))
     }
 
-    /// Opens what we sealed ourselves: the kernel has refused it, and its first packet's sender is to be told. The packet is
-    /// written to the start of `out`; `None` if another epoch's key sealed it.
-    pub fn reopen<'o>(&self, datagram: &[u8], out: &'o mut [u8]) -> Option<&'o [u8]> {
-        let header = Header::parse(datagram).filter(|header| header.epoch == self.epoch)?;
-        let sender = self.workers.get(usize::from(header.key))?;
-        open(&sender.key, &sender.iv, header.counter, datagram, out)
-    }
-
     /// As if each worker had sealed so many packets.
     #[cfg(test)]
     pub(super) fn use_up(&self, packets: u64) {
@@ -130,17 +132,16 @@ impl Sender {
         self.used.fetch_update(Relaxed, Relaxed, up).ok().map(|used| used + 1)
     }
 
-    fn seal(&self, header: Header, datagram: &mut [u8]) -> Result<(), SealError> {
-        let sealed = datagram.len().checked_sub(OVERHEAD).ok_or(SealError::NoKey)?;
-        let (head, rest) = datagram.split_at_mut(HEADER);
-        let (packet, tail) = rest.split_at_mut(sealed);
-        let aad = header.to_bytes();
-        head.copy_from_slice(&aad);
-        let nonce = nonce(&self.iv, header.counter);
-        let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(aad), packet);
-        // It fails for nothing shorter than 64 GiB.
-        tail.copy_from_slice(tag.map_err(|_| SealError::Exhausted)?.as_ref());
-        Ok(())
+    #[inline]
+    fn seal(&self, header: Header, packet: &[u8], datagram: &mut [u8]) -> Result<(), SealError> {
+        let (head, rest) = datagram.split_first_chunk_mut::<HEADER>().ok_or(SealError::NoRoom)?;
+        let (sealed, tag) = rest.split_at_mut_checked(packet.len()).ok_or(SealError::NoRoom)?;
+        *head = header.to_bytes();
+        let (nonce, aad) = (nonce(&self.iv, header.counter), Aad::from(&*head));
+        // It fails for a tag of another length, and for packets of 64 GiB.
+        self.key
+            .seal_out_of_place_scatter(nonce, aad, packet, sealed, &[], tag)
+            .map_err(|_| SealError::NoRoom)
     }
 }
 
@@ -186,8 +187,7 @@ impl Opening {
         if receiver.window.is_spent(header.counter) {
             return Err(OpenError::Replayed);
         }
-        let packet = open(&receiver.key, &receiver.iv, header.counter, datagram, out);
-        let packet = packet.ok_or(OpenError::Unauthentic)?;
+        let packet = receiver.open(header, datagram, out).ok_or(OpenError::Unauthentic)?;
         // Only what is authentic moves the window, and of two workers with one datagram the first wins.
         if !receiver.window.accept(header.counter) {
             return Err(OpenError::Replayed);
@@ -219,16 +219,14 @@ impl Opening {
     }
 }
 
-fn open<'o>(
-    key: &LessSafeKey,
-    iv: &[u8; NONCE_LEN],
-    counter: u64,
-    datagram: &[u8],
-    out: &'o mut [u8],
-) -> Option<&'o [u8]> {
-    let (header, rest) = datagram.split_at_checked(HEADER)?;
-    let (sealed, tag) = rest.split_at_checked(rest.len().checked_sub(TAG)?)?;
-    let out = out.get_mut(..sealed.len())?;
-    key.open_separate_gather(nonce(iv, counter), Aad::from(header), sealed, tag, out).ok()?;
-    Some(out)
+impl Receiver {
+    #[inline]
+    fn open<'o>(&self, header: Header, datagram: &[u8], out: &'o mut [u8]) -> Option<&'o [u8]> {
+        let (aad, rest) = datagram.split_at_checked(HEADER)?;
+        let (sealed, tag) = rest.split_at_checked(rest.len().checked_sub(TAG)?)?;
+        let out = out.get_mut(..sealed.len())?;
+        let nonce = nonce(&self.iv, header.counter);
+        self.key.open_separate_gather(nonce, Aad::from(aad), sealed, tag, out).ok()?;
+        Some(out)
+    }
 }

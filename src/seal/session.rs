@@ -17,6 +17,7 @@ use super::envelope::{Opening, Sealing};
 use super::hello::{self, Agreement, Hello, Suite};
 use super::schedule::{Id, Schedule, Secret};
 use super::{Header, OpenError, REKEY_PACKETS, SealError};
+use crate::packet::Train;
 use crate::packet::icmp::Nanos;
 
 /// Epochs that open at the same time.
@@ -238,10 +239,16 @@ impl Session {
 }
 
 impl Keys {
-    /// Seals a train in place: see [`Sealing::seal`].
+    /// Seals a train into `out`: see [`Sealing::seal`].
     #[inline]
-    pub fn seal(&self, worker: usize, bytes: &mut [u8], stride: usize, now: Nanos) -> Result<(), SealError> {
-        self.sealing.as_ref().ok_or(SealError::NoKey)?.seal(worker, bytes, stride, now)
+    pub fn seal<'o>(
+        &self,
+        worker: usize,
+        train: Train<'_>,
+        out: &'o mut [u8],
+        now: Nanos,
+    ) -> Result<Train<'o>, SealError> {
+        self.sealing.as_ref().ok_or(SealError::NoKey)?.seal(worker, train, out, now)
     }
 
     /// Opens a datagram into the start of `out`, which should have room for any. Returns what was sealed.
@@ -263,7 +270,7 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::super::hello::Suite::{Aes256Gcm, ChaCha20Poly1305};
-    use super::super::{HEADER, MOST_PACKETS, OVERHEAD, Role, TAG};
+    use super::super::{MOST_PACKETS, OVERHEAD, Role};
     use super::*;
 
     const START: Nanos = Nanos(1_000 * SECOND);
@@ -310,9 +317,8 @@ mod tests {
 
     /// One packet, sealed by a worker.
     fn seal(session: &Session, worker: usize, packet: &[u8], now: Nanos) -> Result<Vec<u8>, SealError> {
-        let mut datagram = [&[0; HEADER][..], packet, &[0; TAG]].concat();
-        let stride = datagram.len();
-        session.keys().seal(worker, &mut datagram, stride, now).map(|()| datagram)
+        let mut out = vec![0xaa; packet.len() + OVERHEAD];
+        session.keys().seal(worker, Train::single(packet), &mut out, now).map(|train| train.bytes.to_vec())
     }
 
     fn open(session: &Session, datagram: &[u8], now: Nanos) -> Result<Vec<u8>, OpenError> {
@@ -348,16 +354,23 @@ mod tests {
     }
 
     #[test]
-    fn a_train_is_sealed_where_it_stands() {
+    fn a_train_of_packets_becomes_one_of_datagrams() {
         let mut pair = Pair::new();
         pair.handshake(Aes256Gcm, START);
         let (packet, short) = ([1u8; 100], [2u8; 40]);
-        let room = |packet: &[u8]| [&[0; HEADER][..], packet, &[0; TAG]].concat();
-        let mut train = [room(&packet), room(&packet), room(&short)].concat();
-        pair.here.keys().seal(1, &mut train, 100 + OVERHEAD, START).expect("keys");
-        let opened: Vec<_> = train.chunks(100 + OVERHEAD).map(|one| open(&pair.there, one, START)).collect();
+        let bytes = [&packet[..], &packet, &short].concat();
+        let train = Train { bytes: &bytes, stride: 100 };
+        let mut out = vec![0xaa; 240 + 3 * OVERHEAD];
+        assert_eq!(
+            pair.here.keys().seal(1, train, &mut out[1..], START).map(drop),
+            Err(SealError::NoRoom),
+            "one byte too few"
+        );
+        let sealed = pair.here.keys().seal(1, train, &mut out, START).map(|train| train.stride);
+        assert_eq!(sealed, Ok(100 + OVERHEAD));
+        let opened: Vec<_> = out.chunks(100 + OVERHEAD).map(|one| open(&pair.there, one, START)).collect();
         assert_eq!(opened, [Ok(packet.to_vec()), Ok(packet.to_vec()), Ok(short.to_vec())]);
-        let counters = train.chunks(100 + OVERHEAD).map(|one| Header::parse(one).expect("whole").counter);
+        let counters = out.chunks(100 + OVERHEAD).map(|one| Header::parse(one).expect("whole").counter);
         assert_eq!(counters.collect::<Vec<_>>(), [1, 2, 3]);
     }
 
@@ -496,8 +509,9 @@ mod tests {
         use_up(REKEY_PACKETS);
         assert!(pair.here.rekey_due(START));
         use_up(MOST_PACKETS - 2);
-        let mut train = vec![0; 3 * (OVERHEAD + 1)];
-        let sealed = pair.here.keys().seal(0, &mut train, OVERHEAD + 1, START);
+        let mut out = [0; 3 * (OVERHEAD + 1)];
+        let train = Train { bytes: b"abc", stride: 1 };
+        let sealed = pair.here.keys().seal(0, train, &mut out, START).map(drop);
         assert_eq!(sealed, Err(SealError::Exhausted), "a train does not go half");
         assert!(seal(&pair.here, 0, b"a", START).is_ok());
         let last = seal(&pair.here, 0, b"b", START).expect("the very last");

@@ -9,6 +9,7 @@
 use std::net::SocketAddr;
 
 use crate::packet::ecn::Ecn;
+use crate::seal::OVERHEAD;
 
 /// Parts of a block at most: what one super packet is cut into (8,192 segments at the very worst, 64 a message) and as
 /// many small messages again.
@@ -49,6 +50,10 @@ pub struct Part {
     pub bundled: bool,
     /// The ECN field of the outer header.
     pub ecn: Ecn,
+    /// Whether its datagrams are sealed.
+    pub sealed: bool,
+    /// Where its packets stand unsealed, if it is sealed.
+    pub plain_at: usize,
     /// What the kernel said: 0, or an error number. Not yet asked: 0.
     pub errno: i32,
 }
@@ -58,24 +63,25 @@ impl Part {
     #[must_use]
     pub fn train(at: usize, len: usize, stride: usize, to: SocketAddr) -> Self {
         let packets = len.div_ceil(stride.max(1)).max(1) as u64;
-        Self {
-            at,
-            len,
-            stride,
-            to: Some(to),
-            packets,
-            packet_bytes: len as u64,
-            bundled: false,
-            ecn: Ecn::NotEct,
-            errno: 0,
-        }
+        Self { stride, to: Some(to), ..Self::frame(at, len, packets, len as u64) }
     }
 
     /// A frame to write, which holds so many packets of so many bytes.
     #[must_use]
     pub fn frame(at: usize, len: usize, packets: u64, packet_bytes: u64) -> Self {
-        let (bundled, ecn) = (false, Ecn::NotEct);
-        Self { at, len, stride: len, to: None, packets, packet_bytes, bundled, ecn, errno: 0 }
+        Self {
+            at,
+            len,
+            stride: len,
+            to: None,
+            packets,
+            packet_bytes,
+            bundled: false,
+            ecn: Ecn::NotEct,
+            sealed: false,
+            plain_at: at,
+            errno: 0,
+        }
     }
 
     /// Whether it takes UDP_SEGMENT.
@@ -120,6 +126,12 @@ impl Block {
         &mut self.parts[index]
     }
 
+    /// Goes over all parts, with the memory, and keeps those for which `keep` says so.
+    pub fn retain(&mut self, mut keep: impl FnMut(&mut [u8], &mut Part) -> bool) {
+        let Self { memory, parts } = self;
+        parts.retain_mut(|part| keep(memory, part));
+    }
+
     /// Adds a part. The caller keeps to [`MAX_PARTS`].
     pub fn push(&mut self, part: Part) {
         debug_assert!(self.parts.len() < MAX_PARTS);
@@ -140,5 +152,15 @@ impl Block {
     #[must_use]
     pub fn bytes(&self, part: &Part) -> &[u8] {
         &self.memory[part.at..part.at + part.len]
+    }
+
+    /// The packets of a part as they are before they are sealed, and the part that they are then.
+    #[must_use]
+    pub fn plain(&self, part: &Part) -> (&[u8], Part) {
+        let overhead = if part.sealed { OVERHEAD } else { 0 };
+        let count = if part.sealed { part.len.div_ceil(part.stride.max(1)).max(1) } else { 0 };
+        let (at, len) = (part.plain_at, part.len - count * overhead);
+        let plain = Part { at, len, stride: part.stride - overhead, ..*part };
+        (self.bytes(&plain), plain)
     }
 }

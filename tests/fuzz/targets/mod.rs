@@ -10,16 +10,16 @@ use std::net::IpAddr;
 
 use hopsack::control::Request;
 use hopsack::forward::{
-    Arrival, Counters, DropReason, Forwarder, Frame, Train, VerifySource, egress, ingress,
+    Arrival, Counters, DropReason, Forwarder, Frame, Gate, Train, VerifySource, egress, ingress,
 };
 use hopsack::packet::coalesce::Coalescer;
-use hopsack::packet::ecn::{Ecn, Marker};
+use hopsack::packet::ecn::Ecn;
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::vnet::VnetHeader;
 use hopsack::packet::{IpPacket, bundle};
 use hopsack::route::{Abilities, Change, Dialect, Fib, Hop, Lease, Local, Networks, Policy, Public, Rib};
-use hopsack::seal::{Agreement, HEADER, Hello, OVERHEAD, OpenError, Role, Secret, Session, Suite, TAG};
+use hopsack::seal::{Agreement, Hello, OVERHEAD, OpenError, Role, Secret, Session, Suite};
 use hopsack::store::file::Map;
 use sinks::{Sent, Sink};
 
@@ -45,7 +45,7 @@ pub fn fuzz_ingress(data: &[u8]) {
     let (fib, counters, mut sink) = (fib(), Counters::default(), Sink::default());
     let from = IpAddr::from([192, 0, 2, *from]);
     let arrival = Arrival { from, ecn: Ecn::Ce, train: Train::single(datagram) };
-    ingress(&fib, arrival, VerifySource::Subnet, &mut Marker::default(), &counters, &mut sink);
+    ingress(&fib, arrival, VerifySource::Subnet, &mut Gate::default(), &counters, &mut sink);
     let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.ingress.dropped(reason)).sum();
     let is_known = fib.peer_by_address(from).is_some();
     let fates = if is_known { fates(datagram) } else { 1 };
@@ -198,9 +198,9 @@ pub fn fuzz_open(data: &[u8]) {
         return;
     }
     let Some(([high, low, flip], packet)) = rest.split_first_chunk::<3>() else { return };
-    let mut datagram = [&[0; HEADER][..], packet, &[0; TAG]].concat();
+    let mut datagram = vec![0; packet.len() + OVERHEAD];
+    here.keys().seal(usize::from(kind & 1), Train::single(packet), &mut datagram, Nanos(0)).expect("keys");
     let length = datagram.len();
-    here.keys().seal(usize::from(kind & 1), &mut datagram, length, Nanos(0)).expect("keys");
     datagram[usize::from(u16::from_be_bytes([*high, *low])) % length] ^= flip;
     match there.keys().open(&datagram, &mut out, Nanos(0)) {
         Ok(opened) => {
