@@ -400,7 +400,9 @@ fn a_wrong_configuration_is_refused_in_one_sentence() {
         (&["--store-path", "/nowhere/cluster.toml"], "cannot read the cluster file"),
         (&["--store-kind", "consul"], "write \"etcd\" or \"file\""),
         (&["--store-kind", "etcd", "--store-endpoints", "192.0.2.250:2379"], "write URLs"),
-        (&["--security-mode", "sealed"], "not in this version"),
+        (&["--security-mode", "rot13"], "write \"none\", \"sealed\" or \"quic\""),
+        (&["--security-require", "true"], "everything would be sent in clear"),
+        (&["--dataplane-busy-poll-us", "5000"], "0 to 1000"),
     ] {
         let error = bench.refused(&[], options, 2);
         assert!(error.contains(says), "{options:?}: {error}");
