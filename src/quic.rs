@@ -9,7 +9,7 @@
 //! the control socket and the watchdog, which share `main`'s.
 //!
 //! It knows of hosts what the FIB says. Invariant: nothing is sent to, and nothing taken from, a host whose certificate is
-//! not the one of the lease at its address; nothing waits longer than [`carry::HOLD`] for a connection.
+//! not the one of the lease at its address; nothing waits longer than `carry::HOLD` for a connection.
 //!
 //! Sources: RFC 9000 (QUIC), 9001 (its TLS), 9221 (datagrams), 8446 §7.5 (exporters).
 #![forbid(unsafe_code)]

@@ -1,7 +1,7 @@
 //! The soak: traffic for an hour, and whether it wore anything out.
 //!
 //! Verified TCP streams in both families and both directions, renewed now and then, beside numbered datagrams of several
-//! sizes ([`datagrams`]). At intervals it tells the daemons' memory, packets, drops by reason and datagrams out of order. It
+//! sizes (`datagrams`). At intervals it tells the daemons' memory, packets, drops by reason and datagrams out of order. It
 //! measures no speed: that is the bench's.
 //!
 //! Invariant: [`run`] returns `Ok` only if all bytes were right, no datagram overtook another of its flow, memory stood
