@@ -1,9 +1,10 @@
 //! The data path does not allocate: a counting allocator around 100,000 packets each way. Alone in its binary, because the
 //! allocator counts for the whole process.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
+#[path = "support/counting.rs"]
+mod counting;
 
+use counting::allocations;
 use etherparse::PacketBuilder;
 use hopsack::forward::{
     Arrival, Counters, Forwarder, Frame, Gate, Load, ToNet, ToTun, Train, VerifySource, egress, ingress,
@@ -18,26 +19,6 @@ use hopsack::route::{
     Public, Rib, Sessions,
 };
 use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call goes to the system allocator unchanged; counting touches no memory of the caller's.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps `alloc`'s contract, which is passed on as it is.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: likewise for `dealloc`.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 struct Net {
     room: Vec<u8>,
@@ -171,7 +152,7 @@ fn a_hundred_thousand_packets_allocate_nothing() {
     sealed_turn(Nanos(0), &mut tun);
     tun.flush();
 
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = allocations();
     for turn in 0..50_000u64 {
         let now = Nanos(turn * 1_000_000);
         for bytes in [&out, &lost] {
@@ -190,7 +171,7 @@ fn a_hundred_thousand_packets_allocate_nothing() {
         }
         tun.flush();
     }
-    let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    let allocated = allocations() - before;
     assert_eq!(allocated, 0);
     assert_eq!(net.packets, 50_000 + 1000 * 44, "they did go somewhere");
     assert_eq!(tun.packets, 50_000 + 1000 * (44 + 15) + 1001 * 44);

@@ -528,7 +528,8 @@ async fn a_hundred_malformed_keys_cost_only_themselves() {
     let expected: BTreeSet<String> = [node.subnet(), "10.1.201.0/24".into()].into();
     node.until("the good leases", |node| node.subnets() == expected).await;
     node.until("the bad keys", |node| node.store.health().bad_keys.len() == 101).await;
-    assert!(node.has_noticed("/subnets/nonsense0 (its name is no subnet"), "{:?}", node.notices);
+    node.until("a notice with a name", |node| node.has_noticed("/subnets/nonsense0 (its name is no subnet"))
+        .await;
 
     let mut fresh = Host::new(&etcd, 2).open().await;
     node.until("the other node", |node| node.subnets().len() == 3).await;

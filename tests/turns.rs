@@ -2,16 +2,17 @@
 //! allocation, and an end that is told when its ring breaks. Alone in its binary, because the counting allocator counts for
 //! the whole process.
 
+#[path = "support/counting.rs"]
+mod counting;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use counting::allocations;
 use etherparse::PacketBuilder;
 use hopsack::engine::{Engine, Io, QueueIo, Rules, View, WorkerError};
 use hopsack::forward::VerifySource;
@@ -21,26 +22,6 @@ use hopsack::sys::netns::in_netns;
 use hopsack::sys::tun::{Offload, Queue};
 use hopsack::sys::udp;
 use support::{HOPSACK, eventually, run};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call goes to the system allocator unchanged; counting touches no memory of the caller's.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps `alloc`'s contract, which is passed on as it is.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: likewise for `dealloc`.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Packets that stand in a queue at once: a TUN holds 500.
 const BACKLOG: u64 = 480;
@@ -154,14 +135,14 @@ fn turns_are_few_allocate_nothing_and_end_with_their_ring() {
     assert!(calls <= allowed, "{calls} system calls for {egress} and {ingress} packets");
 
     // The same again, with the engine at work and warm.
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = allocations();
     for round in 2..50 {
         host.fill(&inner);
         while !has_moved(round * BACKLOG) {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "allocations in 46,000 packets");
+    assert_eq!(allocations() - before, 0, "allocations in 46,000 packets");
 
     // The ring's descriptor becomes something else.
     let null = File::open("/dev/null").expect("it is there");

@@ -5,7 +5,7 @@
 //! 4 us hot, 9 to 12 cold).
 
 /// Bytes that a turn should bring at most.
-const TURN_BYTES: usize = 256 * 1024;
+const TURN_BYTES: usize = 128 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Budget {

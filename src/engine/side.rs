@@ -26,11 +26,10 @@ use crate::packet::coalesce::{Coalescer, RUNS};
 use crate::packet::icmp::Problem;
 use crate::route::{Fib, Peer};
 use crate::sys::now;
+use crate::sys::tun::{Offload, Queue};
 
 /// An entrance sends nothing, and so has no keys.
 const NO_WORKER: usize = usize::MAX;
-use crate::sys::tun::{Offload, Queue};
-
 /// A few milliseconds of what QUIC can carry: more would be delay, not throughput.
 const ROOM: usize = 2 << 20;
 
