@@ -247,8 +247,9 @@ impl Core {
         let account = self.entrance.borrow().account().clone();
         while !line.gone.get() {
             let connection = line.connection();
+            // Without a connection nothing is taken out: it waits for one.
             let (Some(connection), Some(mut parcel)) =
-                (connection.as_ref(), connection.as_ref().and(line.pop()))
+                (connection.as_ref(), connection.as_ref().and_then(|_| line.pop()))
             else {
                 line.work.notified().await;
                 continue;
