@@ -6,11 +6,13 @@
 //! Invariant: `--json` prints one JSON value on standard output and nothing else there.
 
 mod cluster;
+mod explain;
 mod flanneld;
 mod options;
 mod pki;
 mod table;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,7 +20,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::config::{Config, Sources};
-use crate::control::{self, Drop, Peer, Request, Route, Status};
+use crate::control::{self, Drop, Explanation, Peer, Request, Route, Status};
 use crate::lab;
 use crate::node::{self, Node, NodeError};
 use options::ConfigOptions;
@@ -100,6 +102,17 @@ enum Command {
     Routes(Ask),
     /// Packets that went nowhere, and why
     Drops(Ask),
+    /// What this host does with a packet for an address, and why
+    ///
+    /// Route, next hop, MTU, encryption with the age of the keys, frame, and the counters to look at; for one that goes nowhere
+    /// the reason. The running daemon says what it would do; no packet is sent.
+    #[command(after_help = "Example: hopsack explain 10.244.2.2")]
+    Explain {
+        /// The address of a pod, or any other
+        address: IpAddr,
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// The effective configuration, with the origin of each value
     Config {
         #[command(flatten)]
@@ -187,6 +200,10 @@ impl Cli {
             }
             Command::Drops(ask) => {
                 print(&ask.format, &ask.of::<Vec<Drop>>(Request::Drops)?, |list| drops(list))?
+            }
+            Command::Explain { address, ask } => {
+                let said = ask.of::<Explanation>(Request::Explain { address })?;
+                print(&ask.format, &said, explain::explanation)?;
             }
             Command::Config { config, format } => show_config(&config.sources(), &format)?,
             Command::Clean { dry_run, config, format } => return clean(&config.sources(), dry_run, &format),

@@ -1,11 +1,12 @@
 //! The control socket: what a running node says of itself, and how it is asked.
 //!
 //! One JSON object a line in each direction over a unix socket: `{"command":"status"}` brings `{"ok":{...}}` or
-//! `{"error":"..."}`. The answers ([`Status`], [`Peer`], [`Route`], [`Drop`]) are the structs that the commands print,
+//! `{"error":"..."}`. The answers ([`Status`], [`Peer`], [`Route`], [`Drop`], [`Explanation`]) are the structs that the commands print,
 //! as tables for people or as JSON. It only tells; nothing here changes the node.
 //!
 //! Invariant: at most one daemon answers at a path, and a path whose daemon is dead is taken over.
 
+mod explain;
 mod socket;
 
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+pub use explain::{Count, Explanation, Keys, Outcome};
 pub use socket::{ControlError, Server, answers, ask};
 
 use crate::engine::View;
@@ -36,6 +38,11 @@ pub enum Request {
     Routes,
     /// A list of [`Drop`]
     Drops,
+    /// An [`Explanation`]
+    Explain {
+        /// What is asked about.
+        address: IpAddr,
+    },
 }
 
 /// The node in one screen.
@@ -307,6 +314,7 @@ impl State {
             Request::Peers => serde_json::to_value(self.peers()),
             Request::Routes => serde_json::to_value(self.routes()),
             Request::Drops => serde_json::to_value(self.drops().await),
+            Request::Explain { address } => serde_json::to_value(self.explain(address).await),
         }
     }
 

@@ -201,6 +201,31 @@ impl Netlink {
         Ok(best.map(|(_, index)| index))
     }
 
+    /// The name of the interface by which the kernel sends what this host has for `to` (`lo`: it is this host's own);
+    /// `None`: it has no route.
+    pub async fn way_to(&self, to: IpAddr) -> Result<Option<String>, NetlinkError> {
+        let question = match to {
+            IpAddr::V4(v4) => {
+                RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(v4, 32).build()
+            }
+            IpAddr::V6(v6) => {
+                RouteMessageBuilder::<std::net::Ipv6Addr>::new().destination_prefix(v6, 128).build()
+            }
+        };
+        let answer: Vec<RouteMessage> = match self.handle.route().get(question).execute().try_collect().await
+        {
+            Ok(answer) => answer,
+            // "Network is unreachable", or a route that says so.
+            Err(rtnetlink::Error::NetlinkError(_)) => return Ok(None),
+            Err(error) => return Err(failed(&format!("ask for the route to {to}"))(error)),
+        };
+        let out = answer.iter().flat_map(|route| &route.attributes).find_map(|attribute| {
+            if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None }
+        });
+        let Some(index) = out else { return Ok(None) };
+        Ok(self.links().await?.into_iter().find(|link| link.index == index).map(|link| link.name))
+    }
+
     /// Removes an interface, and with it its addresses and routes.
     pub async fn delete(&self, index: u32) -> Result<(), NetlinkError> {
         self.handle.link().del(index).execute().await.map_err(failed("remove the device"))

@@ -127,7 +127,7 @@ async fn converse(stream: tokio::net::UnixStream, watch: &Watch) -> io::Result<(
             },
             (Ok(_), Err(waiting)) => Answer::Error(format!("not ready: {waiting}")),
             (Err(error), _) => Answer::Error(format!(
-                "{error}; ask {{\"command\":\"status\"}}, or \"peers\", \"routes\", \"drops\""
+                "{error}; ask {{\"command\":\"status\"}}, or \"peers\", \"routes\", \"drops\", or {{\"command\":\"explain\",\"address\":\"...\"}}"
             )),
         };
         let mut text = serde_json::to_string(&answer)?;

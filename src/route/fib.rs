@@ -77,6 +77,8 @@ pub enum Hop<'a> {
 pub struct Unreachable {
     /// The host's name in the store.
     pub name: String,
+    /// What cannot be reached.
+    pub subnets: Vec<IpNet>,
     /// A sentence for the operator.
     pub reason: String,
 }
@@ -123,7 +125,10 @@ impl Fib {
         let mut routed = Vec::new();
         for lease in rib.leases().filter(|lease| lease.subnets != local.subnets) {
             match reach(lease, local) {
-                Err(reason) => unreachable.push(Unreachable { name: lease.name.clone(), reason }),
+                Err(reason) => {
+                    let (name, subnets) = (lease.name.clone(), lease.subnets.clone());
+                    unreachable.push(Unreachable { name, subnets, reason });
+                }
                 Ok((endpoint, abilities, protection)) => {
                     routed.push((lease, endpoint, abilities, protection))
                 }
@@ -142,10 +147,13 @@ impl Fib {
                 peers[index as usize].subnets.push(*subnet);
                 claims.add(*subnet, FIRST_PEER + index, lease.revision);
             }
-            if lease.subnets.iter().any(|subnet| !understood(&subnet)) {
+            let left_out: Vec<IpNet> =
+                lease.subnets.iter().filter(|subnet| !understood(subnet)).copied().collect();
+            if !left_out.is_empty() {
                 let reason = "it is a plain flanneld, which would read IPv6 packets as IPv4: its IPv6 subnet \
                               is left out";
-                unreachable.push(Unreachable { name: lease.name.clone(), reason: reason.into() });
+                let (name, subnets) = (lease.name.clone(), left_out);
+                unreachable.push(Unreachable { name, subnets, reason: reason.into() });
             }
         }
         let v4 = networks.v4.map(|(net, len)| Regular::new(IpNet::V4(net), len));
