@@ -6,18 +6,21 @@
 #[path = "../../support/sinks.rs"]
 mod sinks;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use hopsack::control::Request;
 use hopsack::forward::{
     Arrival, Counters, DropReason, Forwarder, Frame, Gate, Train, VerifySource, egress, ingress,
 };
+use hopsack::packet::checksum::{Sum, checksum};
 use hopsack::packet::coalesce::Coalescer;
 use hopsack::packet::ecn::Ecn;
 use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::vnet::VnetHeader;
-use hopsack::packet::{IpPacket, bundle};
+use hopsack::packet::{Family, IpPacket, Transport, bundle, protocol};
 use hopsack::route::{Abilities, Change, Dialect, Fib, Hop, Lease, Local, Networks, Policy, Public, Rib};
 use hopsack::seal::{Agreement, Hello, OVERHEAD, OpenError, Role, Secret, Session, Suite};
 use hopsack::store::file::Map;
@@ -42,10 +45,10 @@ pub const TARGETS: &[(&str, Target)] = &[
 /// First byte: the last of the outer source address. The rest: a datagram.
 pub fn fuzz_ingress(data: &[u8]) {
     let Some((from, datagram)) = data.split_first() else { return };
-    let (fib, counters, mut sink) = (fib(), Counters::default(), Sink::default());
+    let (fib, counters, mut sink) = (&FIB, Counters::default(), Sink::default());
     let from = IpAddr::from([192, 0, 2, *from]);
     let arrival = Arrival { from, ecn: Ecn::Ce, train: Train::single(datagram) };
-    ingress(&fib, arrival, VerifySource::Subnet, &mut Gate::default(), &counters, &mut sink);
+    ingress(fib, arrival, VerifySource::Subnet, &mut Gate::default(), &counters, &mut sink);
     let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.ingress.dropped(reason)).sum();
     let is_known = fib.peer_by_address(from).is_some();
     let fates = if is_known { fates(datagram) } else { 1 };
@@ -108,7 +111,7 @@ pub fn fuzz_virtio(data: &[u8]) {
 fn send(frame: Frame<'_>, packet: &[u8]) -> (u64, Counters) {
     let (counters, mut forwarder) = (Counters::default(), Forwarder::new(Nanos(0)));
     let (mut net, mut tun) = (Sent::default(), Sink::default());
-    egress(&fib(), frame, Nanos(0), &mut forwarder, &counters, &mut net, &mut tun);
+    egress(&FIB, frame, Nanos(0), &mut forwarder, &counters, &mut net, &mut tun);
     for sent in &net.packets {
         assert!(IpPacket::parse(sent).is_ok(), "each datagram is one whole packet");
     }
@@ -131,33 +134,101 @@ pub fn fuzz_split(data: &[u8]) {
     }
 }
 
-/// Packets, each behind two bytes of length. None is lost, whatever they are.
+/// Packets, each behind two bytes of length, whose top bit says that its checksums are to stay as they are; else they are made
+/// right, or a fuzzer would hardly ever see a merge. None is lost, and what comes out is cut into what went in, flow by flow.
 pub fn fuzz_coalesce(data: &[u8]) {
     let mut coalescer = Coalescer::new(8);
-    let (mut rest, mut pushed, mut finished) = (data, 0, 0);
+    let (mut rest, mut pushed, mut finished) = (data, Flows::default(), Flows::default());
     while let Some((length, behind)) = rest.split_first_chunk::<2>() {
-        let length = usize::from(u16::from_be_bytes(*length)).min(behind.len());
-        let (bytes, behind) = behind.split_at(length);
+        let length = u16::from_be_bytes(*length);
+        let (bytes, behind) = behind.split_at(usize::from(length & 0x7fff).min(behind.len()));
         rest = behind;
-        let Ok(packet) = IpPacket::parse(bytes) else { continue };
-        pushed += 1;
+        let mut bytes = bytes.to_vec();
+        if length & 0x8000 == 0 {
+            mend(&mut bytes);
+        }
+        let Ok(packet) = IpPacket::parse(&bytes) else { continue };
+        note(&mut pushed, packet);
         if coalescer.push(packet).is_err() {
-            finished += finish(&mut coalescer);
+            finish(&mut coalescer, &mut finished);
             coalescer.push(packet).expect("an empty coalescer takes any packet");
         }
     }
-    finished += finish(&mut coalescer);
+    finish(&mut coalescer, &mut finished);
     assert_eq!(finished, pushed);
 }
 
-fn finish(coalescer: &mut Coalescer) -> u64 {
-    let mut packets = 0;
+/// Packets by flow: addresses, protocol and ports.
+type Flows = BTreeMap<(IpAddr, IpAddr, u8, Vec<u8>), Vec<Vec<u8>>>;
+
+fn finish(coalescer: &mut Coalescer, flows: &mut Flows) {
+    let mut out = vec![0; SPLIT_BUFFER];
     for run in coalescer.finish() {
-        assert!(IpPacket::parse(run.packet()).is_ok(), "a run is one whole packet");
-        packets += run.packets;
+        let (vnet, bytes) = VnetHeader::parse(run.bytes).expect("a header of ours");
+        let packet = IpPacket::parse(bytes).expect("a run is one whole packet");
+        let train = split(&vnet, packet, &mut out).expect("a run may be cut");
+        assert_eq!((train.count(), train.bytes.len() as u64), (run.packets, run.packet_bytes));
+        for packet in train.datagrams() {
+            note(flows, IpPacket::parse(packet).expect("each is a whole packet"));
+        }
     }
     coalescer.clear();
-    packets
+}
+
+/// Adds a packet to those of its flow, without what means nothing: the identification of what is never cut (RFC 6864), and
+/// which of the two zeros of one's complement a sum is.
+fn note(flows: &mut Flows, packet: IpPacket<'_>) {
+    let (mut bytes, transport) = (packet.bytes().to_vec(), packet.divisible_transport());
+    let mut zero = |at: usize| match bytes.get_mut(at..at + 2) {
+        Some(sum) if sum == [0xff, 0xff] => sum.fill(0),
+        _ => {}
+    };
+    let ports = |transport: Transport| packet.bytes().get(transport.offset..transport.offset + 4);
+    if let Some(transport) = transport
+        && let Some(at) = checksum_at(transport)
+    {
+        zero(at);
+    }
+    if packet.family() == Family::V4 {
+        zero(10);
+        if bytes[6] & 0x40 != 0 {
+            bytes[4..6].fill(0);
+            bytes[10..12].fill(0);
+        }
+    }
+    let ports = transport.and_then(ports).unwrap_or_default().to_vec();
+    let key = (packet.src(), packet.dst(), packet.protocol(), ports);
+    flows.entry(key).or_default().push(bytes);
+}
+
+/// Where the checksum of TCP and UDP stands in a packet.
+fn checksum_at(transport: Transport) -> Option<usize> {
+    match transport.protocol {
+        protocol::TCP => Some(transport.offset + 16),
+        protocol::UDP => Some(transport.offset + 6),
+        _ => None,
+    }
+}
+
+/// Makes the checksums of a packet right, those of IPv4, TCP and UDP.
+fn mend(bytes: &mut [u8]) {
+    let Ok(packet) = IpPacket::parse(bytes) else { return };
+    let (family, header) = (packet.family(), packet.header_len());
+    let [src, dst] = [packet.src(), packet.dst()];
+    if let Some(transport) = packet.divisible_transport()
+        && let Some(at) = checksum_at(transport)
+        && at + 2 <= bytes.len()
+    {
+        bytes[at..at + 2].fill(0);
+        let l4 = &bytes[transport.offset..];
+        let sum = Sum::default().add_pseudo_header(src, dst, transport.protocol, l4.len()).add_bytes(l4);
+        bytes[at..at + 2].copy_from_slice(&sum.finish());
+    }
+    if family == Family::V4 {
+        bytes[10..12].fill(0);
+        let sum = checksum(&bytes[..header]);
+        bytes[10..12].copy_from_slice(&sum);
+    }
 }
 
 /// A cluster file. What is accepted has disjoint subnets.
@@ -212,8 +283,8 @@ pub fn fuzz_open(data: &[u8]) {
     }
 }
 
-/// Host 1 is ourselves, 2 and 3 are peers; IPv4 and IPv6.
-fn fib() -> Fib {
+/// Host 1 is ourselves, 2 and 3 are peers; IPv4 and IPv6. Made once: it takes longer than most inputs.
+static FIB: LazyLock<Fib> = LazyLock::new(|| {
     let subnets = |n: u8| {
         let v4 = format!("10.1.{n}.0/24").parse().expect("a prefix");
         let v6 = format!("fd00:1:0:{n}::/64").parse().expect("a prefix");
@@ -242,4 +313,4 @@ fn fib() -> Fib {
         policy: Policy::default(),
     };
     Fib::compile(1, &rib, &networks, &local)
-}
+});
