@@ -1,0 +1,267 @@
+//! What happens where the kernel refuses: rings that cannot be made or that break, full queues, super packets and bundles
+//! that are an odd fit. What could pass has passed, and what did not is told.
+
+#[path = "support/seccomp.rs"]
+mod seccomp;
+mod support;
+
+use std::io::ErrorKind;
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+use hopsack::engine::{Engine, Io, Op};
+use hopsack::forward::DropReason;
+use hopsack::lab::Lab;
+use hopsack::lab::ping::{Ping, ping};
+use hopsack::packet::{Family, bundle};
+use hopsack::sys::block::Part;
+use hopsack::sys::netns::in_netns;
+use hopsack::sys::udp;
+use seccomp::{When, refuse};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use support::host::{Host, RULES, fib, host};
+use support::{HOPSACK, attempt, eventually, lab_on, run};
+
+fn whole(lab: &Lab) -> bool {
+    ping(&lab.pod(1).netns, Ping { count: 3, ..Ping::to(lab.pod(2).v4) }).expect("ping runs").is_whole()
+}
+
+/// Runs with a system call refused, in a thread that ends with it.
+fn with_refused(call: libc::c_long, when: When, errno: i32, test: impl FnOnce() + Send) {
+    thread::scope(|scope| {
+        let refused = || {
+            refuse(call, when, errno);
+            test();
+        };
+        scope.spawn(refused).join().expect("no panic");
+    });
+}
+
+#[test]
+fn where_io_uring_is_forbidden_the_batch_engine_serves() {
+    with_refused(libc::SYS_io_uring_setup, When::Always, libc::EPERM, || {
+        let lab = lab_on("auto", "seccomp", 2, Family::V4);
+        assert!(whole(&lab));
+        let status = lab.daemon(1).status().expect("it answers");
+        let reason = status["engine_reason"].as_str().expect("text");
+        assert_eq!(status["engine"], "batch", "{reason}");
+        assert!(reason.contains("forbidden") && reason.contains("kernel.io_uring_disabled"), "{reason}");
+        let config = lab.daemon(1).config_path().to_string_lossy().into_owned();
+        let check = run(&lab.host(1).netns, &[HOPSACK, "check", "--config", &config]);
+        assert!(check.contains("io_uring") && check.contains("the batch engine does without"), "{check}");
+    });
+}
+
+/// The probe finds all that a ring needs, and then the rings cannot be made: memory that may be locked has run short, say.
+#[test]
+fn where_a_ring_cannot_be_made_the_batch_engine_serves() {
+    const IORING_REGISTER_FILES: u32 = 2;
+    let files = When::Is(1, IORING_REGISTER_FILES);
+    with_refused(libc::SYS_io_uring_register, files, libc::ENOMEM, || {
+        let lab = lab_on("uring", "no-ring", 2, Family::V4);
+        assert!(whole(&lab));
+        let status = lab.daemon(1).status().expect("it answers");
+        let reason = status["engine_reason"].as_str().expect("text");
+        assert_eq!(status["engine"], "batch", "{reason}");
+        assert!(reason.contains("io_uring cannot be set up") && reason.contains("at this start"), "{reason}");
+        let log = lab.daemon(1).log();
+        assert_eq!(log.matches("using the batch engine").count(), 1, "one line: {log}");
+    });
+}
+
+/// The ring of a daemon at work breaks: from some length on, the kernel takes no more submissions.
+#[test]
+fn a_broken_ring_ends_the_daemon_with_exit_code_1() {
+    const TO_SUBMIT: u32 = 1;
+    let lab = lab_on("uring", "broken-ring", 2, Family::V4);
+    let daemon = lab.daemon(1);
+    daemon.terminate().expect("it ends");
+    with_refused(libc::SYS_io_uring_enter, When::Above(TO_SUBMIT, 8), libc::EIO, || {
+        daemon.start().expect("started");
+        daemon.wait_ready(Duration::from_secs(10)).expect("ready");
+    });
+    eventually("packets pass: turns are short", || whole(&lab));
+    let sender = in_netns(&lab.pod(1).netns, || UdpSocket::bind("0.0.0.0:0"));
+    let sender = sender.expect("netns").expect("bound");
+    let (many, to) = (vec![7; 100 * 64], SocketAddr::from((lab.pod(2).v4, 9)));
+    eventually("it has ended", || {
+        let part = Part::train(0, 64, 64, to);
+        let _ = udp::send_many(&sender, &many, &[part; 64]);
+        daemon.pid().is_none()
+    });
+    let status = daemon.terminate().expect("it has ended").expect("it was our child");
+    let log = daemon.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("io_uring_enter failed"), "{log}");
+    assert!(!daemon.control_path().exists(), "a control socket was left");
+    let left = attempt(&lab.host(1).netns, &["ip", "link", "show", "hopsack0"]);
+    assert!(!left.contains("mtu"), "a device was left: {left}");
+    daemon.start().expect("started");
+    daemon.wait_ready(Duration::from_secs(10)).expect("as systemd would have it");
+    eventually("packets pass again", || whole(&lab));
+}
+
+/// An engine between the ends of a host.
+fn engine(name: &str, host: &Host) -> Engine {
+    let (ends, failed) = (host.ends(), |error| panic!("{error}"));
+    let io = if name == "batch" {
+        Io::Batch(vec![ends])
+    } else {
+        let ring = host.ends.ring().expect("io_uring");
+        Io::Uring(vec![(ends, ring)])
+    };
+    Engine::start(io, RULES, fib(), failed).expect("started")
+}
+
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> usize {
+    let mut length = None;
+    eventually("a datagram arrives", || match socket.recv(buffer) {
+        Ok(received) => {
+            length = Some(received);
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+            false
+        }
+    });
+    length.expect("it arrived")
+}
+
+/// The socket's queue is the shortest that there is, and the link behind it slow: the kernel says EAGAIN again and again.
+/// All is sent when there is room, in its order, and nothing counts as lost.
+#[test]
+fn a_full_send_queue_is_waited_for() {
+    for name in ["batch", "uring"] {
+        let host = host(&format!("eagain-{name}"));
+        let slow = "tc qdisc add dev lo root tbf rate 100mbit burst 70kb limit 4mb";
+        run(&host.netns, &slow.split(' ').collect::<Vec<_>>());
+        SockRef::from(&host.ends.send).set_send_buffer_size(1).expect("the least there is");
+        let mut payload = [7; 1300];
+        for number in 0..480u32 {
+            payload[..4].copy_from_slice(&number.to_be_bytes());
+            host.pods.send_to(&payload, SocketAddr::from(([10, 1, 2, 9], 7))).expect("sent");
+        }
+        let engine = engine(name, &host);
+        let mut buffer = [0; 2000];
+        let numbers: Vec<u32> = (0..480)
+            .map(|_| {
+                assert_eq!(receive(&host.peer, &mut buffer), 28 + 1300);
+                u32::from_be_bytes(*buffer[28..].first_chunk().expect("four bytes"))
+            })
+            .collect();
+        assert_eq!(numbers, (0..480).collect::<Vec<_>>(), "{name}");
+        let view = engine.view();
+        engine.stop();
+        let account = &view.accounts()[0];
+        let refused = account.errors();
+        assert!(matches!(refused[..], [(Op::UdpSend, libc::EAGAIN, 1..)]), "{name}: {refused:?}");
+        let egress = &account.counters.egress;
+        assert_eq!((egress.packets.get(), egress.dropped(DropReason::SendFailed)), (480, 0), "{name}");
+    }
+}
+
+/// What a train of a peer brings is written as one UDP super packet, as long as this kernel cuts one; it takes it, or is
+/// given it in pieces.
+#[test]
+fn a_long_udp_super_packet_reaches_the_pod() {
+    for name in ["batch", "uring"] {
+        let host = host(&format!("uso-{name}"));
+        udp::receive_trains(&host.ends.receive).expect("UDP_GRO");
+        let inner: Vec<u8> = (0..128u8)
+            .flat_map(|number| {
+                let (mut packet, builder) =
+                    (Vec::new(), PacketBuilder::ipv4([10, 1, 2, 9], [10, 1, 1, 1], 64).udp(7, 7000));
+                builder.write(&mut packet, &[number; 100]).expect("fits");
+                packet
+            })
+            .collect();
+        let (most, engine) = (udp::max_segments(), engine(name, &host));
+        for at in (0..128).step_by(most) {
+            let train = Part::train(at * 128, most * 128, 128, SocketAddr::from(([127, 0, 0, 1], 8285)));
+            assert_eq!(udp::send_many(&host.peer, &inner, &[train]).expect("sent"), 1);
+        }
+        let mut buffer = [0; 2000];
+        for number in 0..128 {
+            assert_eq!(receive(&host.pods, &mut buffer), 100, "{name}");
+            assert_eq!(buffer[..100], [number; 100], "{name}");
+        }
+        let view = engine.view();
+        engine.stop();
+        let counters = &view.accounts()[0].counters;
+        assert_eq!(counters.ingress.packets.get(), 128);
+        let (writes, cut) = (counters.ingress_writes.get(), counters.write_fallbacks.get());
+        assert!(writes == (128 / most) as u64 || cut > 0, "{name}: {writes} writes, {cut} of them in pieces");
+    }
+}
+
+/// Pure TCP acknowledgements, as a transfer the other way brings them: they leave in bundles, and come out of bundles, byte
+/// for byte.
+#[test]
+fn acknowledgements_travel_in_bundles() {
+    for name in ["batch", "uring"] {
+        let host = host(&format!("acks-{name}"));
+        let acks = |src: [u8; 4], dst: [u8; 4]| -> Vec<Vec<u8>> {
+            let ack = |number: u16| {
+                let builder =
+                    PacketBuilder::ipv4(src, dst, 64).tcp(7, 7000, 1, 500).ack(u32::from(number) * 2896);
+                let builder = builder.options_raw(&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]).expect("12 bytes");
+                let mut packet = Vec::new();
+                builder.write(&mut packet, &[]).expect("fits");
+                // The kernel fills in one that is zero where a raw socket sends.
+                packet[4..6].copy_from_slice(&(number + 1).to_be_bytes());
+                packet[10..12].fill(0);
+                let sum = hopsack::packet::checksum::checksum(&packet[..20]);
+                packet[10..12].copy_from_slice(&sum);
+                packet
+            };
+            (0..100).map(ack).collect()
+        };
+        let raw = |protocol| move || Socket::new(Domain::IPV4, Type::RAW, Some(protocol)).expect("root");
+        let sender = in_netns(&host.netns, raw(Protocol::from(libc::IPPROTO_RAW))).expect("netns");
+        let sent = acks([10, 1, 1, 1], [10, 1, 2, 9]);
+        for packet in &sent {
+            sender.send_to(packet, &SocketAddr::from(([10, 1, 2, 9], 0)).into()).expect("sent");
+        }
+        let engine = engine(name, &host);
+        let (mut buffer, mut received) = ([0; 2000], Vec::<Vec<u8>>::new());
+        while received.len() < sent.len() {
+            let length = receive(&host.peer, &mut buffer);
+            match bundle::entries(&buffer[..length]) {
+                Ok(entries) => received.extend(entries.map(|entry| entry.expect("whole").to_vec())),
+                Err(_) => received.push(buffer[..length].to_vec()),
+            }
+        }
+        assert!(received == sent, "{name}: other packets came out");
+        let view = engine.view();
+        let counters = &view.accounts()[0].counters;
+        let bundles = counters.egress_bundles.get();
+        assert!((4..=50).contains(&bundles), "{name}: {bundles} bundles for 100 packets");
+
+        // The other way: who listens to all of TCP sees each, and nobody else is to answer.
+        let drop =
+            "table ip quiet { chain out { type filter hook output priority 0; tcp flags rst drop; }; }";
+        run(&host.netns, &["nft", drop]);
+        let listener = in_netns(&host.netns, raw(Protocol::TCP)).expect("netns");
+        listener.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        let back = acks([10, 1, 2, 9], [10, 1, 1, 1]);
+        for some in back.chunks(20) {
+            let mut datagram = vec![0; 1472];
+            let append = |at, packet: &Vec<u8>| bundle::append(&mut datagram, at, packet).expect("it fits");
+            let length = some.iter().fold(0, append);
+            host.peer.send_to(&datagram[..length], "127.0.0.1:8285").expect("sent");
+        }
+        for packet in &back {
+            let mut bytes = [MaybeUninit::uninit(); 2000];
+            let length = listener.recv(&mut bytes).expect("it arrives");
+            // SAFETY: the kernel has written that many bytes.
+            let bytes: Vec<u8> = bytes[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
+            assert_eq!(bytes, *packet, "{name}");
+        }
+        assert_eq!(counters.ingress_bundles.get(), 5);
+        engine.stop();
+    }
+}

@@ -1,0 +1,83 @@
+//! A host of which the test's process is the daemon: a TUN queue, sockets on the loopback interface, and a table with one
+//! peer, so that an engine can be started between them.
+
+use std::net::{SocketAddr, UdpSocket};
+
+use hopsack::engine::{QueueIo, Rules};
+use hopsack::forward::VerifySource;
+use hopsack::lab::{Lab, Options};
+use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Policy, Public, Rib};
+use hopsack::sys::netns::in_netns;
+use hopsack::sys::tun::{Offload, Queue};
+use hopsack::sys::udp;
+
+use crate::support::{HOPSACK, run};
+
+pub const RULES: Rules = Rules { verify: VerifySource::Subnet, offload: Offload::TcpAndUdp, busy_poll_us: 0 };
+
+/// 127.0.0.1 with 10.1.1.0/24: `pods` is 10.1.1.1:7000 there, and `peer` is the other host, 127.0.0.2 with 10.1.2.0/24.
+pub struct Host {
+    pub pods: UdpSocket,
+    pub peer: UdpSocket,
+    pub ends: QueueIo,
+    pub netns: String,
+    _lab: Lab,
+}
+
+pub fn host(label: &str) -> Host {
+    let lab = Lab::create(Options { hosts: 1, ..Options::unique(label, HOPSACK) })
+        .expect("these tests need root (or a user namespace), /dev/net/tun, ip and ping: run scripts/test");
+    let netns = lab.host(1).netns.clone();
+    let tun = in_netns(&netns, || Queue::open("t0")).expect("netns").expect("a queue");
+    assert_eq!(tun.set_offload(Offload::TcpAndUdp).expect("Linux 6.2"), Offload::TcpAndUdp);
+    for command in [
+        "ip link set lo up",
+        "ip addr add 10.1.1.1/24 dev t0",
+        "ip link set t0 up",
+        "ip route add 10.1.0.0/16 dev t0",
+    ] {
+        run(&netns, &command.split(' ').collect::<Vec<_>>());
+    }
+    let at = |address: &str| -> UdpSocket {
+        let address: SocketAddr = address.parse().expect("an address");
+        in_netns(&netns, move || udp::bind(address)).expect("netns").expect("bound")
+    };
+    let receive = at("127.0.0.1:8285");
+    let send = receive.try_clone().expect("a descriptor");
+    let ends = QueueIo { tun, receive, send };
+    Host { pods: at("10.1.1.1:7000"), peer: at("127.0.0.2:8285"), ends, netns, _lab: lab }
+}
+
+/// What knows this host and its peer.
+pub fn fib() -> Fib {
+    let lease = |n: u8| Lease {
+        name: format!("h{n}"),
+        subnets: vec![format!("10.1.{n}.0/24").parse().expect("a prefix")],
+        public: Public { v4: Some([127, 0, 0, n].into()), v6: None },
+        dialect: Dialect::Hopsack(Abilities::OURS),
+        revision: 1,
+    };
+    let mut rib = Rib::default();
+    rib.apply(Change::Snapshot { leases: (1..3).map(lease).collect(), revision: 1 });
+    let local = Local {
+        subnets: lease(1).subnets,
+        public: [127, 0, 0, 1].into(),
+        port: 8285,
+        mtu: 1472,
+        policy: Policy::default(),
+    };
+    let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)), v6: None };
+    Fib::compile(1, &rib, &networks, &local)
+}
+
+impl Host {
+    /// The host's ends once more.
+    pub fn ends(&self) -> QueueIo {
+        let QueueIo { tun, receive, send } = &self.ends;
+        QueueIo {
+            tun: tun.try_clone().expect("a descriptor"),
+            receive: receive.try_clone().expect("a descriptor"),
+            send: send.try_clone().expect("a descriptor"),
+        }
+    }
+}
