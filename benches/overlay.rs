@@ -170,6 +170,8 @@ fn time(metric: Metric, value: f64) -> Duration {
         | Metric::Udp64x32Carried
         | Metric::Udp1400Highest
         | Metric::Udp1400Carried
+        | Metric::Udp1400x32Highest
+        | Metric::Udp1400x32Carried
         | Metric::Connects => 1.0 / value,
     };
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
@@ -185,6 +187,8 @@ fn throughput(metric: Metric) -> Option<Throughput> {
         | Metric::Udp64x32Carried
         | Metric::Udp1400Highest
         | Metric::Udp1400Carried
+        | Metric::Udp1400x32Highest
+        | Metric::Udp1400x32Carried
         | Metric::Connects => Some(Throughput::Elements(1)),
     }
 }

@@ -1,13 +1,21 @@
-//! What the pure core costs: nanoseconds for one operation, without a kernel. No root needed.
+//! What the pure core costs: nanoseconds and allocations for one operation, without a kernel. No root needed.
 //!
 //! Throughput is counted in bytes of IP packets (checksum, split, coalesce) or in packets (all others). All
 //! inputs are hot in the cache, which they are not behind a kernel: these are floors, to compare with each
 //! other.
 
+#[path = "../tests/support/counting.rs"]
+mod counting;
+
+use std::cell::Cell;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use counting::allocations;
+use criterion::measurement::WallTime;
+use criterion::{
+    BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
 use etherparse::PacketBuilder;
 
 use hopsack::forward::{
@@ -33,26 +41,64 @@ const LEASES: u32 = 10_000;
 criterion_group!(benches, checksums, parse, lookup, splits, coalesces, bundling, seals, straight_lines);
 criterion_main!(benches);
 
+/// Operations of which the allocations are counted, behind one that warms up.
+const COUNTED: u64 = 100;
+
+/// Measures an operation, and counts what it allocates.
+fn measure<O>(group: &mut BenchmarkGroup<'_, WallTime>, name: BenchmarkId, mut operation: impl FnMut() -> O) {
+    measure_with(group, name, || (), |()| operation());
+}
+
+/// The same with an input of its own each time, which does not count.
+fn measure_with<I, O>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: BenchmarkId,
+    input: impl Fn() -> I,
+    mut operation: impl FnMut(&mut I) -> O,
+) {
+    // A name that is filtered out is not measured.
+    let counted = Cell::new(None);
+    group.bench_function(name, |b| {
+        if counted.get().is_none() {
+            black_box(operation(&mut input()));
+            let count = |_| {
+                let mut input = input();
+                let before = allocations();
+                black_box(operation(&mut input));
+                allocations() - before
+            };
+            counted.set(Some((0..COUNTED).map(count).sum::<u64>()));
+        }
+        if size_of::<I>() == 0 {
+            b.iter(|| operation(&mut input()));
+        } else {
+            b.iter_batched_ref(&input, &mut operation, BatchSize::PerIteration);
+        }
+    });
+    if let Some(counted) = counted.get() {
+        println!("                        allocs: {} an operation", counted as f64 / COUNTED as f64);
+    }
+}
+
+fn named(name: &str) -> BenchmarkId {
+    BenchmarkId::from_parameter(name)
+}
+
 fn checksums(c: &mut Criterion) {
     let mut group = c.benchmark_group("checksum");
     for length in [64, 1400, 65_536] {
         let bytes = vec![0x5a_u8; length];
         let mut copy = vec![0_u8; length];
         group.throughput(Throughput::Bytes(length as u64));
-        group.bench_with_input(BenchmarkId::new("hopsack", length), &bytes, |b, bytes| {
-            b.iter(|| checksum(black_box(bytes)));
+        let name = |what: &str| BenchmarkId::new(what, length);
+        measure(&mut group, name("hopsack"), || checksum(black_box(&bytes)));
+        measure(&mut group, name("etherparse"), || {
+            etherparse::checksum::Sum16BitWords::new().add_slice(black_box(&bytes)).ones_complement()
         });
-        group.bench_with_input(BenchmarkId::new("etherparse", length), &bytes, |b, bytes| {
-            b.iter(|| {
-                etherparse::checksum::Sum16BitWords::new().add_slice(black_box(bytes)).ones_complement()
-            });
+        measure(&mut group, name("copied"), || {
+            Sum::default().add_copied(black_box(&bytes), black_box(&mut copy))
         });
-        group.bench_with_input(BenchmarkId::new("copied", length), &bytes, |b, bytes| {
-            b.iter(|| Sum::default().add_copied(black_box(bytes), black_box(&mut copy)));
-        });
-        group.bench_with_input(BenchmarkId::new("memcpy", length), &bytes, |b, bytes| {
-            b.iter(|| black_box(&mut copy).copy_from_slice(black_box(bytes)));
-        });
+        measure(&mut group, name("memcpy"), || black_box(&mut copy).copy_from_slice(black_box(&bytes)));
     }
     group.finish();
 }
@@ -61,9 +107,7 @@ fn parse(c: &mut Criterion) {
     let mut group = c.benchmark_group("parse");
     group.throughput(Throughput::Elements(1));
     for (name, bytes) in [("v4", udp(OURS, THEIRS, 64)), ("v6", udp_v6(64))] {
-        group.bench_function(name, |b| {
-            b.iter(|| IpPacket::parse(black_box(&bytes)).map(|packet| packet.dst()))
-        });
+        measure(&mut group, named(name), || IpPacket::parse(black_box(&bytes)).map(|packet| packet.dst()));
     }
     group.finish();
 }
@@ -74,8 +118,8 @@ fn lookup(c: &mut Criterion) {
     let addresses: Vec<IpAddr> = (0..LEASES).map(|n| subnet_of(n * 7919 % LEASES, 9).into()).collect();
     let mut group = c.benchmark_group("fib");
     group.throughput(Throughput::Elements(u64::from(LEASES)));
-    group.bench_function(BenchmarkId::new("lookup", LEASES), |b| {
-        b.iter(|| addresses.iter().filter(|dst| fib.lookup(**dst).is_some()).count());
+    measure(&mut group, BenchmarkId::new("lookup", LEASES), || {
+        addresses.iter().filter(|dst| fib.lookup(**dst).is_some()).count()
     });
     group.finish();
 }
@@ -87,20 +131,16 @@ fn splits(c: &mut Criterion) {
     let payload = 65_535 - TCP_HEADERS;
     let (vnet, bytes) = super_packet(payload);
     group.throughput(Throughput::Bytes(bytes.len() as u64));
-    group.bench_function("tcp 64 KiB", |b| {
-        b.iter(|| {
-            let packet = IpPacket::parse(black_box(&bytes)).expect("well formed");
-            split(&vnet, packet, &mut out).map(|train| train.stride)
-        });
+    measure(&mut group, named("tcp 64 KiB"), || {
+        let packet = IpPacket::parse(black_box(&bytes)).expect("well formed");
+        split(&vnet, packet, &mut out).map(|train| train.stride)
     });
     let (vnet, bytes) = super_packet(MTU - TCP_HEADERS);
     let vnet = VnetHeader { gso_type: VnetHeader::GSO_NONE, gso_size: 0, ..vnet };
     group.throughput(Throughput::Bytes(bytes.len() as u64));
-    group.bench_function("one partial checksum", |b| {
-        b.iter(|| {
-            let packet = IpPacket::parse(black_box(&bytes)).expect("well formed");
-            split(&vnet, packet, &mut out).map(|train| train.stride)
-        });
+    measure(&mut group, named("one partial checksum"), || {
+        let packet = IpPacket::parse(black_box(&bytes)).expect("well formed");
+        split(&vnet, packet, &mut out).map(|train| train.stride)
     });
     group.finish();
 }
@@ -118,16 +158,14 @@ fn coalesces(c: &mut Criterion) {
     {
         let mut coalescer = Coalescer::new(RUNS);
         group.throughput(Throughput::Bytes(packets.iter().map(|packet| packet.len() as u64).sum()));
-        group.bench_function(name, |b| {
-            b.iter(|| {
-                for packet in &packets {
-                    let packet = IpPacket::parse(black_box(packet)).expect("well formed");
-                    coalescer.push(packet).expect("room");
-                }
-                let written: usize = coalescer.finish().map(|run| black_box(run.bytes).len()).sum();
-                coalescer.clear();
-                written
-            });
+        measure(&mut group, named(name), || {
+            for packet in &packets {
+                let packet = IpPacket::parse(black_box(packet)).expect("well formed");
+                coalescer.push(packet).expect("room");
+            }
+            let written: usize = coalescer.finish().map(|run| black_box(run.bytes).len()).sum();
+            coalescer.clear();
+            written
         });
     }
     group.finish();
@@ -147,22 +185,19 @@ fn seals(c: &mut Criterion) {
             let (mut datagrams, mut out) = (vec![0; TRAIN * stride], vec![0; length]);
             group.throughput(Throughput::Elements(TRAIN as u64));
             let name = |what: &str| BenchmarkId::new(format!("{what}, {}", suite.name()), length);
-            group.bench_function(name("seal"), |b| {
-                b.iter(|| here.keys().seal(0, black_box(train), &mut datagrams, Nanos(0)).is_ok());
+            measure(&mut group, name("seal"), || {
+                here.keys().seal(0, black_box(train), &mut datagrams, Nanos(0)).is_ok()
             });
             let sealed = || {
                 let mut datagrams = vec![0; TRAIN * stride];
                 here.keys().seal(0, train, &mut datagrams, Nanos(0)).expect("keys");
                 datagrams
             };
-            group.bench_function(name("open"), |b| {
-                let open = |train: &mut Vec<u8>| {
-                    for datagram in train.chunks(stride) {
-                        let opened = there.keys().open(black_box(datagram), &mut out, Nanos(0));
-                        black_box(opened).expect("whole and new");
-                    }
-                };
-                b.iter_batched_ref(sealed, open, BatchSize::PerIteration);
+            measure_with(&mut group, name("open"), sealed, |train: &mut Vec<u8>| {
+                for datagram in train.chunks(stride) {
+                    let opened = there.keys().open(black_box(datagram), &mut out, Nanos(0));
+                    black_box(opened).expect("whole and new");
+                }
             });
         }
     }
@@ -183,26 +218,22 @@ fn bundling(c: &mut Criterion) {
     let (made, stride) = bundles(&packet, 44);
     let mut out = vec![0; made.len().next_multiple_of(stride)];
     group.throughput(Throughput::Elements(44));
-    group.bench_function("44 x 92 written", |b| {
-        b.iter(|| {
-            let (mut at, mut filled) = (0, 0);
-            for _ in 0..44 {
-                let packet = black_box(&packet[..]);
-                filled = bundle::append(&mut out[at..][..stride], filled, packet).unwrap_or_else(|| {
-                    bundle::pad(&mut out[at..][..stride], filled);
-                    at += stride;
-                    bundle::append(&mut out[at..][..stride], 0, packet).expect("it fits alone")
-                });
-            }
-            at + filled
-        });
+    measure(&mut group, named("44 x 92 written"), || {
+        let (mut at, mut filled) = (0, 0);
+        for _ in 0..44 {
+            let packet = black_box(&packet[..]);
+            filled = bundle::append(&mut out[at..][..stride], filled, packet).unwrap_or_else(|| {
+                bundle::pad(&mut out[at..][..stride], filled);
+                at += stride;
+                bundle::append(&mut out[at..][..stride], 0, packet).expect("it fits alone")
+            });
+        }
+        at + filled
     });
     let train = Train { bytes: &made, stride };
-    group.bench_function("44 x 92 read", |b| {
-        b.iter(|| {
-            let bundles = black_box(train).datagrams().filter_map(|datagram| bundle::entries(datagram).ok());
-            bundles.flatten().flatten().map(|packet| black_box(packet).len()).sum::<usize>()
-        });
+    measure(&mut group, named("44 x 92 read"), || {
+        let bundles = black_box(train).datagrams().filter_map(|datagram| bundle::entries(datagram).ok());
+        bundles.flatten().flatten().map(|packet| black_box(packet).len()).sum::<usize>()
     });
     group.finish();
 }
@@ -228,11 +259,9 @@ fn straight_lines(c: &mut Criterion) {
     let out = udp(OURS, THEIRS, 64);
     let (mut forwarder, mut net) = (Forwarder::new(Nanos(0)), Net(vec![0; SPLIT_BUFFER]));
     group.throughput(Throughput::Elements(1));
-    group.bench_function("egress", |b| {
-        b.iter(|| {
-            let frame = Frame::Bare(black_box(&out));
-            forward::egress(&fib, frame, Nanos(0), &mut forwarder, &counters, &mut net, &mut sink)
-        });
+    measure(&mut group, named("egress"), || {
+        let frame = Frame::Bare(black_box(&out));
+        forward::egress(&fib, frame, Nanos(0), &mut forwarder, &counters, &mut net, &mut sink);
     });
     let packet = udp(THEIRS, OURS, 64);
     let train: Vec<u8> = packet.iter().copied().cycle().take(44 * packet.len()).collect();
@@ -240,11 +269,9 @@ fn straight_lines(c: &mut Criterion) {
     let (verify, mut gate) = (VerifySource::Subnet, Gate::default());
     let arrival = |ecn, train| Arrival { from: public_of(1).into(), ecn, train };
     group.throughput(Throughput::Elements(train.count()));
-    group.bench_function("ingress, a train of 44", |b| {
-        b.iter(|| {
-            let arrival = arrival(Ecn::NotEct, black_box(train));
-            forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut sink)
-        });
+    measure(&mut group, named("ingress, a train of 44"), || {
+        let arrival = arrival(Ecn::NotEct, black_box(train));
+        forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut sink);
     });
     // Packets that can be marked, marked on the way.
     let able: Vec<u8> = {
@@ -253,30 +280,24 @@ fn straight_lines(c: &mut Criterion) {
         packet.iter().copied().cycle().take(44 * packet.len()).collect()
     };
     let able = Train { bytes: &able, stride: packet.len() };
-    group.bench_function("ingress, a train of 44, marked", |b| {
-        b.iter(|| {
-            let arrival = arrival(Ecn::Ce, black_box(able));
-            forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut sink)
-        });
+    measure(&mut group, named("ingress, a train of 44, marked"), || {
+        let arrival = arrival(Ecn::Ce, black_box(able));
+        forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut sink);
     });
     // The same 44 in three bundles.
     let (bundles, stride) = bundles(&packet, 44);
     let bundles = Train { bytes: &bundles, stride };
-    group.bench_function("ingress, 44 in bundles", |b| {
-        b.iter(|| {
-            let arrival = arrival(Ecn::NotEct, black_box(bundles));
-            forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut sink)
-        });
+    measure(&mut group, named("ingress, 44 in bundles"), || {
+        let arrival = arrival(Ecn::NotEct, black_box(bundles));
+        forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut sink);
     });
     let mut merging = Merging(Coalescer::new(RUNS));
-    group.bench_function("ingress, a train of 44, coalesced", |b| {
-        b.iter(|| {
-            let arrival = arrival(Ecn::NotEct, black_box(train));
-            forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut merging);
-            let written: usize = merging.0.finish().map(|run| black_box(run.bytes).len()).sum();
-            merging.0.clear();
-            written
-        });
+    measure(&mut group, named("ingress, a train of 44, coalesced"), || {
+        let arrival = arrival(Ecn::NotEct, black_box(train));
+        forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut merging);
+        let written: usize = merging.0.finish().map(|run| black_box(run.bytes).len()).sum();
+        merging.0.clear();
+        written
     });
     group.finish();
 }

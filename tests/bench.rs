@@ -61,7 +61,9 @@ fn every_cell_gets_a_value_and_nothing_is_left() {
                     | Metric::Udp64x32Highest
                     | Metric::Udp64x32Carried
                     | Metric::Udp1400Highest
-                    | Metric::Udp1400Carried => 10.0..1e8,
+                    | Metric::Udp1400Carried
+                    | Metric::Udp1400x32Highest
+                    | Metric::Udp1400x32Carried => 10.0..1e8,
                 };
                 assert!(plausible.contains(&cell.median), "{underlay:?} {system:?} {metric:?}: {cell:?}");
                 assert_eq!(cell.samples.len(), 1);

@@ -30,6 +30,8 @@ pub enum Workload {
     Udp64x32,
     /// Datagrams of 1400 bytes, one flow.
     Udp1400,
+    /// The same with 32 flows that take turns.
+    Udp1400x32,
     /// Questions and answers of 64 bytes by UDP, one at a time.
     Rtt,
     /// The same beside one TCP stream.
@@ -48,6 +50,7 @@ impl Workload {
             Self::Udp64 => "udp64",
             Self::Udp64x32 => "udp64x32",
             Self::Udp1400 => "udp1400",
+            Self::Udp1400x32 => "udp1400x32",
             Self::Rtt => "rtt",
             Self::RttBulk => "rtt-bulk",
             Self::Connects => "connects",
@@ -77,6 +80,10 @@ pub enum Metric {
     Udp1400Highest,
     /// 1400 bytes.
     Udp1400Carried,
+    /// 1400 bytes, of 32 flows.
+    Udp1400x32Highest,
+    /// 1400 bytes, of 32 flows.
+    Udp1400x32Carried,
     /// Half of the answers came within.
     RttP50,
     /// Of 100 answers 99 came within.
@@ -93,7 +100,7 @@ pub enum Metric {
 
 impl Metric {
     /// In the order of the tables.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Tcp1,
         Self::Tcp4,
         Self::CpuPerGb,
@@ -103,6 +110,8 @@ impl Metric {
         Self::Udp64x32Carried,
         Self::Udp1400Highest,
         Self::Udp1400Carried,
+        Self::Udp1400x32Highest,
+        Self::Udp1400x32Carried,
         Self::RttP50,
         Self::RttP99,
         Self::BulkRttP50,
@@ -124,6 +133,8 @@ impl Metric {
             Self::Udp64x32Carried => "UDP 64 B x 32 flows, <= 1 % lost",
             Self::Udp1400Highest => "UDP 1400 B, highest",
             Self::Udp1400Carried => "UDP 1400 B, <= 1 % lost",
+            Self::Udp1400x32Highest => "UDP 1400 B x 32 flows, highest",
+            Self::Udp1400x32Carried => "UDP 1400 B x 32 flows, <= 1 % lost",
             Self::RttP50 => "round trip, p50",
             Self::RttP99 => "round trip, p99",
             Self::BulkRttP50 => "round trip beside TCP, p50",
@@ -144,7 +155,9 @@ impl Metric {
             | Self::Udp64x32Highest
             | Self::Udp64x32Carried
             | Self::Udp1400Highest
-            | Self::Udp1400Carried => ("kpps", 1e3),
+            | Self::Udp1400Carried
+            | Self::Udp1400x32Highest
+            | Self::Udp1400x32Carried => ("kpps", 1e3),
             Self::RttP50 | Self::RttP99 | Self::BulkRttP50 | Self::BulkRttP99 => ("us", 1e-6),
             Self::Connects => ("/s", 1.0),
         }
@@ -186,7 +199,7 @@ impl Times {
     pub(super) fn total(self, workload: Workload) -> Duration {
         match workload {
             Workload::Tcp1 | Workload::Tcp4 | Workload::RttBulk => self.warm + self.flow,
-            Workload::Udp64 | Workload::Udp64x32 | Workload::Udp1400 => {
+            Workload::Udp64 | Workload::Udp64x32 | Workload::Udp1400 | Workload::Udp1400x32 => {
                 self.many + (self.trial + udp::DRAIN) * udp::TRIALS + udp::DRAIN
             }
             Workload::Rtt | Workload::Connects => self.many,
@@ -217,6 +230,7 @@ pub(super) fn run(
         Workload::Udp64 => udp(64, false, [Metric::Udp64Highest, Metric::Udp64Carried]),
         Workload::Udp64x32 => udp(64, true, [Metric::Udp64x32Highest, Metric::Udp64x32Carried]),
         Workload::Udp1400 => udp(1400, false, [Metric::Udp1400Highest, Metric::Udp1400Carried]),
+        Workload::Udp1400x32 => udp(1400, true, [Metric::Udp1400x32Highest, Metric::Udp1400x32Carried]),
         Workload::Rtt => {
             let meter = Meter::start(rig, counters);
             let values = round_trips(rig, times.many, [Metric::RttP50, Metric::RttP99], interrupt)?;
