@@ -241,12 +241,7 @@ pub fn ingress(
             Some(packet) => to_tun.push(packet),
             None => counters.ingress.drop(DropReason::Unmarkable),
         },
-        Err(reason) => {
-            counters.ingress.drop(reason);
-            if reason == DropReason::OwnSource {
-                counters.own_source.saw(from);
-            }
-        }
+        Err(reason) => counters.turned_away(reason, from),
     };
     for datagram in train.datagrams() {
         match nibble(datagram) {
@@ -306,12 +301,8 @@ fn turn_away(fib: &Fib, from: IpAddr, train: Train<'_>, counters: &Counters) {
         let first = bundle::entries(datagram).ok().and_then(|mut entries| entries.next()?.ok());
         let packet = IpPacket::parse(first.unwrap_or(datagram));
         let source = packet.ok().and_then(|packet| fib.lookup(packet.src()));
-        if source == Some(Hop::Local) {
-            counters.ingress.drop(DropReason::OwnSource);
-            counters.own_source.saw(from);
-        } else {
-            counters.ingress.drop(DropReason::UnknownPeer);
-        }
+        let reason = if source == Some(Hop::Local) { DropReason::OwnSource } else { DropReason::UnknownPeer };
+        counters.turned_away(reason, from);
     }
 }
 
@@ -341,12 +332,7 @@ pub fn admit_authenticated<'a>(
         Some(_) => admit(fib, peer, packet, VerifySource::Subnet),
         None => Err(DropReason::UnknownPeer),
     };
-    admitted.inspect_err(|reason| {
-        counters.ingress.drop(*reason);
-        if *reason == DropReason::OwnSource {
-            counters.own_source.saw(from);
-        }
-    })
+    admitted.inspect_err(|reason| counters.turned_away(*reason, from))
 }
 
 /// Everything that the bytes from a peer must be to become a packet on the TUN.

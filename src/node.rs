@@ -116,6 +116,7 @@ pub struct Node {
     /// The store has not taken our new addresses yet.
     unpublished: bool,
     alarm: alarm::Alarm,
+    forgers: alarm::Forgers,
     /// What systemd was told last.
     told: String,
     failed: mpsc::UnboundedReceiver<WorkerError>,
@@ -241,6 +242,7 @@ impl Node {
             place,
             unpublished: false,
             alarm: alarm::Alarm::default(),
+            forgers: alarm::Forgers::default(),
             told: String::new(),
             failed,
             encryption,

@@ -256,6 +256,8 @@ pub struct Counters {
     pub ingress: Direction,
     /// From where the last packet with a source in our own subnet came.
     pub own_source: Witness,
+    /// From where the last packet with a source in no subnet of its sender's came.
+    pub spoofed_source: Witness,
     /// Reads of the TUN that brought something: one packet or super packet each.
     pub tun_reads: Counter,
     /// Messages that the kernel took: each is one datagram or one UDP_SEGMENT train. One system call may take several.
@@ -290,4 +292,16 @@ pub struct Counters {
     pub icmp_too_big: Counter,
     /// ICMP errors not sent for the rate limit.
     pub icmp_suppressed: Counter,
+}
+
+impl Counters {
+    /// Counts a packet that came from `from` and is not taken, and remembers who pretends to be another.
+    pub(super) fn turned_away(&self, reason: DropReason, from: IpAddr) {
+        self.ingress.drop(reason);
+        if reason == DropReason::OwnSource {
+            self.own_source.saw(from);
+        } else if reason == DropReason::SpoofedSource {
+            self.spoofed_source.saw(from);
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! The alarm: packets with a source in our own subnet came from another host.
+//! The alarm: packets with a source in our own subnet came from another host. And, less loudly, who sends packets with sources
+//! in no subnet of its own.
 //!
 //! Either somebody forges, or two hosts use one subnet: one of them was cut off from the store for longer than its lease
 //! (flannel#1289). A datagram proves neither, and whoever can send one must not be able to stop a node. So the alarm names
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::Account;
-use crate::forward::DropReason;
+use crate::forward::{Counters, DropReason, Witness};
 use crate::route::{Fib, Local};
 
 /// Between log lines about one address, and between questions to the store.
@@ -33,9 +34,58 @@ pub(super) enum Look {
     Over,
 }
 
+/// Drops for one reason that come with a witness, as counted at the last look.
+#[derive(Debug, Default)]
+struct Seen(Vec<u64>);
+
+impl Seen {
+    /// From where the last one came since the last look, if there was any, and how many there were since the start.
+    fn look(
+        &mut self,
+        accounts: &[Arc<Account>],
+        reason: DropReason,
+        witness: impl Fn(&Counters) -> &Witness,
+    ) -> Option<(IpAddr, u64)> {
+        let counts: Vec<u64> =
+            accounts.iter().map(|account| account.counters.ingress.dropped(reason)).collect();
+        let before = |worker: usize| self.0.get(worker).copied().unwrap_or(0);
+        let mut grown = counts.iter().enumerate().filter(|(worker, count)| **count > before(*worker));
+        let from = grown.next().and_then(|(worker, _)| witness(&accounts[worker].counters).last());
+        let total = counts.iter().sum();
+        self.0 = counts;
+        from.map(|from| (from, total))
+    }
+}
+
+/// Whether something about an address is due in the log, which it is then taken to stand in. Whoever invents addresses gets no
+/// more lines than there is room for.
+fn may_log(logged: &mut BTreeMap<IpAddr, Instant>, from: IpAddr, now: Instant) -> bool {
+    logged.retain(|_, then| now.duration_since(*then) < AGAIN);
+    let may = !logged.contains_key(&from) && logged.len() < KNOWN;
+    if may {
+        logged.insert(from, now);
+    }
+    may
+}
+
+/// Who sends packets with sources in no subnet of its own. They are dropped one by one; this says whose they are.
+#[derive(Debug, Default)]
+pub(super) struct Forgers {
+    seen: Seen,
+    logged: BTreeMap<IpAddr, Instant>,
+}
+
+impl Forgers {
+    /// Compares the accounts with those of the last look. Returns who is due in the log.
+    pub(super) fn look(&mut self, accounts: &[Arc<Account>], now: Instant) -> Option<IpAddr> {
+        let seen = self.seen.look(accounts, DropReason::SpoofedSource, |counters| &counters.spoofed_source);
+        seen.map(|(from, _)| from).filter(|from| may_log(&mut self.logged, *from, now))
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
-    counted: Vec<u64>,
+    seen: Seen,
     logged: BTreeMap<IpAddr, Instant>,
     asked: Option<Instant>,
     last: Option<Instant>,
@@ -50,31 +100,17 @@ impl Alarm {
         (name, local): (&str, &Local),
         now: Instant,
     ) -> Look {
-        let counts: Vec<u64> =
-            accounts.iter().map(|account| account.counters.ingress.dropped(DropReason::OwnSource)).collect();
-        let before = |worker: usize| self.counted.get(worker).copied().unwrap_or(0);
-        let mut grown = counts.iter().enumerate().filter(|(worker, count)| **count > before(*worker));
-        let from = grown.next().and_then(|(worker, _)| accounts[worker].counters.own_source.last());
-        let total: u64 = counts.iter().sum();
-        self.counted = counts;
-        let Some(from) = from else {
+        let seen = self.seen.look(accounts, DropReason::OwnSource, |counters| &counters.own_source);
+        let Some((from, total)) = seen else {
             if self.last.is_some_and(|last| now.duration_since(last) >= OVER) {
-                *self = Self { counted: std::mem::take(&mut self.counted), ..Self::default() };
+                *self = Self { seen: std::mem::take(&mut self.seen), ..Self::default() };
                 return Look::Over;
             }
             return Look::Quiet;
         };
         self.last = Some(now);
-        let due = |then: Option<&Instant>| then.is_none_or(|then| now.duration_since(*then) >= AGAIN);
-        let (log, ask) = (due(self.logged.get(&from)), due(self.asked.as_ref()));
-        if log {
-            self.logged.retain(|_, then| now.duration_since(*then) < AGAIN);
-            // Whoever invents addresses gets no more lines than there is room for.
-            if self.logged.len() >= KNOWN {
-                return Look::Raised { sentence: sentence(fib, name, local, from, total), log: false, ask };
-            }
-            self.logged.insert(from, now);
-        }
+        let log = may_log(&mut self.logged, from, now);
+        let ask = self.asked.is_none_or(|then| now.duration_since(then) >= AGAIN);
         if ask {
             self.asked = Some(now);
         }
@@ -172,5 +208,27 @@ mod tests {
         assert_eq!(look(None, 361), Look::Quiet);
         assert_eq!(look(None, 362), Look::Over);
         assert_eq!(look(None, 363), Look::Quiet);
+    }
+
+    #[test]
+    fn who_speaks_for_others_is_told_once_a_minute() {
+        let (accounts, start): (Vec<Arc<Account>>, _) =
+            (vec![Arc::default(), Arc::default()], Instant::now());
+        let (fib, _) = cluster();
+        let mut packet = Vec::new();
+        let builder = etherparse::PacketBuilder::ipv4([10, 1, 7, 9], [10, 1, 1, 2], 64).udp(1, 2);
+        builder.write(&mut packet, &[0; 8]).expect("fits");
+        let mut forgers = Forgers::default();
+        let from: IpAddr = "192.0.2.2".parse().expect("an address");
+        let mut look = |second: u64, comes: bool| {
+            if comes {
+                let arrival = Arrival { from, ecn: Ecn::NotEct, train: Train::single(&packet) };
+                let (verify, counters) = (VerifySource::Subnet, &accounts[0].counters);
+                ingress(&fib, arrival, verify, &mut Gate::default(), counters, &mut Nowhere);
+            }
+            forgers.look(&accounts, start + Duration::from_secs(second))
+        };
+        assert_eq!([look(0, false), look(1, true), look(2, true)], [None, Some(from), None]);
+        assert_eq!([look(61, false), look(62, true)], [None, Some(from)]);
     }
 }

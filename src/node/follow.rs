@@ -145,9 +145,17 @@ impl Node {
         self.tell(false);
     }
 
-    /// Looks whether another host has used our subnet since the last look.
+    /// Looks whether another host has used our subnet since the last look, or one that is not its own.
     pub(super) fn look_for_doubles(&mut self) {
         let view = &self.state.view;
+        if let Some(from) = self.forgers.look(view.accounts(), Instant::now()) {
+            let fib = view.fib();
+            let name = fib.peer_by_address(from).map_or("?", |peer| peer.name.as_str());
+            tracing::warn!(
+                host = name, peer = %from,
+                "it sends packets from a subnet that is not its own; they are dropped (spoofed_source)"
+            );
+        }
         let us = (self.state.identity.name.as_str(), &self.local);
         let alarm = match self.alarm.look(view.accounts(), &view.fib(), us, Instant::now()) {
             Look::Quiet => return,
