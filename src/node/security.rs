@@ -22,9 +22,6 @@ use crate::quic::{Board, OVERHEAD, Quic, Report, Setup};
 use crate::route::{Announced, Mode, Policy, Sessions};
 use crate::seal::Lifetime;
 
-/// How often a certificate is looked at that will run out.
-const LOOK: Duration = Duration::from_secs(3600);
-
 /// Who we are and whom we believe.
 #[derive(Debug)]
 pub(super) struct Material {
@@ -108,7 +105,9 @@ pub(super) fn payload(underlay: &Underlay, public: IpAddr) -> u16 {
 /// Sessions whose keys live as long as the configuration says.
 pub(super) fn sessions(config: &Config) -> Sessions {
     let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    Sessions::new(Lifetime { rekey_after: nanoseconds(config.security.rekey), ..Lifetime::default() })
+    let rekey_after = nanoseconds(config.security.rekey);
+    let seal_for = rekey_after.saturating_mul(2);
+    Sessions::new(Lifetime { rekey_after, seal_for, ..Lifetime::default() })
 }
 
 /// The endpoint, with what it was started from.
@@ -119,8 +118,34 @@ pub(super) struct Encryption {
     fingerprint: crate::pki::Fingerprint,
     name: String,
     port: u16,
-    is_due: bool,
+    schedule: Schedule,
+}
+
+/// When our certificate is looked at again, because it will run out.
+#[derive(Debug)]
+struct Schedule {
+    not_after: SystemTime,
+    due: SystemTime,
     looked: Instant,
+}
+
+impl Schedule {
+    fn of(identity: &Identity) -> Self {
+        Self { not_after: identity.not_after(), due: identity.due(), looked: Instant::now() }
+    }
+
+    /// Between two looks at a certificate that is due: the more often, the less is left.
+    fn pause(&self, now: SystemTime) -> Duration {
+        const SHORTEST: Duration = Duration::from_secs(1);
+        const LONGEST: Duration = Duration::from_secs(3600);
+        /// It has run out: others say so as well.
+        const PAST: Duration = Duration::from_secs(60);
+        self.not_after.duration_since(now).map_or(PAST, |left| (left / 8).clamp(SHORTEST, LONGEST))
+    }
+
+    fn should_look(&self, now: SystemTime, since: Duration) -> bool {
+        now >= self.due && since >= self.pause(now)
+    }
 }
 
 impl Encryption {
@@ -141,7 +166,7 @@ impl Encryption {
             reset_key(&config.node.state_dir).map_err(|error| NodeError::Invalid(error.to_string()))?;
         let port = address.port();
         let address = SocketAddr::new(address.ip(), announced.port);
-        let (is_due, looked) = (identity.is_due(SystemTime::now()), Instant::now());
+        let schedule = Schedule::of(&identity);
         let (sender, reports) = mpsc::unbounded_channel();
         let setup = Setup { address, payload, identity, trust, reset_key, view, entrance };
         let quic = Quic::start(setup, sender).map_err(|error| NodeError::Environment(error.to_string()))?;
@@ -151,7 +176,7 @@ impl Encryption {
         );
         let name = name.to_owned();
         let fingerprint = announced.fingerprint;
-        Ok(Some(Self { quic, reports, fingerprint, name, port, is_due, looked }))
+        Ok(Some(Self { quic, reports, fingerprint, name, port, schedule }))
     }
 
     pub(super) fn board(&self) -> Arc<Board> {
@@ -178,25 +203,29 @@ impl Encryption {
 
     /// Whether it is time to look for a new certificate. Asked now and then.
     pub(super) fn should_renew(&mut self) -> bool {
-        let should = self.is_due && self.looked.elapsed() >= LOOK;
+        let should = self.schedule.should_look(SystemTime::now(), self.schedule.looked.elapsed());
         if should {
-            self.looked = Instant::now();
+            self.schedule.looked = Instant::now();
         }
         should
     }
 
     /// Reads certificate, key and CA again, and makes a new certificate if ours runs out. Returns what is to be
-    /// announced, if it is news. What cannot be used is refused, with the reason, and changes nothing.
-    pub(super) fn renew(&mut self, config: &Config) -> Result<Option<Announced>, NodeError> {
+    /// announced, if it is news. What cannot be used is refused, with the reason, and changes nothing. Unless it was `asked`
+    /// for, connections stay as they are while the certificate is the same.
+    pub(super) fn renew(&mut self, config: &Config, asked: bool) -> Result<Option<Announced>, NodeError> {
         let Some(material) = Material::load(config)? else { return Ok(None) };
         material.check(&self.name, self.port)?;
         let Material { identity, trust, announced } = material;
-        self.is_due = identity.is_due(SystemTime::now());
-        if self.is_due {
-            let days = identity.description().days_left;
-            tracing::warn!(days, "this host's certificate runs out soon: put a new one in its place");
+        self.schedule = Schedule::of(&identity);
+        if identity.is_due(SystemTime::now()) {
+            let left = self.schedule.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+            let hours = left.as_secs() / 3600;
+            tracing::warn!(hours, "this host's certificate runs out soon: put a new one in its place");
         }
-        self.quic.renew(identity, trust);
+        if asked || announced.fingerprint != self.fingerprint {
+            self.quic.renew(identity, trust);
+        }
         let is_new = std::mem::replace(&mut self.fingerprint, announced.fingerprint) != announced.fingerprint;
         Ok(is_new.then_some(announced))
     }
@@ -225,7 +254,7 @@ impl Node {
     /// Takes certificates as they are on disk, by another configuration or our own.
     pub(super) fn renew(&mut self, config: Option<&Config>) {
         let Some(encryption) = &mut self.encryption else { return };
-        match encryption.renew(config.unwrap_or(&self.config)) {
+        match encryption.renew(config.unwrap_or(&self.config), config.is_some()) {
             Ok(None) => {}
             Ok(Some(announced)) => {
                 tracing::info!(fingerprint = %announced.fingerprint, "this host shows another certificate");
@@ -233,5 +262,24 @@ impl Node {
             }
             Err(error) => tracing::error!("{error}; the certificate that is in use stays so"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_looked_at_when_it_is_due_and_the_more_often_the_less_is_left() {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let (start, hour) = (SystemTime::UNIX_EPOCH + 1000 * DAY, Duration::from_secs(3600));
+        let schedule =
+            Schedule { not_after: start + 365 * DAY, due: start + 335 * DAY, looked: Instant::now() };
+        assert!(!schedule.should_look(start + 334 * DAY, 300 * DAY), "a node that runs for a year");
+        assert!(schedule.should_look(start + 335 * DAY, hour));
+        assert!(!schedule.should_look(start + 335 * DAY, hour - Duration::from_secs(1)));
+        let left = |seconds| schedule.pause(schedule.not_after - Duration::from_secs(seconds)).as_secs();
+        assert_eq!([80_000, 8_000, 80, 4].map(left), [3600, 1000, 10, 1]);
+        assert_eq!(schedule.pause(schedule.not_after + DAY).as_secs(), 60);
     }
 }

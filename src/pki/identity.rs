@@ -16,11 +16,11 @@ use rustls::sign::CertifiedKey;
 
 use super::authority::{lifetime, usages};
 use super::files::{self, Mode};
-use super::{DAY, Description, Fingerprint, PkiError, since_1970};
+use super::{DAY, Description, Fingerprint, PkiError, SKEW, since_1970};
 
 /// A certificate that nobody but the store vouches for.
 const SELF_SIGNED: Duration = DAY.saturating_mul(365);
-/// It is made anew when less than this is left.
+/// It is due for another when less than this is left, or a third of its life if that is less.
 const RENEW: Duration = DAY.saturating_mul(30);
 
 /// A node's key and certificate.
@@ -103,10 +103,23 @@ impl Identity {
         Fingerprint::of(&self.key.cert[0])
     }
 
+    /// When it runs out.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        at(self.description.not_after)
+    }
+
+    /// When it is time for a new one.
+    #[must_use]
+    pub fn due(&self) -> SystemTime {
+        let life = self.not_after().duration_since(at(self.description.not_before)).unwrap_or_default();
+        self.not_after() - (life.saturating_sub(SKEW) / 3).min(RENEW)
+    }
+
     /// Whether it is time for a new one.
     #[must_use]
     pub fn is_due(&self, now: SystemTime) -> bool {
-        self.description.not_after <= since_1970(now + RENEW)
+        now >= self.due()
     }
 
     /// Whether it can be shown at all.
@@ -114,6 +127,11 @@ impl Identity {
     pub fn is_valid(&self, now: SystemTime) -> bool {
         (self.description.not_before..=self.description.not_after).contains(&since_1970(now))
     }
+}
+
+/// Seconds since 1970 as a time.
+fn at(seconds: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0))
 }
 
 /// A secret of this installation, made at the first use: by it the peers of a process that was killed are told by the next
