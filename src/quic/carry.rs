@@ -327,20 +327,13 @@ impl Core {
             line.active.set(Instant::now());
             let fib = self.view.fib();
             let mut entrance = self.entrance.borrow_mut();
-            let mut refused = entrance.admit(&fib, line.address, &first).err();
+            // What is not admitted has been counted.
+            let _ = entrance.admit(&fib, line.address, &first);
             for _ in 1..BATCH {
                 let Some(Ok(next)) = connection.read_datagram().now_or_never() else { break };
-                refused = entrance.admit(&fib, line.address, &next).err().or(refused);
+                let _ = entrance.admit(&fib, line.address, &next);
             }
             entrance.flush();
-            drop(entrance);
-            if refused == Some(DropReason::SpoofedSource) && line.may_tell() {
-                let name = protected(&fib, line.address).map_or("?", |(peer, _)| peer.name.as_str());
-                tracing::warn!(
-                    host = name, peer = %line.address,
-                    "it sends packets from a subnet that is not its own; they are dropped (spoofed_source)"
-                );
-            }
         }
         self.lost(&line, &connection);
     }
@@ -410,8 +403,14 @@ impl Core {
         }
         self.ours.set(address);
         let lines: Vec<Rc<Line>> = self.lines.borrow().values().cloned().collect();
-        for connection in lines.iter().filter_map(|line| line.current.borrow_mut().take()) {
-            connection.close(Goodbye::Replaced.code(), b"this host has another address");
+        for line in &lines {
+            let before = line.current.borrow_mut().take();
+            if let Some(connection) = before {
+                connection.close(Goodbye::Replaced.code(), b"this host has another address");
+            }
+            self.board.change(line.address, |peer| peer.since = None);
+            // To its peers a host elsewhere is another: what was sealed for this one they could not open.
+            self.key_lost(line);
         }
         self.dial_all(&self.view.fib());
     }
@@ -440,10 +439,8 @@ impl Core {
                     self.drop_packets(DropReason::Unconnected, parcel.count());
                 }
             }
-            let Some(connection) = line.connection() else {
-                self.dial_if_due(&line, &fib);
-                continue;
-            };
+            self.wear_out(&line, &fib);
+            let Some(connection) = line.connection() else { continue };
             self.report(&line, inner_mtu(&connection));
             if !self.is_still_trusted(&line, &connection, &fib) {
                 // The lease names another certificate by now: its owner has changed it, and answers with the new one.

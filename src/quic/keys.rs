@@ -90,10 +90,26 @@ impl Core {
         }
     }
 
+    /// Lets go of keys whose time is over.
+    pub(super) fn wear_out(&self, line: &Line, fib: &Fib) {
+        let Some((peer, session)) = protected(fib, line.address)
+            .and_then(|(peer, _)| peer.session.as_ref().map(|session| (peer, session)))
+        else {
+            return;
+        };
+        if session.tick(now()) {
+            let host = peer.name.as_str();
+            tracing::warn!(
+                host,
+                "its keys have sealed for as long as they may, and no handshake has brought new ones: packets to it go by QUIC \
+                 until one does"
+            );
+        }
+    }
+
     /// Dials for new keys if it is time.
     pub(super) fn dial_if_due(self: &Rc<Self>, line: &Rc<Line>, fib: &Fib) {
         let Some(session) = session(fib, line) else { return };
-        session.tick(now());
         if session.rekey_due(now()) && line.connection().is_some() {
             self.dial(line);
         }

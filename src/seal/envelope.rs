@@ -111,6 +111,14 @@ impl Sealing {
         self.since
     }
 
+    /// Whether it has had most of what it may: seven eighths of its time or of its packets. What is left is more than a
+    /// worker can use before it is taken away.
+    pub(super) fn is_worn(&self, now: Nanos) -> bool {
+        let most = |limit: u64| limit - limit / 8;
+        let (age, life) = (now.0.saturating_sub(self.since.0), self.until.0.saturating_sub(self.since.0));
+        age >= most(life) || self.packets().any(|packets| packets >= most(MOST_PACKETS))
+    }
+
     /// Packets sealed by each worker.
     pub fn packets(&self) -> impl Iterator<Item = u64> {
         self.workers.iter().map(|sender| sender.used.load(Relaxed))

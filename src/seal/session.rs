@@ -31,7 +31,8 @@ const SECOND: u64 = 1_000_000_000;
 pub struct Lifetime {
     /// A rekey is due after this time.
     pub rekey_after: u64,
-    /// Nothing is sealed by a key that is this old, whatever keeps the handshake from succeeding.
+    /// Nothing is sealed by a key that is this old, whatever keeps the handshake from succeeding; after seven eighths of it
+    /// the key is let go, so that packets take another way before they would be refused.
     pub seal_for: u64,
     /// An older epoch opens for so long after a newer one is in use: what was on its way arrives.
     pub open_for: u64,
@@ -176,9 +177,9 @@ impl Session {
         self.keys.store(Arc::new(Keys { sealing: Some(sealing), opening }));
     }
 
-    /// To be called now and then: lets go of what no longer opens, and activates what the peer seals by already (its word that
-    /// it has installed was lost).
-    pub fn tick(&self, now: Nanos) {
+    /// To be called now and then: lets go of what no longer opens or may soon not seal, and activates what the peer seals by
+    /// already (its word that it has installed was lost). Returns whether there was a key to seal by and is none from here on.
+    pub fn tick(&self, now: Nanos) -> bool {
         let keys = self.keys.load_full();
         let is_used =
             |epoch| keys.opening.iter().any(|opening| opening.epoch() == epoch && opening.is_used());
@@ -186,12 +187,18 @@ impl Session {
         if let Some(epoch) = pending.filter(|epoch| is_used(*epoch)) {
             self.activate(epoch, now);
         }
-        let _control = self.control();
+        let mut control = self.control();
         let keys = self.keys.load_full();
-        if keys.opening.iter().any(|opening| !opening.is_open(now)) {
-            let opening = keys.opening.iter().filter(|opening| opening.is_open(now)).cloned().collect();
-            self.keys.store(Arc::new(Keys { sealing: keys.sealing.clone(), opening }));
+        let is_worn = keys.sealing.as_ref().is_some_and(|sealing| sealing.is_worn(now));
+        if is_worn {
+            control.current = None;
         }
+        if is_worn || keys.opening.iter().any(|opening| !opening.is_open(now)) {
+            let opening = keys.opening.iter().filter(|opening| opening.is_open(now)).cloned().collect();
+            let sealing = keys.sealing.clone().filter(|_| !is_worn);
+            self.keys.store(Arc::new(Keys { sealing, opening }));
+        }
+        is_worn
     }
 
     /// Whether a handshake should be made: there is no key, or it has sealed or lived long enough.
@@ -523,6 +530,30 @@ mod tests {
         assert_eq!(seal(&pair.here, 0, b"c", START), Err(SealError::Exhausted));
         assert!(seal(&pair.there, 0, b"x", later(7199)).is_ok());
         assert_eq!(seal(&pair.there, 0, b"x", later(7200)), Err(SealError::Exhausted), "too old");
+    }
+
+    #[test]
+    fn a_key_that_no_handshake_replaces_goes_before_it_must_refuse() {
+        let mut pair = Pair::new();
+        pair.handshake(Aes256Gcm, START);
+        assert!(!pair.here.tick(later(6299)) && pair.here.keys().sealing().is_some());
+        assert!(pair.here.tick(later(6300)) && pair.here.keys().sealing().is_none());
+        assert!(!pair.here.tick(later(6301)), "told once");
+        assert!(pair.here.rekey_due(later(6301)) && pair.here.status(later(6301)).is_none());
+        let datagram = seal(&pair.there, 0, b"x", later(6301)).expect("keys");
+        assert!(open(&pair.here, &datagram, later(6301)).is_ok(), "what the peer still seals is opened");
+        pair.there.keys().sealing().expect("keys").use_up(MOST_PACKETS / 8 * 7 - 1);
+        assert!(!pair.there.tick(START));
+        seal(&pair.there, 1, b"x", START).expect("keys");
+        pair.there.keys().sealing().expect("keys").use_up(MOST_PACKETS / 8 * 7);
+        assert!(pair.there.tick(START), "by packets likewise");
+
+        // The next handshake has an epoch of its own, and brings keys back.
+        let epoch = pair.handshake(Aes256Gcm, later(6302));
+        assert_eq!(pair.here.status(later(6302)).map(|status| status.epoch), Some(epoch));
+        assert!(
+            open(&pair.there, &seal(&pair.here, 0, b"y", later(6302)).expect("keys"), later(6302)).is_ok()
+        );
     }
 
     #[test]
