@@ -1,56 +1,29 @@
-//! Encryption as pods, operators and eavesdroppers meet it: what passes, what the cable shows, who is kept out, and what
-//! survives restarts and new certificates.
+//! Encryption as pods, operators and eavesdroppers meet it: what passes, what the cable shows and what it is fed with, who is
+//! kept out. What changes over time is in tests/keys.rs.
 
 mod support;
 
 use std::io::Read as _;
+use std::net::UdpSocket;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hopsack::lab::Lab;
 use hopsack::lab::ping::{Ping, ping};
 use hopsack::lab::traffic::{Amount, Flow, Transfer};
-use hopsack::lab::{Lab, Options, Store};
 use hopsack::packet::Family;
 use hopsack::pki::Authority;
 use hopsack::sys::netns::in_netns;
-use socket2::{Domain, Protocol, Socket, Type};
-use support::{HOPSACK, Scrape, attempt, eventually, hopsack, json, run, text};
+use support::encrypted::{
+    READY, configure, lab, of_peer, pair, peers, reaches, start_again, started, within,
+};
+use support::wire::{Ear, Forger, Recorder, no_trains, tap};
+use support::{Scrape, attempt, eventually, hopsack, json, run, text};
 
-const READY: Duration = Duration::from_secs(15);
 const LIFE: Duration = Duration::from_secs(3600);
-
-/// A lab on an etcd of its own, with what each daemon's configuration gets in addition.
-fn lab(label: &str, hosts: u8, underlay: Family, config: &str) -> Lab {
-    let (extra_config, store) = (config.to_owned(), Store::Etcd { members: 1 });
-    let options = Options { hosts, underlay, extra_config, store, ..Options::unique(label, HOPSACK) };
-    Lab::create(options).expect("these tests need root, /dev/net/tun, etcd, ip and ping: run scripts/test")
-}
-
-fn started(lab: Lab) -> Lab {
-    lab.start().expect("all daemons are ready");
-    lab
-}
-
-fn peers(lab: &Lab, host: usize) -> serde_json::Value {
-    lab.daemon(host).ask(r#"{"command":"peers"}"#).expect("it answers")
-}
-
-/// One field of what a host says about another.
-fn of_peer(lab: &Lab, host: usize, peer: usize, field: &str) -> String {
-    let name = lab.host(peer).name.clone();
-    let list = peers(lab, host);
-    let found = list.as_array().expect("a list").iter().find(|entry| entry["name"] == name.as_str());
-    found.map_or("no such peer".into(), |entry| entry[field].as_str().unwrap_or_default().to_owned())
-}
-
-fn reaches(lab: &Lab, from: usize, to: usize) -> bool {
-    let pod = lab.pod(to);
-    let one = |address: std::net::IpAddr| ping(&lab.pod(from).netns, Ping::to(address)).expect("ping runs");
-    one(pod.v4.into()).is_whole() && one(pod.v6.into()).is_whole()
-}
 
 /// What ping fills its packets with.
 const MARK: &[u8] = b"MARKED-PAYLOAD-7";
@@ -75,15 +48,7 @@ struct Eavesdropper {
 
 impl Eavesdropper {
     fn on(lab: &Lab) -> Self {
-        // Where the hosts' cables meet, and no pod's.
-        let every_protocol = i32::from(0x0003_u16.to_be());
-        let open = move || {
-            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(every_protocol)))?;
-            socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-            Ok(socket)
-        };
-        let socket = in_netns(&lab.underlay_netns(), open).and_then(|result: std::io::Result<Socket>| result);
-        let mut socket = socket.expect("a packet socket");
+        let mut socket = tap(lab);
         let (frames, marked, stop) =
             (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let thread = std::thread::spawn({
@@ -192,48 +157,9 @@ fn the_eavesdropper_would_see_clear_packets() {
     assert_eq!(lab.daemon(1).status().expect("it answers")["encryption"], "none");
 }
 
-fn survives_kill_9(mode: &str) {
-    let lab =
-        started(lab(&format!("kill-{mode}"), 2, Family::V4, &format!("[security]\nmode = \"{mode}\"\n")));
-    let amount = Amount::Time(Duration::from_secs(120));
-    let flow = Flow { from: lab.pod(1), to: lab.pod(2), family: Family::V4, amount, verify: true };
-    let transfer = Transfer::start(flow).expect("TCP connects");
-    for host in [1, 2] {
-        let before = transfer.received();
-        eventually("bytes flow", || transfer.received() > before + 1_000_000);
-        lab.daemon(host).kill9().expect("killed");
-        lab.daemon(host).start().expect("started");
-        lab.daemon(host).wait_ready(READY).expect("ready");
-    }
-    let before = transfer.received();
-    eventually("bytes flow again", || transfer.received() > before + 1_000_000);
-    transfer.finish();
-    transfer.wait().expect("not one reset, not one wrong byte");
-}
-
-#[test]
-fn tcp_survives_kill_9_of_either_end_by_quic() {
-    survives_kill_9("quic");
-}
-
-#[test]
-fn tcp_survives_kill_9_of_either_end_sealed() {
-    survives_kill_9("sealed");
-}
-
-/// Gives a host a certificate of an authority, for its own name, and the other hosts' CA or its own.
+/// Gives a host a certificate of an authority, which it requires of others.
 fn certify(lab: &Lab, host: usize, folder: &Path, life: Duration) {
-    let name = lab.host(host).name.clone();
-    let authority = Authority::load(folder).expect("a CA");
-    let own = lab.host(host).directory.join("pki");
-    let [certificate, key] = authority.issue(&own, &name, life).expect("issued");
-    let ca = folder.join("ca.crt");
-    let security = format!(
-        "\n[security]\nmode = \"quic\"\nrequire = true\nca = {ca:?}\ncert = {certificate:?}\nkey = {key:?}\n"
-    );
-    let path = lab.daemon(host).config_path();
-    let config = std::fs::read_to_string(&path).expect("it is there");
-    std::fs::write(&path, config + &security).expect("written");
+    support::encrypted::certify(lab, host, folder, life, "mode = \"quic\"\nrequire = true");
 }
 
 #[test]
@@ -296,10 +222,13 @@ fn an_expired_certificate_gets_nothing_in() {
     assert!(refused.contains("own certificate is not valid"), "{refused}");
 }
 
-#[test]
-fn another_host_s_subnet_is_refused_and_its_user_is_named() {
-    let lab = started(lab("subnet", 3, Family::V4, "[security]\nmode = \"quic\"\n"));
+fn another_host_s_subnet_is_refused_and_its_user_is_named(mode: &str) {
+    let lab =
+        started(lab(&format!("subnet-{mode}"), 3, Family::V4, &format!("[security]\nmode = \"{mode}\"\n")));
     assert!(reaches(&lab, 3, 1), "the first packet waits for the connection");
+    if mode == "sealed" {
+        eventually("keys", || of_peer(&lab, 3, 1, "encryption").starts_with("sealed"));
+    }
     // A pod of host 3 that pretends to live on host 2.
     let forged = lab.host(2).subnet_v4.hosts().nth(77).expect("an address").to_string();
     let netns = &lab.pod(3).netns;
@@ -309,22 +238,26 @@ fn another_host_s_subnet_is_refused_and_its_user_is_named() {
     assert!(scrape.dropped("ingress", "spoofed_source") >= 5);
     let name = format!("host=\"{}\"", lab.host(3).name);
     let named = |line: &str| line.contains("not its own") && line.contains(&name);
-    assert!(lab.daemon(1).log().lines().any(named), "{}", lab.daemon(1).log());
+    eventually("it is named", || lab.daemon(1).log().lines().any(named));
+}
+
+#[test]
+fn another_host_s_subnet_by_quic() {
+    another_host_s_subnet_is_refused_and_its_user_is_named("quic");
+}
+
+#[test]
+fn another_host_s_subnet_sealed() {
+    another_host_s_subnet_is_refused_and_its_user_is_named("sealed");
 }
 
 #[test]
 fn plain_hosts_stay_reachable_unless_encryption_is_required() {
     let lab = lab("pairs", 3, Family::V4, "");
-    let configure = |host: usize, security: &str| {
-        let path = lab.daemon(host).config_path();
-        let config = std::fs::read_to_string(&path).expect("it is there");
-        let config = config.split("\n[security]").next().expect("a part").to_owned();
-        std::fs::write(&path, format!("{config}\n[security]\n{security}\n")).expect("written");
-    };
     lab.start().expect("ready");
     // Host after host, as an operator would.
     for host in [1, 2] {
-        configure(host, "mode = \"quic\"");
+        configure(&lab, host, "mode = \"quic\"");
         lab.daemon(host).terminate().expect("it ends");
         lab.daemon(host).start().expect("started");
         lab.daemon(host).wait_ready(READY).expect("ready");
@@ -335,7 +268,7 @@ fn plain_hosts_stay_reachable_unless_encryption_is_required() {
     assert_eq!(of_peer(&lab, 1, 3, "transport"), "udp");
     assert_eq!(of_peer(&lab, 3, 1, "transport"), "udp");
 
-    configure(1, "mode = \"quic\"\nrequire = true");
+    configure(&lab, 1, "mode = \"quic\"\nrequire = true");
     lab.daemon(1).terminate().expect("it ends");
     lab.daemon(1).start().expect("started");
     lab.daemon(1).wait_ready(READY).expect("ready");
@@ -346,58 +279,121 @@ fn plain_hosts_stay_reachable_unless_encryption_is_required() {
     assert!(unreachable.contains("does not encrypt"), "{status}");
 }
 
-fn rotates_under_tcp(mode: &str) {
-    let lab =
-        started(lab(&format!("rotate-{mode}"), 2, Family::V4, &format!("[security]\nmode = \"{mode}\"\n")));
-    let amount = Amount::Time(Duration::from_secs(120));
-    let flow = Flow { from: lab.pod(1), to: lab.pod(2), family: Family::V4, amount, verify: true };
-    let transfer = Transfer::start(flow).expect("TCP connects");
-    let handshakes =
-        || Scrape::of(&lab.host(2).netns).get("hopsack_quic_handshakes_total{result=\"authenticated\"}");
-    for host in [1, 2] {
-        let (bytes, before) = (transfer.received(), handshakes());
-        eventually("bytes flow", || transfer.received() > bytes + 1_000_000);
-        let state = lab.host(host).directory.join("state");
-        for name in ["node.crt", "node.key"] {
-            std::fs::remove_file(state.join(name)).expect("it was there");
-        }
-        let pid = lab.daemon(host).pid().expect("it runs").to_string();
-        run(&lab.host(host).netns, &["kill", "-HUP", &pid]);
-        eventually("another certificate", || lab.daemon(host).log().contains("shows another certificate"));
-        eventually("a handshake with it", || handshakes() > before);
-    }
-    let before = transfer.received();
-    eventually("bytes flow again", || transfer.received() > before + 1_000_000);
-    transfer.finish();
-    transfer.wait().expect("not one reset, not one wrong byte");
-    for host in 1..=2 {
-        let scrape = Scrape::of(&lab.host(host).netns);
-        for reason in ["unconnected", "cleartext"] {
-            assert_eq!(scrape.dropped("egress", reason) + scrape.dropped("ingress", reason), 0, "{reason}");
-        }
+/// Sends so many datagrams from a pod to another, not too fast for anybody.
+fn send(lab: &Lab, from: usize, to: usize, count: usize) {
+    let at = (lab.pod(from).v4, 0);
+    let socket = in_netns(&lab.pod(from).netns, move || UdpSocket::bind(at)).and_then(|bound| bound);
+    let socket = socket.expect("a socket");
+    for number in 0..count {
+        let payload = format!("datagram {number} {}", "x".repeat(400));
+        socket.send_to(payload.as_bytes(), (lab.pod(to).v4, Ear::PORT)).expect("sent");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
+/// Long enough for what was sent to arrive.
+const QUIET: Duration = Duration::from_millis(500);
+
 #[test]
-fn certificates_are_replaced_under_tcp_by_quic() {
-    rotates_under_tcp("quic");
+fn what_was_recorded_is_worth_nothing() {
+    let lab = pair("replay", "sealed", "");
+    assert!(reaches(&lab, 1, 2));
+    eventually("keys", || of_peer(&lab, 1, 2, "encryption").starts_with("sealed"));
+    no_trains(&lab, 1);
+    let (ear, forger) = (Ear::of(&lab, 2), Forger::of(&lab, 1, 2, 8285));
+    let scrape = || Scrape::of(&lab.host(2).netns);
+    let dropped = |reasons: &[&str]| {
+        let scrape = scrape();
+        reasons.iter().map(|reason| scrape.dropped("ingress", reason)).sum::<u64>()
+    };
+    // Feeds host 2 with datagrams that must all be dropped, for one of these reasons, and none else.
+    let feed = |datagrams: &[Vec<u8>], reasons: &[&str], what: &str| {
+        let (before, all) = (dropped(reasons), scrape().all_dropped("ingress"));
+        datagrams.iter().for_each(|datagram| forger.send(datagram));
+        let wanted = datagrams.len() as u64;
+        within(10, what, || dropped(reasons) >= before + wanted);
+        assert_eq!(scrape().all_dropped("ingress") - all, wanted, "{what}: each once");
+        assert_eq!(ear.count(QUIET), 0, "{what}: nothing gets in");
+    };
+
+    let recorder = Recorder::of(&lab, 1, 2, 8285);
+    send(&lab, 1, 2, 300);
+    assert_eq!(ear.count(QUIET), 300);
+    let recorded = recorder.stop();
+    let opened = scrape().get("hopsack_opened_datagrams_total");
+    assert!(
+        recorded.len() >= 20 && recorded.iter().all(|datagram| datagram[0] == 0x10),
+        "{}",
+        recorded.len()
+    );
+    let some: Vec<_> = recorded.iter().step_by(7).cloned().collect();
+    let backwards: Vec<_> = recorded.iter().rev().cloned().collect();
+    feed(&recorded, &["replayed"], "all");
+    feed(&some, &["replayed"], "some");
+    feed(&backwards, &["replayed"], "in another order");
+    assert_eq!(scrape().get("hopsack_opened_datagrams_total"), opened);
+
+    // The cable is cut while these are under way: they are new to host 2, and it takes each once, in whatever order.
+    let recorder = Recorder::of(&lab, 1, 2, 8285);
+    run(&lab.underlay_netns(), &["ip", "link", "set", "h2", "down"]);
+    send(&lab, 1, 2, 40);
+    run(&lab.underlay_netns(), &["ip", "link", "set", "h2", "up"]);
+    let held = recorder.stop();
+    assert!(ear.count(QUIET) == 0 && held.len() >= 20, "{}", held.len());
+    // A bit of each byte, of the header, of what is sealed, of the tag.
+    let whole = held.last().expect("one");
+    let flip = |(at, bit): (usize, usize)| {
+        let mut datagram = whole.clone();
+        datagram[at] ^= 1 << bit;
+        datagram
+    };
+    let flipped: Vec<_> = (0..whole.len()).map(|at| flip((at, at % 8))).collect();
+    let first: Vec<_> = (0..8).map(|bit| flip((0, bit))).collect();
+    let reasons = ["unauthentic", "no_key", "replayed", "malformed", "unknown_type", "cleartext"];
+    feed(&[flipped, first].concat(), &reasons, "flipped bits");
+    held.iter().rev().for_each(|datagram| forger.send(datagram));
+    assert_eq!(ear.count(QUIET), 40, "flipped bits have not spoilt the originals");
+    feed(&held, &["replayed"], "the same again");
+
+    // Another epoch is in force, and the old one still opens for what was on its way.
+    let handshake = || {
+        let before = of_peer(&lab, 2, 1, "encryption");
+        let pid = lab.daemon(1).pid().expect("it runs").to_string();
+        run(&lab.host(1).netns, &["kill", "-HUP", &pid]);
+        eventually("other keys", || of_peer(&lab, 2, 1, "encryption") != before);
+    };
+    handshake();
+    feed(&recorded, &["replayed"], "after a rekey");
+    // And one that has been forgotten.
+    (0..4).for_each(|_| handshake());
+    feed(&recorded, &["no_key"], "after five");
+
+    // A new process: it has no keys, then those of another handshake, perhaps of an epoch of the same number.
+    lab.daemon(2).kill9().expect("killed");
+    start_again(&lab, 2);
+    feed(&some, &["no_key", "unauthentic", "unknown_peer"], "after a restart");
+    eventually("pods reach each other", || reaches(&lab, 1, 2));
+    eventually("keys", || of_peer(&lab, 2, 1, "encryption").starts_with("sealed"));
+    feed(&recorded, &["no_key", "unauthentic"], "after a restart and a handshake");
+    feed(&held, &["no_key", "unauthentic"], "after a restart and a handshake");
 }
 
 #[test]
-fn certificates_are_replaced_under_tcp_sealed() {
-    rotates_under_tcp("sealed");
-}
-
-#[test]
-fn keys_are_replaced_every_two_seconds_under_tcp() {
-    let config = "[security]\nmode = \"sealed\"\nrekey_seconds = 2\n";
-    let lab = started(lab("rekey", 2, Family::V4, config));
-    let amount = Amount::Time(Duration::from_secs(120));
-    let flow = Flow { from: lab.pod(1), to: lab.pod(2), family: Family::V4, amount, verify: true };
-    let transfer = Transfer::start(flow).expect("TCP connects");
-    let rekeys = || Scrape::of(&lab.host(1).netns).get("hopsack_seal_rekeys_total");
-    let wanted = rekeys() + 3;
-    eventually("three changes of keys", || rekeys() >= wanted);
-    transfer.finish();
-    transfer.wait().expect("not one reset, not one wrong byte");
+fn what_was_recorded_of_quic_gets_nothing_in() {
+    let lab = pair("replay", "quic", "");
+    assert!(reaches(&lab, 1, 2));
+    no_trains(&lab, 1);
+    let (ear, forger) = (Ear::of(&lab, 2), Forger::of(&lab, 1, 2, 8286));
+    let recorder = Recorder::of(&lab, 1, 2, 8286);
+    send(&lab, 1, 2, 100);
+    assert_eq!(ear.count(QUIET), 100);
+    let recorded = recorder.stop();
+    assert!(recorded.len() >= 20, "{}", recorded.len());
+    let taken = || Scrape::of(&lab.host(2).netns).get("hopsack_ingress_packets_total");
+    let before = taken();
+    for datagram in recorded.iter().chain(recorded.iter().rev()) {
+        forger.send(datagram);
+    }
+    assert_eq!((ear.count(QUIET), taken()), (0, before));
+    assert!(reaches(&lab, 1, 2), "and does no harm");
 }

@@ -3,7 +3,9 @@
 //! Each test binary uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod encrypted;
 pub mod host;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
