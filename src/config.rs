@@ -251,7 +251,7 @@ pub struct Overlay {
 pub struct Dataplane {
     /// Which engine moves packets.
     pub engine: EngineChoice,
-    /// Its threads; `None`: as many as are good for this machine.
+    /// Its queues of the overlay device, each with a socket of its own; `None`: as many as are good for this machine.
     pub workers: Option<u8>,
     /// Whether the kernel may hand over and take super packets.
     pub offload: bool,

@@ -6,7 +6,7 @@
 //!
 //! A worker of the fast engines has a TUN queue, a receiving socket on the cluster's port, and a source port: a flow keeps
 //! its queue, a queue its source port, and a source port its receiving socket at the peer, so that no two threads ever
-//! carry packets of one flow in one direction.
+//! carry packets of one flow in one direction. Which thread serves which worker is [`crew`]'s matter.
 //!
 //! It knows nothing of leases, stores or configuration files, and never decides that the program should end: a worker
 //! that cannot go on says so through the callback that it was started with.
@@ -15,6 +15,7 @@
 
 mod batch;
 mod budget;
+mod crew;
 mod link;
 mod outbox;
 #[cfg(test)]
@@ -311,46 +312,44 @@ impl Engine {
     }
 
     fn spawn(&mut self, io: Io) -> io::Result<()> {
-        for (number, worker) in self.workers(io).into_iter().enumerate() {
+        for (name, start) in self.workers(io)? {
             let Failed(failed) = self.failed.clone();
-            let run = move || match catch_unwind(AssertUnwindSafe(worker)) {
+            let run = move || match catch_unwind(AssertUnwindSafe(start)) {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => failed(error),
                 Err(_) => failed(WorkerError::Panicked),
             };
-            self.threads.push(std::thread::Builder::new().name(format!("hopsack-w{number}")).spawn(run)?);
+            self.threads.push(std::thread::Builder::new().name(name).spawn(run)?);
         }
         Ok(())
     }
 
-    fn workers(&self, io: Io) -> Vec<Start> {
+    fn workers(&self, io: Io) -> io::Result<Vec<crew::Named>> {
         let (View { fib, accounts, side, .. }, rules) = (&self.view, self.rules);
+        let accounts = accounts.iter().cloned();
         let bulk = LastBulk::default();
         let spin = || Spin::new(rules.busy_poll_us, bulk.clone());
-        let others = || (self.stop.clone(), side.clone());
-        let accounts = accounts.iter().cloned();
+        // Half of the CPUs are the other direction's and the pods'.
+        let groups = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() / 2);
         match io {
-            Io::Simple(io) => accounts
-                .zip([io])
-                .map(|(account, io)| simple::Worker::new(io, rules.verify, fib.clone(), account, others()))
-                .map(|worker| Box::new(|| worker.run()) as Start)
-                .collect(),
-            Io::Batch(queues) => accounts
-                .zip(queues)
-                .enumerate()
-                .map(|(number, (account, io))| {
-                    batch::Worker::new(number, io, rules, fib.clone(), account, spin(), others())
-                })
-                .map(|worker| Box::new(|| worker.run()) as Start)
-                .collect(),
-            Io::Uring(queues) => accounts
-                .zip(queues)
-                .enumerate()
-                .map(|(number, (account, ends))| {
-                    uring::Worker::new(number, ends, rules, fib.clone(), account, spin(), others())
-                })
-                .map(|worker| Box::new(|| worker.run()) as Start)
-                .collect(),
+            Io::Simple(io) => {
+                let others = (self.stop.clone(), side.clone());
+                let worker = |account| simple::Worker::new(io, rules.verify, fib.clone(), account, others);
+                let worker = accounts.take(1).next().map(worker).ok_or(io::ErrorKind::InvalidInput)?;
+                Ok(vec![("hopsack-w0".to_owned(), Box::new(|| worker.run()))])
+            }
+            Io::Batch(queues) => {
+                let workers = accounts.zip(queues).enumerate().map(|(number, (account, io))| {
+                    batch::Worker::new(number, io, rules, fib.clone(), account, side.clone())
+                });
+                crew::threads(workers.collect(), groups, &self.stop, spin)
+            }
+            Io::Uring(queues) => {
+                let workers = accounts.zip(queues).enumerate().map(|(number, (account, ends))| {
+                    uring::Worker::new(number, ends, rules, fib.clone(), account, side.clone())
+                });
+                crew::threads(workers.collect(), groups, &self.stop, spin)
+            }
         }
     }
 

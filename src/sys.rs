@@ -6,6 +6,7 @@
 
 pub mod block;
 pub mod cpu;
+pub mod epoll;
 mod message;
 pub mod netns;
 pub mod process;

@@ -442,7 +442,7 @@ fn a_ring_reads_a_tun_in_order() {
     }
     let (mut seen, mut turns) = (0u32, 0);
     while seen < 100 {
-        ring.turn(Lot::default(), Lot::default(), &mut buffers, [MAX_FRAMES, 1]).expect("a turn");
+        ring.receive(&mut buffers, [MAX_FRAMES, 1]).expect("a turn");
         turns += 1;
         for frame in buffers.read() {
             let packet = &frame.expect("read")[VnetHeader::LEN..];

@@ -56,7 +56,7 @@ pub const KEYS: &[Key] = keys! {
     overlay.source_port, "overlay-source-port", "\"spread\" (one source port a worker) or \"fixed\" (the cluster's)";
     overlay.verify_source, "overlay-verify-source", "inner source must lie in the sender's \"subnet\", sender must be a \"peer\", or \"off\"";
     dataplane.engine, "dataplane-engine", "how packets are moved: \"auto\" (the best that runs here), \"uring\", \"batch\" or \"simple\"";
-    dataplane.workers, "dataplane-workers", "threads that move packets, or \"auto\" (2 where there are 2 CPUs); the simple engine has 1";
+    dataplane.workers, "dataplane-workers", "queues of the overlay device, each with a socket, or \"auto\" (4, or 1 on 1 CPU); the simple engine has 1";
     dataplane.offload, "dataplane-offload", "let the kernel hand over and take many packets as one; the simple engine cannot";
     dataplane.busy_poll_us, "dataplane-busy-poll-us", "microseconds to spin before sleeping, where packets come one after the other; 50 is a good one, 0 is off";
     security.mode, "security-mode", "encryption with hosts that encrypt too: \"none\", \"sealed\" (fast) or \"quic\" (standard)";

@@ -1,42 +1,47 @@
 //! The batch engine: offloads and many messages a call, on plain system calls. For kernels and containers that forbid
 //! io_uring, and the yardstick for it.
 //!
-//! A worker sleeps in poll(2); a turn reads the TUN until it is empty or the outbox is full, sends by sendmmsg with
-//! UDP_SEGMENT, receives by recvmmsg with UDP_GRO, and writes merged packets one write each (a TUN has no call for many).
+//! A turn reads the TUN, sends by sendmmsg with UDP_SEGMENT, receives by recvmmsg with UDP_GRO, and writes merged packets one
+//! write each (a TUN has no call for many).
 //!
 //! Functions stand in the order in which a packet meets them.
 
 use std::io;
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 
+use super::budget::Budget;
 use super::link::{Link, Replies};
 use super::outbox::Outbox;
-use super::wait::Spin;
-use super::{Account, Op, QueueIo, Rules, Side, WorkerError};
+use super::{Account, Op, QueueIo, Rules, Side, WorkerError, crew};
 use crate::forward::{Arrival, DropReason, Frame, Gate, ToTun, VerifySource, egress, ingress};
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
 use crate::packet::icmp::Nanos;
 use crate::packet::{IpPacket, VnetHeader};
 use crate::route::Fib;
-use crate::sys::{Event, now, udp};
+use crate::sys::{now, udp};
 
-/// Reads of the TUN, or receives, before the other direction gets its turn.
-const BURST: usize = 64;
+/// Reads of the TUN in a turn at most.
+const MAX_READS: usize = 64;
 /// One read takes a super packet of any length and its header.
 pub(super) const READ_BUFFER: usize = (VnetHeader::LEN + 40 + 65_535).next_multiple_of(64);
 
+/// What the batch engine's threads serve.
 pub(super) struct Worker {
     link: Link,
     receive: UdpSocket,
+    /// For frames and for messages.
+    budgets: [Budget; 2],
     fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
     verify: VerifySource,
-    spin: Spin,
-    stop: Arc<Event>,
     side: Arc<Side>,
+}
+
+/// What a thread has for all its workers.
+pub(super) struct Tools {
     outbox: Outbox,
     coalescer: Coalescer,
     receiver: udp::Receiver,
@@ -51,18 +56,25 @@ impl Worker {
         rules: Rules,
         fib: Arc<ArcSwap<Fib>>,
         account: Arc<Account>,
-        spin: Spin,
-        (stop, side): (Arc<Event>, Arc<Side>),
+        side: Arc<Side>,
     ) -> Self {
         Self {
             link: Link::new(io.tun, io.send, account, rules.offload, number),
             receive: io.receive,
+            budgets: [Budget::new(MAX_READS), Budget::new(udp::RECEIVE_BATCH)],
             fib: Cache::new(fib),
             verify: rules.verify,
-            spin,
-            stop,
             side,
-            outbox: Outbox::new(number, udp::max_segments()),
+        }
+    }
+}
+
+impl crew::Worker for Worker {
+    type Tools = Tools;
+
+    fn tools() -> Tools {
+        Tools {
+            outbox: Outbox::new(udp::max_segments()),
             coalescer: Coalescer::new(RUNS).with_udp_segments(udp::max_segments()),
             receiver: udp::Receiver::new(udp::RECEIVE_BATCH),
             gate: Gate::default(),
@@ -70,72 +82,87 @@ impl Worker {
         }
     }
 
-    /// Turns until told to stop.
-    pub(super) fn run(mut self) -> Result<(), WorkerError> {
-        loop {
-            let Self { link, receive, stop, spin, .. } = &mut self;
-            let ends = [link.tun.as_fd(), receive.as_fd(), stop.as_fd()];
-            let [tun, socket, stop] = spin
-                .wait(ends, now(), &link.account.counters)
-                .map_err(|error| WorkerError::System { call: "poll", error })?;
-            if stop {
-                return Ok(());
-            }
-            link.account.counters.turns.add(1);
-            let now = now();
-            if tun {
-                self.outbound(now)?;
-            }
-            if socket {
-                self.inbound(now);
-            }
-        }
+    fn ends(&self) -> [BorrowedFd<'_>; 2] {
+        [self.link.tun.as_fd(), self.receive.as_fd()]
     }
 
-    /// From the TUN to the network, until it has nothing more or the other side is due.
-    fn outbound(&mut self, now: Nanos) -> Result<(), WorkerError> {
-        let Self { link, fib, spin, outbox, buffer, side, .. } = self;
-        let (fib, mut bytes) = (fib.load(), 0);
-        for _ in 0..BURST {
-            if outbox.is_tight() {
-                break;
-            }
+    fn budgets(&self) -> &[Budget; 2] {
+        &self.budgets
+    }
+
+    fn budgets_mut(&mut self) -> &mut [Budget; 2] {
+        &mut self.budgets
+    }
+
+    fn account(&self) -> &Account {
+        &self.link.account
+    }
+
+    fn turn(&mut self, tools: &mut Tools) -> Result<usize, WorkerError> {
+        let (now, mut bytes) = (now(), 0);
+        self.link.account.counters.turns.add(1);
+        let [frames, messages] = self.budgets.each_ref().map(Budget::next);
+        if frames > 0 {
+            bytes += self.outbound(tools, frames, now)?;
+        }
+        if messages > 0 {
+            bytes += self.inbound(tools, messages, now);
+        }
+        Ok(bytes)
+    }
+}
+
+impl Worker {
+    /// From the TUN to the network, so many reads at most. Returns how many bytes they brought.
+    fn outbound(&mut self, tools: &mut Tools, most: usize, now: Nanos) -> Result<usize, WorkerError> {
+        let Self { link, budgets: [budget, _], fib, side, .. } = self;
+        let Tools { outbox, buffer, .. } = tools;
+        let (fib, mut count, mut bytes) = (fib.load(), 0, 0);
+        let send = |link: &mut Link, outbox: &mut Outbox| {
+            outbox.seal(link.worker, fib, now, &link.account.counters);
+            link.send(outbox.block(), fib, now);
+            outbox.clear();
+        };
+        while count < most {
             link.account.counters.system_calls.add(1);
             let length = match link.tun.read(buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(WorkerError::of_read(error)),
             };
-            bytes += length as u64;
+            (count, bytes) = (count + 1, bytes + length);
+            if outbox.is_tight() {
+                send(link, outbox);
+            }
             let Link { tun, account, forwarder, .. } = &mut *link;
             account.counters.tun_reads.add(1);
             let (frame, mut replies) = (Frame::Virtio(&buffer[..length]), Replies { tun, account });
             egress(fib, frame, now, forwarder, &account.counters, outbox, &mut replies);
         }
-        spin.moved(bytes, now);
-        outbox.seal(fib, now, &link.account.counters);
-        link.send(outbox.block(), fib, now);
-        outbox.clear();
+        send(link, outbox);
         outbox.hand_over(side, &link.account);
-        Ok(())
+        budget.brought(count, bytes, now);
+        Ok(bytes)
     }
 
     /// From the network to the TUN, likewise.
-    fn inbound(&mut self, now: Nanos) {
-        let Self { link, receive, fib, verify, spin, coalescer, receiver, gate, .. } = self;
+    fn inbound(&mut self, tools: &mut Tools, most: usize, now: Nanos) -> usize {
+        let Self { link, receive, budgets: [_, budget], fib, verify, .. } = self;
+        let Tools { coalescer, receiver, gate, .. } = tools;
         let (fib, account) = (fib.load(), link.account.clone());
         let counters = &account.counters;
         counters.system_calls.add(1);
-        let count = match receiver.receive(receive) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) => return account.error(Op::UdpReceive, &error),
-        };
+        let count = receiver.receive(receive, most).unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::WouldBlock {
+                account.error(Op::UdpReceive, &error);
+            }
+            0
+        });
         gate.at(now);
         let (mut inbox, mut bytes) = (Inbox { coalescer, link, now }, 0);
         for index in 0..count {
             let received = receiver.get(index);
-            bytes += received.train.bytes.len() as u64;
+            bytes += received.train.bytes.len();
             counters.udp_receives.add(1);
             counters.udp_datagrams.add(received.train.count());
             let Some(from) = received.from else {
@@ -146,7 +173,8 @@ impl Worker {
             ingress(fib, arrival, *verify, gate, counters, &mut inbox);
         }
         inbox.flush();
-        spin.moved(bytes, now);
+        budget.brought(count, bytes, now);
+        bytes
     }
 }
 

@@ -67,7 +67,7 @@ pub(super) struct Link {
     merge_udp: bool,
     scratch: Box<[u8]>,
     /// Whose keys seal: the number of the worker.
-    worker: usize,
+    pub(super) worker: usize,
     /// What had to be sealed again.
     sealed: Box<[u8]>,
 }

@@ -63,8 +63,6 @@ pub(super) struct Outbox {
     segments: usize,
     /// What others carry.
     diverted: Vec<Parcel>,
-    /// Whose keys seal: the number of the worker.
-    worker: usize,
 }
 
 /// A part that may grow.
@@ -94,8 +92,8 @@ enum Place {
 }
 
 impl Outbox {
-    /// For the worker of a number, and a kernel that takes so many `segments` in one send.
-    pub(super) fn new(worker: usize, segments: usize) -> Self {
+    /// For a kernel that takes so many `segments` in one send.
+    pub(super) fn new(segments: usize) -> Self {
         Self {
             block: Block::new(vec![0; BLOCK].into()),
             used: 0,
@@ -104,7 +102,6 @@ impl Outbox {
             place: Place::Scratch,
             segments,
             diverted: Vec::new(),
-            worker,
         }
     }
 
@@ -115,15 +112,15 @@ impl Outbox {
         }
     }
 
-    /// Seals what is for peers whose packets are sealed; without a key for it, it is dropped. To be called with the table that has
+    /// Seals what is for peers whose packets are sealed, by the keys of a worker; without a key for it, it is dropped. To be called with the table that has
     /// sent the packets this way, before another is in force and before the block is handed on.
-    pub(super) fn seal(&mut self, fib: &Fib, now: Nanos, counters: &Counters) {
+    pub(super) fn seal(&mut self, worker: usize, fib: &Fib, now: Nanos, counters: &Counters) {
         if !fib.seals() {
             return;
         }
         self.lanes.clear();
         let sealed = self.block.parts().iter().filter(|part| part.sealed).map(|part| part.at + part.len);
-        let (worker, mut used) = (self.worker, sealed.max().unwrap_or(PLAIN));
+        let mut used = sealed.max().unwrap_or(PLAIN);
         self.block.retain(|memory, part| {
             if part.sealed {
                 return true;
@@ -392,7 +389,7 @@ mod tests {
 
     /// Pushes trains of so many bytes and such a stride for such hosts.
     fn filled(pushes: &[(u8, usize, usize)]) -> Outbox {
-        let mut outbox = Outbox::new(0, SEGMENTS);
+        let mut outbox = Outbox::new(SEGMENTS);
         for (number, (host, bytes, stride)) in pushes.iter().enumerate() {
             assert!(!outbox.is_tight());
             let peer = peer(*host);
@@ -536,7 +533,7 @@ mod tests {
     #[test]
     fn marks_are_not_spread_and_not_lost() {
         let parts = |host: u8, pushes: &[(usize, Ecn)]| -> Vec<(u64, Ecn)> {
-            let (mut outbox, peer) = (Outbox::new(0, SEGMENTS), peer(host));
+            let (mut outbox, peer) = (Outbox::new(SEGMENTS), peer(host));
             for (bytes, ecn) in pushes {
                 let load = Load { ecn: *ecn, ..load(*bytes, *bytes) };
                 outbox.room(Some(&peer), load).fill(0x45);
@@ -553,7 +550,7 @@ mod tests {
 
     #[test]
     fn newer_kernels_take_longer_trains() {
-        let mut outbox = Outbox::new(0, 2 * SEGMENTS);
+        let mut outbox = Outbox::new(2 * SEGMENTS);
         for _ in 0..130 {
             outbox.room(Some(&peer(3)), load(40, 40)).fill(0x45);
             outbox.push(&peer(3), load(40, 40));
@@ -564,7 +561,7 @@ mod tests {
 
     #[test]
     fn full_and_open_parts_are_told() {
-        let mut outbox = Outbox::new(0, SEGMENTS);
+        let mut outbox = Outbox::new(SEGMENTS);
         let (peer, mut reads) = (peer(3), 0);
         while !outbox.is_tight() {
             // The most parts that one read can make.
@@ -584,7 +581,7 @@ mod tests {
     fn the_longest_trains_of_small_packets_fit_when_bundled() {
         let peer = peer(2);
         for stride in (21..=487).chain([29, 366, 367]) {
-            let mut outbox = Outbox::new(0, SEGMENTS);
+            let mut outbox = Outbox::new(SEGMENTS);
             while !outbox.is_tight() {
                 let bytes = SPLIT_BUFFER / stride * stride;
                 outbox.room(Some(&peer), load(bytes, stride)).fill(0x45);

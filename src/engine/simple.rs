@@ -130,7 +130,7 @@ impl Worker {
         gate.at(now());
         for _ in 0..BURST {
             counters.system_calls.add(1);
-            match receiver.receive(socket) {
+            match receiver.receive(socket, 1) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => return account.error(Op::UdpReceive, &error),

@@ -1,4 +1,4 @@
-//! How a worker waits for the next packet: asleep in poll(2), or spinning for a while before, since to wake a CPU takes
+//! How a thread waits for the next packet: asleep in epoll_wait(2), or spinning for a while before, since to wake a CPU takes
 //! longer than to carry a packet (DATAPLANE.md §4.7).
 //!
 //! A spin pays only if the next packet comes within the window. So it begins after waits that were short but for the time
@@ -7,15 +7,14 @@
 //! CPU is offered to whoever else wants it, the application above all.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::yield_now;
 use std::time::Duration;
 
-use crate::forward::Counters;
 use crate::packet::icmp::Nanos;
-use crate::sys::{Interest, now, poll};
+use crate::sys::epoll::Epoll;
+use crate::sys::now;
 
 /// Windows that a wait may have lasted to count as short: a sleep has the waking of this CPU and the peer's in it, up to
 /// three of them, which a spin on both sides takes away.
@@ -24,7 +23,7 @@ const SHORT: u64 = 4;
 const STREAK: u32 = 2;
 const MAX_STREAK: u32 = 64;
 /// Bytes that one turn brings only of bulk.
-const BULK: u64 = 16 * 1024;
+const BULK: usize = 16 * 1024;
 /// How long bulk is remembered: longer than a turn takes.
 const REST: u64 = 10_000_000;
 
@@ -32,7 +31,7 @@ const REST: u64 = 10_000_000;
 #[derive(Debug, Clone, Default)]
 pub(super) struct LastBulk(Arc<AtomicU64>);
 
-/// Of one worker.
+/// Of one thread.
 #[derive(Debug)]
 pub(super) struct Spin {
     /// In nanoseconds; 0: never.
@@ -56,33 +55,29 @@ impl Spin {
         }
     }
 
-    /// Waits from `start` on until something can be read, and says where.
-    pub(super) fn wait<const N: usize>(
+    /// Waits from `start` on with `look`, which waits for so long (`None`: for ever) and says whether there is anything.
+    /// Returns whether it has spun.
+    pub(super) fn wait(
         &mut self,
-        ends: [BorrowedFd<'_>; N],
+        epoll: &mut Epoll,
         start: Nanos,
-        counters: &Counters,
-    ) -> io::Result<[bool; N]> {
-        let look = |time| {
-            counters.system_calls.add(1);
-            poll(ends.map(|end| (end, Interest::Read)), time)
-        };
-        let mut ready = [false; N];
-        if let Some(until) = self.until(start) {
-            counters.busy_polls.add(1);
-            while !ready.contains(&true) && now() < until {
+        mut look: impl FnMut(&mut Epoll, Option<Duration>) -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        let (mut is_there, until) = (false, self.until(start));
+        if let Some(until) = until {
+            while !is_there && now() < until {
                 yield_now();
-                ready = look(Some(Duration::ZERO))?;
+                is_there = look(epoll, Some(Duration::ZERO))?;
             }
-            self.spun(ready.contains(&true));
+            self.spun(is_there);
         }
-        if !ready.contains(&true) {
-            ready = look(None)?;
+        if !is_there {
+            look(epoll, None)?;
         }
         if self.window > 0 {
             self.waited(start, now());
         }
-        Ok(ready)
+        Ok(until.is_some())
     }
 
     /// Until when to spin before the next sleep, which begins `now`.
@@ -109,7 +104,7 @@ impl Spin {
     }
 
     /// A turn moved so many bytes.
-    pub(super) fn moved(&self, bytes: u64, now: Nanos) {
+    pub(super) fn moved(&self, bytes: usize, now: Nanos) {
         if self.window > 0 && bytes >= BULK {
             self.bulk.0.store(now.0, Ordering::Relaxed);
         }

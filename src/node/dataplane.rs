@@ -44,8 +44,8 @@ pub(super) fn choose(config: &Dataplane, capabilities: &Capabilities) -> Result<
             Err(error) => (Kind::Batch, no_ring(error)),
         },
     };
-    // Four keep a ping out of a bulk transfer's queue three times in four, two only every second time; more than that
-    // scatter small packets over more and smaller batches (benches/README.md).
+    // A worker is a queue, which threads share. Four keep a ping out of a bulk transfer's queue three times in four, two only
+    // every second time; more than that scatter small packets over more and smaller batches (benches/README.md).
     let several = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
     let auto = if several { 4 } else { 1 };
     if kind == Kind::Batch && config.engine == EngineChoice::Uring {

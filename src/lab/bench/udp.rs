@@ -145,7 +145,7 @@ where
     while !stop.load(Ordering::Relaxed) {
         let ready = poll(interests, Some(Duration::from_millis(10)))?;
         for (socket, _) in sockets.iter().zip(ready).filter(|(_, ready)| *ready) {
-            match receiver.receive(socket.borrow()) {
+            match receiver.receive(socket.borrow(), udp::RECEIVE_BATCH) {
                 Ok(taken) => received.fetch_add(taken as u64, Ordering::Relaxed),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                     continue;

@@ -117,6 +117,10 @@ impl Buffers {
     }
 }
 
+// SAFETY: the pointers in `incoming` are written and used within one turn, which borrows the buffers; none stands for anything
+// between two turns, so that they may move to another thread with it.
+unsafe impl Send for Buffers {}
+
 impl std::fmt::Debug for Buffers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Buffers").field("size", &self.size).finish_non_exhaustive()

@@ -79,12 +79,13 @@ impl Receiver {
         Self { memory: vec![0; count * SLOT].into(), messages: (0..count).map(|_| message()).collect() }
     }
 
-    /// Receives what there is, as many messages as it was made for. Says how many; WouldBlock if there is none.
-    pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+    /// Receives what there is, `most` messages or as many as it was made for. Says how many; WouldBlock if there is none.
+    pub fn receive(&mut self, socket: &UdpSocket, most: usize) -> io::Result<usize> {
+        let most = most.min(self.messages.len());
         // SAFETY: iovec and mmsghdr are made of plain integers and pointers, for which zero is a value.
         let (mut vectors, mut headers): ([libc::iovec; RECEIVE_BATCH], [libc::mmsghdr; RECEIVE_BATCH]) =
             unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-        let slots = self.memory.chunks_exact_mut(SLOT).zip(self.messages.iter_mut());
+        let slots = self.memory.chunks_exact_mut(SLOT).zip(self.messages.iter_mut()).take(most);
         for (((slot, message), vector), header) in slots.zip(&mut vectors).zip(&mut headers) {
             *vector = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() };
             header.msg_hdr.msg_iov = vector;
@@ -94,7 +95,7 @@ impl Receiver {
             header.msg_hdr.msg_control = message.control.as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = CONTROL_LEN as _;
         }
-        let length = libc::c_uint::try_from(self.messages.len()).unwrap_or(0);
+        let length = libc::c_uint::try_from(most).unwrap_or(0);
         // SAFETY: each of the first `length` headers points to a vector, name and control room of its own, and each vector to a slot of its own;
         // all live across the call and are writable through `self` and the local arrays.
         let count = unsafe {
@@ -153,11 +154,14 @@ mod tests {
         let (from, to) = pair();
         let mut receiver = Receiver::new(RECEIVE_BATCH);
         assert_eq!(send(&from, &to, 44 * 1472 + 700, 1472).expect("sent"), 1);
-        assert_eq!(receiver.receive(&to).expect("received"), 1);
+        assert_eq!(receiver.receive(&to, RECEIVE_BATCH).expect("received"), 1);
         let received = receiver.get(0);
         assert_eq!(received.from, Some(from.local_addr().expect("bound")));
         assert_eq!((received.train.bytes.len(), received.train.stride), (44 * 1472 + 700, 1472));
-        assert_eq!(receiver.receive(&to).expect_err("empty").kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            receiver.receive(&to, RECEIVE_BATCH).expect_err("empty").kind(),
+            io::ErrorKind::WouldBlock
+        );
     }
 
     /// Kernel contract: what one send takes.
@@ -186,7 +190,7 @@ mod tests {
                     let to_address = to.local_addr().expect("bound");
                     let part = Part { ecn, ..Part::train(0, 1000, stride, to_address) };
                     assert_eq!(send_many(&from, &[7; 1000], &[part]).expect("sent"), 1);
-                    assert_eq!(receiver.receive(&to).expect("received"), 1);
+                    assert_eq!(receiver.receive(&to, RECEIVE_BATCH).expect("received"), 1);
                     let received = receiver.get(0);
                     assert_eq!((received.ecn, received.train.stride), (ecn, stride), "{host}");
                     assert_eq!(received.train.bytes.len(), 1000);
@@ -204,7 +208,7 @@ mod tests {
         assert_eq!(send_many(&from, &memory, &parts).expect("sent"), SEND_BATCH);
         assert_eq!(send_many(&from, &memory, &parts[SEND_BATCH..]).expect("sent"), 36);
         let (mut receiver, mut seen) = (Receiver::new(RECEIVE_BATCH), Vec::new());
-        while let Ok(count) = receiver.receive(&to) {
+        while let Ok(count) = receiver.receive(&to, RECEIVE_BATCH) {
             for index in 0..count {
                 seen.extend(receiver.get(index).train.datagrams().map(|datagram| datagram[0]));
             }
