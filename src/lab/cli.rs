@@ -69,7 +69,7 @@ enum LabCommand {
         #[arg(last = true, required = true, value_name = "CMD")]
         command: Vec<String>,
     },
-    /// Show it all in a minute: ping, TCP, routes, a daemon killed and started again. Leaves nothing.
+    /// Show it all in a minute: ping, TCP, routes, a daemon killed and started again, encryption turned on. Leaves nothing.
     ///
     /// The exit code is 0 only if every step held. Ctrl-C ends it early and leaves nothing either.
     Demo(DemoArgs),

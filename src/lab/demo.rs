@@ -1,21 +1,23 @@
 //! The demo: what an overlay is for, shown in a minute and on one screen.
 //!
 //! Three hosts come up, all pods ping each other, TCP moves between two of them, one daemon is killed while packets flow
-//! and started again, and everything is removed. Invariant: [`run`] returns `Ok` only if every step held, and whichever
+//! and started again, two hosts begin to encrypt, and everything is removed. Invariant: [`run`] returns `Ok` only if every step held, and whichever
 //! way it returns, the lab is gone.
+
+mod cable;
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::ping::{Ping, Pinger, ping};
 use super::traffic::{Amount, Flow, Transfer};
-use super::{Interrupt, Lab, LabError, Options};
+use super::{Interrupt, Lab, LabError, Options, READY, Store};
 use crate::packet::Family;
 use crate::sys::process::own_session;
+use cable::{TIMES, WORDS, overhear};
 
 /// The matrix of pings has to fit a screen.
 pub const MAX_HOSTS: u8 = 9;
@@ -92,12 +94,16 @@ fn steps(
 
     for command in ["routes", "status"] {
         show.step(&format!("hopsack {command}, asked on h1"))?;
-        let told = tell(&lab.options().binary, command, &lab.daemon(1).config_path())?;
+        let told = tell(lab, &[command])?;
         show.result("")?;
         show.block(&told)?;
     }
     interrupt.check()?;
-    kill_and_restart(lab, interrupt, family, show)
+    kill_and_restart(lab, interrupt, family, show)?;
+    // In a cluster file somebody has to write down what a lease tells by itself; and who encrypts from the start has shown it.
+    let can_turn_on = matches!(lab.options().store, Store::Etcd { .. });
+    let encrypts = lab.options().extra_config.contains("[security]");
+    if can_turn_on && !encrypts { encrypt(lab, interrupt, show) } else { Ok(()) }
 }
 
 /// Kills h2's daemon while p1 talks to p2, starts it again, and counts.
@@ -169,6 +175,57 @@ fn kill_and_restart(
     hold(daemon.pid().is_some() && daemon.pid() != first, || "the daemon of h2 was not replaced".into())
 }
 
+/// Turns on encryption between h1 and h2 while TCP runs, with somebody on the cable before and after.
+fn encrypt(lab: &Lab, interrupt: &Interrupt, show: &mut Show<'_>) -> Result<(), LabError> {
+    show.step(&format!("send {WORDS:?} from p1 to p2, and listen on the cable"))?;
+    let clear = overhear(lab, interrupt)?;
+    show.result(&clear.to_string())?;
+    hold(clear.arrived == TIMES && clear.shown > 0, || "the cable was not listened to".into())?;
+
+    show.step("security.mode = \"sealed\" on h1, then on h2; restart each while TCP runs")?;
+    let amount = Amount::Time(Duration::from_secs(120));
+    let flow = Flow { from: lab.pod(1), to: lab.pod(2), family: Family::V4, amount, verify: true };
+    let transfer = Transfer::start(flow)?;
+    for daemon in [lab.daemon(1), lab.daemon(2)] {
+        let path = daemon.config_path();
+        let what = || LabError::io(format!("write {}", path.display()));
+        let config = std::fs::read_to_string(&path).map_err(what())?;
+        std::fs::write(&path, config + "\n[security]\nmode = \"sealed\"\n").map_err(what())?;
+        daemon.terminate()?;
+        daemon.start()?;
+        daemon.wait_ready(READY)?;
+    }
+    let begin = Instant::now();
+    let question = format!(r#"{{"command":"explain","address":"{}"}}"#, lab.pod(2).v4);
+    while lab.daemon(1).ask(&question)?["keys"].is_null() && begin.elapsed() < READY {
+        interrupt.sleep(TICK)?;
+    }
+    let (sealed, before) = (begin.elapsed(), transfer.received());
+    while transfer.received() == before && !transfer.is_done() && begin.elapsed() < READY {
+        interrupt.sleep(TICK)?;
+    }
+    transfer.finish();
+    let moved = transfer.wait()?;
+    show.result(&format!("keys {:.0} ms after the second start", sealed.as_secs_f64() * 1e3))?;
+    let (mb, stall) = (moved.bytes / 1_000_000, moved.longest_stall.as_secs_f64());
+    show.block(&format!(
+        "TCP     the same connection, {mb} MB, stood still for {stall:.2} s, 0 bytes wrong"
+    ))?;
+
+    show.step("send it again")?;
+    let sealed = overhear(lab, interrupt)?;
+    show.result(&sealed.to_string())?;
+    hold(sealed.arrived == TIMES && sealed.frames > 0, || "the words did not arrive".into())?;
+    hold(sealed.shown == 0, || "the cable shows what should be sealed".into())?;
+    for command in [&["peers"][..], &["explain", &lab.pod(2).v4.to_string()]] {
+        show.step(&format!("hopsack {}, asked on h1", command.join(" ")))?;
+        let told = tell(lab, command)?;
+        show.result("")?;
+        show.block(&told)?;
+    }
+    Ok(())
+}
+
 /// All pairs, both families, at the same time. Returns the table, and pings answered and asked.
 fn ping_matrix(lab: &Lab) -> Result<(String, u32, u32), LabError> {
     let pods: Vec<_> = lab.hosts().iter().map(|host| &host.pod).collect();
@@ -203,13 +260,13 @@ fn ping_matrix(lab: &Lab) -> Result<(String, u32, u32), LabError> {
     Ok((table, answered, asked))
 }
 
-/// What an operator's command prints.
-fn tell(binary: &Path, command: &str, config: &Path) -> Result<String, LabError> {
-    let mut hopsack = Command::new(binary);
-    hopsack.arg(command).arg("--config").arg(config).stdin(Stdio::null());
-    let output =
-        own_session(&mut hopsack).output().map_err(LabError::io(format!("run hopsack {command}")))?;
-    super::programs::succeed(&format!("hopsack {command}"), &output)?;
+/// What an operator's command prints on h1.
+fn tell(lab: &Lab, command: &[&str]) -> Result<String, LabError> {
+    let mut hopsack = Command::new(&lab.options().binary);
+    hopsack.args(command).arg("--config").arg(lab.daemon(1).config_path()).stdin(Stdio::null());
+    let said = format!("hopsack {}", command.join(" "));
+    let output = own_session(&mut hopsack).output().map_err(LabError::io(format!("run {said}")))?;
+    super::programs::succeed(&said, &output)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
