@@ -23,6 +23,7 @@ mod rig;
 mod system;
 mod udp;
 mod underlay;
+mod wireguard;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -31,7 +31,7 @@ pub(super) fn require(program: &'static str, package: &'static str) -> Result<()
     if installed(program) { Ok(()) } else { Err(LabError::Missing { program, package }) }
 }
 
-fn installed(program: &str) -> bool {
+pub(super) fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }

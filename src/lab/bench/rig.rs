@@ -16,6 +16,7 @@ use super::super::{Host, Lab, LabError, Pod, READY, Store, daemon, programs};
 use super::awake::Awake;
 use super::flannel::{self, Flanneld};
 use super::system::{Carrier, System};
+use super::wireguard::{Program, WireGuard};
 use crate::sys::netns::in_netns;
 
 /// Limit of super packets that pods send, in bytes, for all systems alike: what hopsack's CNI part sets. It is at most 44
@@ -46,6 +47,7 @@ pub(super) struct Rig<'a> {
     congestion_control: String,
     active: Option<System>,
     flannelds: Vec<Flanneld>,
+    wireguards: Vec<WireGuard>,
     awake: Option<Awake>,
 }
 
@@ -68,7 +70,15 @@ impl<'a> Rig<'a> {
             flannel::configure(lab)?;
         }
         let congestion_control = congestion_control(lab.pod(1)).map_err(LabError::io("choose cubic"))?;
-        Ok(Self { lab, plain, congestion_control, active: None, flannelds: Vec::new(), awake })
+        Ok(Self {
+            lab,
+            plain,
+            congestion_control,
+            active: None,
+            flannelds: Vec::new(),
+            wireguards: Vec::new(),
+            awake,
+        })
     }
 
     /// What the sender of each TCP stream has to use.
@@ -98,6 +108,7 @@ impl<'a> Rig<'a> {
             Carrier::Raw => self.in_pairs(raw),
             Carrier::Vxlan => self.in_pairs(vxlan),
             Carrier::Flannel => self.start_flannelds(),
+            Carrier::WireGuard(program) => self.start_wireguards(program),
             Carrier::Hopsack(config) => self.start_daemons(config),
         };
         let refusal = refusal.and_then(|()| self.wait_for_a_packet(system));
@@ -116,6 +127,7 @@ impl<'a> Rig<'a> {
     pub(super) fn deactivate(&mut self) -> Result<(), LabError> {
         let Some(system) = self.active.take() else { return Ok(()) };
         self.flannelds.clear();
+        self.wireguards.clear();
         for (host, number) in self.lab.hosts().iter().zip(1..) {
             match system.carrier() {
                 Carrier::Raw => {
@@ -126,7 +138,7 @@ impl<'a> Rig<'a> {
                 Carrier::Vxlan => {
                     programs::ip_batch(Some(&host.netns), "link del flannel.1\n", true).or_else(forgive)?;
                 }
-                Carrier::Flannel => {}
+                Carrier::Flannel | Carrier::WireGuard(_) => {}
                 Carrier::Hopsack(_) => {
                     self.lab.daemon(number).terminate()?;
                 }
@@ -138,7 +150,8 @@ impl<'a> Rig<'a> {
     /// The daemons' processes, if the active system has any.
     pub(super) fn daemons(&self) -> Vec<u32> {
         let ours = (1..=self.lab.hosts().len()).filter_map(|number| self.lab.daemon(number).pid());
-        ours.chain(self.flannelds.iter().map(Flanneld::pid)).collect()
+        let theirs = self.flannelds.iter().map(Flanneld::pid);
+        ours.chain(theirs).chain(self.wireguards.iter().map(WireGuard::pid)).collect()
     }
 
     fn other(&self, host: &Host) -> &'a Host {
@@ -172,6 +185,15 @@ impl<'a> Rig<'a> {
         Ok(())
     }
 
+    fn start_wireguards(&mut self, program: Program) -> Result<(), Refused> {
+        let Some(path) = program.path() else {
+            let why = format!("no {} is on the path, and {} names none", program.name, program.variable);
+            return Err(Refused::Why(Refusal::Absent(why)));
+        };
+        self.wireguards = WireGuard::pair(program, &path, self.lab)?;
+        Ok(())
+    }
+
     fn start_daemons(&self, config: &str) -> Result<(), Refused> {
         for (path, plain) in &self.plain {
             let text = format!("{plain}\n{config}");
@@ -198,15 +220,16 @@ impl<'a> Rig<'a> {
     /// are agreed, and neighbours are asked for when they are first needed.
     fn wait_for_a_packet(&self, system: System) -> Result<(), Refused> {
         let deadline = Instant::now() + READY;
-        let device = format!("/sys/class/net/{}/mtu", system.device());
-        for host in self.lab.hosts() {
+        for (host, number) in self.lab.hosts().iter().zip(1..) {
+            let name = system.device(self.lab, number);
+            let device = format!("/sys/class/net/{name}/mtu");
             let mtu = loop {
                 let output = programs::exec(&host.netns, &["cat", &device])?;
                 if output.status.success() {
                     break String::from_utf8_lossy(&output.stdout).trim().to_owned();
                 }
                 if Instant::now() >= deadline {
-                    let why = format!("{} has no device {}", host.name, system.device());
+                    let why = format!("{} has no device {name}", host.name);
                     return Err(Refused::Why(Refusal::Broken(why)));
                 }
                 self.lab.options().interrupt.sleep(LOOK)?;
@@ -226,12 +249,12 @@ impl<'a> Rig<'a> {
     }
 
     fn check_routes(&self, system: System) -> Result<(), LabError> {
-        for host in self.lab.hosts() {
-            let to = self.other(host).pod.v4.to_string();
+        for (host, number) in self.lab.hosts().iter().zip(1..) {
+            let (to, wanted) = (self.other(host).pod.v4.to_string(), system.device(self.lab, number));
             let output = programs::exec(&host.netns, &["ip", "route", "get", &to])?;
             let route = String::from_utf8_lossy(&output.stdout).into_owned();
-            if !route.contains(&format!(" dev {} ", system.device())) {
-                let (name, wanted) = (&host.name, system.device());
+            if !route.contains(&format!(" dev {wanted} ")) {
+                let name = &host.name;
                 return Err(LabError::Bench(format!("{name} should send to {to} by {wanted}, but: {route}")));
             }
         }

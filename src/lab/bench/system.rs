@@ -5,6 +5,9 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::super::Lab;
+use super::wireguard::{self, Program};
+
 /// What carries packets from pod to pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -31,6 +34,10 @@ pub enum System {
     Sealed,
     /// hopsack, the engine that it chooses, packets in QUIC.
     Quic,
+    /// wireguard-go, from the environment variable WIREGUARD_GO or the path.
+    WireguardGo,
+    /// boringtun, from the environment variable BORINGTUN or the path.
+    Boringtun,
 }
 
 /// How packets are carried.
@@ -42,12 +49,14 @@ pub(super) enum Carrier {
     Vxlan,
     /// Two flannelds.
     Flannel,
+    /// Two WireGuards in userspace.
+    WireGuard(Program),
     /// Two hopsacks, with this appended to their configuration.
     Hopsack(&'static str),
 }
 
 impl System {
-    /// Name, carrier, colour. The kernel's systems are grey, Flannel brown, ours green to blue by engine and violet if
+    /// Name, carrier, colour. The kernel's systems are grey, Flannel brown, WireGuards red, ours green to blue by engine and violet if
     /// encrypted; told apart by brightness too.
     fn row(self) -> (&'static str, Carrier, &'static str) {
         use Carrier::Hopsack;
@@ -67,6 +76,8 @@ impl System {
             }
             Self::Sealed => ("sealed", Hopsack("[security]\nmode = \"sealed\"\n"), "#7a55a8"),
             Self::Quic => ("quic", Hopsack("[security]\nmode = \"quic\"\n"), "#a583c9"),
+            Self::WireguardGo => ("wireguard-go", Carrier::WireGuard(Program::GO), "#9e4a4a"),
+            Self::Boringtun => ("boringtun", Carrier::WireGuard(Program::BORINGTUN), "#c98a83"),
         }
     }
 
@@ -95,13 +106,14 @@ impl System {
         matches!(self, Self::Flannel | Self::Sealed | Self::Quic)
     }
 
-    /// The device that a host sends by. Its MTU is what the system leaves to the pods.
-    pub(super) fn device(self) -> &'static str {
+    /// The device that a host, by its number in the lab, sends by. Its MTU is what the system leaves to the pods.
+    pub(super) fn device(self, lab: &Lab, number: usize) -> String {
         match self.carrier() {
-            Carrier::Raw => "eth0",
-            Carrier::Vxlan => "flannel.1",
-            Carrier::Flannel => "flannel0",
-            Carrier::Hopsack(_) => "hopsack0",
+            Carrier::Raw => "eth0".into(),
+            Carrier::Vxlan => "flannel.1".into(),
+            Carrier::Flannel => "flannel0".into(),
+            Carrier::WireGuard(_) => wireguard::device(lab, number),
+            Carrier::Hopsack(_) => "hopsack0".into(),
         }
     }
 }

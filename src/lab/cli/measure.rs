@@ -25,6 +25,7 @@ use super::{StoreKind, clear, options, say};
   hopsack lab bench --underlay noseg+gro                  nearest to a NIC
   hopsack lab bench --workloads rtt,rtt-bulk --awake      latency, without the CPUs' wake-ups
   FLANNELD=/path/to/flanneld hopsack lab bench --systems vxlan,flannel,auto
+  WIREGUARD_GO=/path BORINGTUN=/path hopsack lab bench --systems uring,sealed,quic,wireguard-go,boringtun
   hopsack lab bench --json > run.json                     with every sample
   hopsack lab bench --from run.json --html run.html       plots of an earlier run
 

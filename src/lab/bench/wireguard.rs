@@ -1,0 +1,158 @@
+//! A WireGuard in userspace on each host: wireguard-go or boringtun, started, configured and ended.
+//!
+//! It knows them as programs, from the environment variables WIREGUARD_GO and BORINGTUN or by their names on the path; hopsack
+//! neither has nor needs one. They are told their keys and peers by the socket that all of them have, so `wg` is not needed.
+//! Their inner MTU is 1420, as `wg-quick` sets it.
+//!
+//! Invariant: one that was started here has ended, and its socket is gone, when its [`WireGuard`] is dropped.
+//!
+//! Source: <https://www.wireguard.com/xplatform/>
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::agreement::{PrivateKey, X25519};
+use aws_lc_rs::encoding::{AsBigEndian, Curve25519SeedBin};
+
+use super::super::{Host, Lab, LabError, READY, daemon, programs};
+use crate::sys::process::{Process, own_session};
+
+const PORT: u16 = 51820;
+const MTU: u16 = 1420;
+
+/// Which program, and how it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Program {
+    /// The environment variable that names it.
+    pub(super) variable: &'static str,
+    /// What it is called on the path.
+    pub(super) name: &'static str,
+    /// What comes before the interface.
+    pub(super) arguments: &'static [&'static str],
+}
+
+impl Program {
+    /// The one in Go, by WireGuard's own authors.
+    pub(super) const GO: Self =
+        Self { variable: "WIREGUARD_GO", name: "wireguard-go", arguments: &["--foreground"] };
+    /// The one in Rust, by Cloudflare.
+    pub(super) const BORINGTUN: Self = Self {
+        variable: "BORINGTUN",
+        name: "boringtun-cli",
+        arguments: &["--foreground", "--disable-drop-privileges"],
+    };
+
+    /// Where it is, if it is.
+    pub(super) fn path(self) -> Option<OsString> {
+        std::env::var_os(self.variable).or_else(|| programs::installed(self.name).then(|| self.name.into()))
+    }
+}
+
+/// The device of a host: the sockets of all namespaces lie in one folder, so each lab has names of its own.
+pub(super) fn device(lab: &Lab, number: usize) -> String {
+    let mut hasher = DefaultHasher::new();
+    lab.options().name.hash(&mut hasher);
+    // An interface's name has 15 bytes at most.
+    format!("wg{:08x}{number}", hasher.finish() & 0xffff_ffff)
+}
+
+/// One that runs.
+#[derive(Debug)]
+pub(super) struct WireGuard {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl WireGuard {
+    /// Starts one on each of the two hosts, as each other's peers.
+    pub(super) fn pair(program: Program, path: &OsString, lab: &Lab) -> Result<Vec<Self>, LabError> {
+        let failed = || LabError::io("make keys for WireGuard");
+        let refused = |_| failed()(io::Error::other("refused"));
+        let keys = [
+            PrivateKey::generate(&X25519).map_err(refused)?,
+            PrivateKey::generate(&X25519).map_err(refused)?,
+        ];
+        let mut running = Vec::new();
+        for number in [1, 2] {
+            running.push(Self::start(program, path, lab, number)?);
+        }
+        for (number, tunnel) in [1, 2].into_iter().zip(&running) {
+            let (own, other) = (&keys[number - 1], &keys[2 - number]);
+            let own: Curve25519SeedBin<'_> = own.as_be_bytes().map_err(refused)?;
+            let other = other.compute_public_key().map_err(refused)?;
+            let peer = lab.host(3 - number);
+            let mut text = String::from("set=1\n");
+            let _ =
+                writeln!(text, "private_key={}\nlisten_port={PORT}\nreplace_peers=true", hex(own.as_ref()));
+            let _ = writeln!(text, "public_key={}\nendpoint={}:{PORT}", hex(other.as_ref()), peer.public);
+            let _ = writeln!(text, "replace_allowed_ips=true\nallowed_ip={}\n", peer.subnet_v4);
+            tunnel.tell(&text)?;
+            let device = device(lab, number);
+            let ip = format!("link set {device} mtu {MTU} up\nroute add {} dev {device}\n", peer.subnet_v4);
+            programs::ip_batch(Some(&lab.host(number).netns), &ip, false)?;
+        }
+        Ok(running)
+    }
+
+    fn start(program: Program, path: &OsString, lab: &Lab, number: usize) -> Result<Self, LabError> {
+        let (host, device): (&Host, _) = (lab.host(number), device(lab, number));
+        let what = || LabError::io(format!("start the {} of {}", program.name, host.name));
+        let log = File::create(host.directory.join(format!("{}.log", program.name))).map_err(what())?;
+        let mut argv = vec![path.clone()];
+        argv.extend(program.arguments.iter().map(OsString::from));
+        argv.push(device.clone().into());
+        let mut command = programs::command_in(&host.netns, &argv);
+        command.stdin(Stdio::null()).stdout(log.try_clone().map_err(what())?).stderr(log);
+        let process = own_session(&mut command).spawn().map_err(what())?;
+        let socket = PathBuf::from("/var/run/wireguard").join(format!("{device}.sock"));
+        let tunnel = Self { process, socket };
+        let deadline = Instant::now() + READY;
+        while UnixStream::connect(&tunnel.socket).is_err() {
+            if Instant::now() >= deadline {
+                return Err(what()(io::ErrorKind::TimedOut.into()));
+            }
+            lab.options().interrupt.sleep(Duration::from_millis(20))?;
+        }
+        Ok(tunnel)
+    }
+
+    /// One request, and whether it was taken.
+    fn tell(&self, request: &str) -> Result<(), LabError> {
+        let what = || LabError::io(format!("configure WireGuard by {}", self.socket.display()));
+        let mut stream = UnixStream::connect(&self.socket).map_err(what())?;
+        stream.set_read_timeout(Some(READY)).map_err(what())?;
+        stream.write_all(request.as_bytes()).map_err(what())?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).map_err(what())?;
+        match answer.trim() {
+            "errno=0" => Ok(()),
+            other => Err(what()(io::Error::other(other.to_owned()))),
+        }
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for WireGuard {
+    fn drop(&mut self) {
+        // Its device goes with it; it fails if it has ended by itself, which the traffic has noticed.
+        let process = Process::open(self.pid()).ok();
+        let _ = daemon::end_all(process.as_slice(), daemon::GRACE);
+        let _ = self.process.wait();
+        // Most remove it themselves.
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
