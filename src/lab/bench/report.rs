@@ -259,7 +259,7 @@ impl Report {
                 let _ = writeln!(text, "\nwhat set the limit, underlay {}", underlay.name());
             }
             for Limit { system, workload, sentence, .. } in limits {
-                let _ = writeln!(text, "  {:<8}{:<9}{sentence}", system.name(), workload.name());
+                let _ = writeln!(text, "  {:<13}{:<9}{sentence}", system.name(), workload.name());
             }
         }
         text
