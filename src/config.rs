@@ -287,6 +287,8 @@ pub struct Security {
     pub own: Option<(PathBuf, PathBuf)>,
     /// How long keys for sealed packets live.
     pub rekey: Duration,
+    /// A QUIC connection without packets for so long is closed; the next packet brings it back.
+    pub idle: Duration,
 }
 
 /// `[log]`

@@ -294,7 +294,8 @@ impl State {
         let full = "the overlay device's queue was full, or no daemon had it open";
         add("egress", "device_queue_full", self.device_drops().await, full);
         let full = "the UDP socket's receive queue was full: this host gets more than one thread can take";
-        add("ingress", "socket_queue_full", self.view.socket_drops(), full);
+        let quic = self.identity.board.as_ref().map_or(0, |board| board.queue_drops());
+        add("ingress", "socket_queue_full", self.view.socket_drops() + quic, full);
         drops
     }
 

@@ -5,6 +5,12 @@
 //! the overlay device by an [`Entrance`]. Where both hosts seal, the same handshake authenticates them and gives the keys
 //! ([`crate::seal`]); the connection then carries only what has no key yet.
 //!
+//! It lets the inner transports control congestion (`congestion`), numbers connections so that both ends use the same one
+//! (`connect`), and knows what became of each packet that quinn has taken (`ledger`).
+//!
+//! One connection a peer, on one thread for all: sealing, opening and QUIC's own work keep that thread busy, so with more CPUs than
+//! the two that were measured several connections would carry more. There both CPUs are full with one (benches/README.md).
+//!
 //! It runs on a thread of its own, with a runtime of its own: a core of AES and packets must not starve the store's watch,
 //! the control socket and the watchdog, which share `main`'s.
 //!
@@ -16,8 +22,13 @@
 
 mod board;
 mod carry;
+mod congestion;
 mod connect;
 mod keys;
+mod ledger;
+mod line;
+mod queue;
+mod socket;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr};
@@ -72,6 +83,8 @@ pub struct Setup {
     pub trust: Trust,
     /// Survives restarts: by it peers are told that a connection is no more.
     pub reset_key: [u8; 32],
+    /// A connection without packets for so long ends; the next packet brings it back.
+    pub idle: Duration,
     /// Packets and the FIB.
     pub view: View,
     /// The way to the overlay device.

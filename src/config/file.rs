@@ -89,6 +89,7 @@ section!(SecuritySection {
     cert: String = String::new(),
     key: String = String::new(),
     rekey_seconds: i64 = 3600,
+    idle_seconds: i64 = 120,
 });
 section!(NatSection { masquerade: bool = false });
 section!(MetricsSection { listen: String = "127.0.0.1:9285".into() });
@@ -497,6 +498,7 @@ mod tests {
             ("security", "key", "/k.pem", "name the certificate"),
             ("security", "ca", "/ca.pem", "hopsack pki"),
             ("security", "rekey_seconds", "0", "1 to 3600"),
+            ("security", "idle_seconds", "0", "1 to 86400"),
             ("nat", "masquerade", "true", "false"),
             ("metrics", "listen", "9285", "address:port"),
             ("log", "filter", "chatty", "debug"),

@@ -66,6 +66,7 @@ pub const KEYS: &[Key] = keys! {
     security.cert, "security-cert", "file with this node's certificate; without one the node makes its own in state_dir";
     security.key, "security-key", "file with this node's key, mode 0600";
     security.rekey_seconds, "security-rekey-seconds", "seconds until sealed packets get new keys";
+    security.idle_seconds, "security-idle-seconds", "seconds without packets after which a QUIC connection is closed";
     nat.masquerade, "nat-masquerade", "masquerade what leaves the overlay; not in this version: false";
     metrics.listen, "metrics-listen", "address for /metrics, /healthz and /readyz; \"\" = off";
     log.filter, "log-filter", "error, warn, info, debug, or target=level,...";

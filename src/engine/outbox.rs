@@ -108,7 +108,8 @@ impl Outbox {
     /// Hands over what others carry; what they have no room for is counted.
     pub(super) fn hand_over(&mut self, side: &Side, account: &Account) {
         if !self.diverted.is_empty() {
-            account.counters.egress.drop_many(DropReason::Congested, side.put(&mut self.diverted));
+            let (reason, packets) = side.put(&mut self.diverted);
+            account.counters.egress.drop_many(reason, packets);
         }
     }
 

@@ -5,7 +5,8 @@
 //!
 //! It knows no connection. A worker takes the lock once a turn, and only if packets for such peers were in it.
 //!
-//! Invariant: at most [`ROOM`] bytes wait; who comes when there is no room pushes the oldest out, which is counted.
+//! Invariant: at most [`ROOM`] bytes wait; who comes when there is no room pushes the oldest out, which is counted, and so is
+//! what is left when nobody carries it any more.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -30,8 +31,8 @@ use crate::sys::tun::{Offload, Queue};
 
 /// An entrance sends nothing, and so has no keys.
 const NO_WORKER: usize = usize::MAX;
-/// A few milliseconds of what QUIC can carry: more would be delay, not throughput.
-const ROOM: usize = 2 << 20;
+/// 3 ms of what QUIC can carry: more would be delay, not throughput.
+const ROOM: usize = 1 << 20;
 
 /// A train for one peer.
 #[derive(Debug)]
@@ -75,14 +76,20 @@ pub struct Side {
 struct Waiting {
     parcels: VecDeque<Parcel>,
     bytes: usize,
+    /// Nobody takes any more.
+    closed: bool,
 }
 
 impl Side {
-    /// Takes all of `parcels`. Returns how many packets were pushed out for them.
-    pub fn put(&self, parcels: &mut Vec<Parcel>) -> u64 {
+    /// Takes all of `parcels`. Returns how many packets are dropped for them, and why.
+    pub fn put(&self, parcels: &mut Vec<Parcel>) -> (DropReason, u64) {
         let mut pushed_out = 0;
         {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.closed {
+                let refused = parcels.drain(..).map(|parcel| parcel.count()).sum();
+                return (DropReason::Unconnected, refused);
+            }
             for parcel in parcels.drain(..) {
                 waiting.bytes += parcel.bytes.len();
                 waiting.parcels.push_back(parcel);
@@ -94,7 +101,7 @@ impl Side {
             }
         }
         self.come.notify_one();
-        pushed_out
+        (DropReason::Congested, pushed_out)
     }
 
     /// Waits until there is something, and takes it all. Cancel safe.
@@ -109,6 +116,13 @@ impl Side {
             }
             self.come.notified().await;
         }
+    }
+
+    /// Takes what is left, and no more from here on: whoever took it has ended.
+    pub fn close(&self) -> VecDeque<Parcel> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        (waiting.closed, waiting.bytes) = (true, 0);
+        std::mem::take(&mut waiting.parcels)
     }
 }
 
@@ -274,11 +288,22 @@ mod tests {
     #[tokio::test]
     async fn the_oldest_gives_way_and_is_counted() {
         let side = Side::default();
-        assert_eq!(side.put(&mut vec![parcel(10, 1000), parcel(1, 60)]), 0);
+        let none = (DropReason::Congested, 0);
+        assert_eq!(side.put(&mut vec![parcel(10, 1000), parcel(1, 60)]), none);
         let full = ROOM / 1000;
-        assert_eq!(side.put(&mut vec![parcel(full, 1000)]), 10, "the longest that was there");
+        let pushed_out = (DropReason::Congested, 10);
+        assert_eq!(side.put(&mut vec![parcel(full, 1000)]), pushed_out, "the longest that was there");
         let left = side.take().await;
         assert_eq!(left.len(), 2);
-        assert_eq!(side.put(&mut vec![parcel(1, 60)]), 0, "there is room again");
+        assert_eq!(side.put(&mut vec![parcel(1, 60)]), none, "there is room again");
+    }
+
+    #[test]
+    fn what_nobody_carries_any_more_is_counted() {
+        let side = Side::default();
+        side.put(&mut vec![parcel(3, 100)]);
+        assert_eq!(side.close().iter().map(Parcel::count).sum::<u64>(), 3);
+        assert_eq!(side.put(&mut vec![parcel(2, 100), parcel(1, 60)]), (DropReason::Unconnected, 3));
+        assert!(side.close().is_empty());
     }
 }

@@ -195,7 +195,8 @@ impl ToNet for Net<'_> {
 
     fn divert(&mut self, peer: &Peer, Load { bytes, stride, .. }: Load) {
         let mut parcels = vec![Parcel::new(peer, &self.outgoing[..bytes], stride)];
-        self.account.counters.egress.drop_many(DropReason::Congested, self.side.put(&mut parcels));
+        let (reason, packets) = self.side.put(&mut parcels);
+        self.account.counters.egress.drop_many(reason, packets);
     }
 }
 

@@ -24,7 +24,7 @@ pub enum DropReason {
     Multicast,
     /// Egress: the kernel refused to send; see hopsack_io_errors_total.
     SendFailed,
-    /// Egress: more than the peer's connection could carry; the oldest went.
+    /// More than the peer's connection, or the thread that reads it, could carry; the oldest went.
     Congested,
     /// Egress: no encrypted connection to the peer came about in time.
     Unconnected,
@@ -112,7 +112,9 @@ impl DropReason {
             Self::TooBig => "longer than the path to the peer takes; its sender got \"too big\" with the MTU",
             Self::Multicast => "multicast, which the overlay does not carry",
             Self::SendFailed => "the kernel refused to send: see hopsack_io_errors_total and the log",
-            Self::Congested => "more than the peer's connection could carry; the oldest went",
+            Self::Congested => {
+                "more than the peer's QUIC connection, or its thread, could carry; the oldest went"
+            }
             Self::Unconnected => {
                 "no encrypted connection to the peer came about in time: see `hopsack peers`"
             }

@@ -16,6 +16,7 @@ mod join;
 mod limit;
 mod load;
 mod measure;
+mod naive;
 mod page;
 mod report;
 mod request;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 
 pub use join::join;
 pub use measure::{Metric, Workload};
+pub use naive::{NaiveArgs, run as run_naive};
 pub use page::page;
 pub use report::{Cell, Limit, Machine, Report, Unmeasured};
 pub use system::System;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand, ValueEnum, value_parser};
 
 use super::{
-    Interrupt, Lab, LabError, MAX_HOSTS, Options, Removed, Store, Summary, demo, down, list, programs,
+    Interrupt, Lab, LabError, MAX_HOSTS, Options, Removed, Store, Summary, bench, demo, down, list, programs,
 };
 use super::{state, topology};
 use crate::packet::Family;
@@ -75,6 +75,9 @@ enum LabCommand {
     Demo(DemoArgs),
     Bench(BenchArgs),
     Soak(SoakArgs),
+    /// One end of the tunnel that `bench` measures as quinn-naive.
+    #[command(hide = true)]
+    Naive(bench::NaiveArgs),
     /// Show the labs of this machine.
     List,
 }
@@ -177,6 +180,7 @@ pub fn run(args: LabArgs, binary: &Path) -> Result<(), LabError> {
         LabCommand::Demo(args) => run_demo(args, binary),
         LabCommand::Bench(args) => measure::run_bench(args, binary),
         LabCommand::Soak(args) => measure::run_soak(args, binary),
+        LabCommand::Naive(args) => bench::run_naive(&args),
         LabCommand::List => say(&table(&list())),
     }
 }

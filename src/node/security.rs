@@ -168,7 +168,8 @@ impl Encryption {
         let address = SocketAddr::new(address.ip(), announced.port);
         let schedule = Schedule::of(&identity);
         let (sender, reports) = mpsc::unbounded_channel();
-        let setup = Setup { address, payload, identity, trust, reset_key, view, entrance };
+        let idle = config.security.idle;
+        let setup = Setup { address, payload, identity, trust, reset_key, idle, view, entrance };
         let quic = Quic::start(setup, sender).map_err(|error| NodeError::Environment(error.to_string()))?;
         tracing::info!(
             mode = announced.mode.word(), quic = %address, fingerprint = %announced.fingerprint,

@@ -17,6 +17,7 @@ pub struct Board {
     failures: AtomicU64,
     refused: AtomicU64,
     rekeys: AtomicU64,
+    queue_drops: AtomicU64,
 }
 
 /// One peer.
@@ -89,6 +90,16 @@ impl Board {
 
     pub(super) fn rekeyed(&self) {
         self.rekeys.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Datagrams that the kernel dropped because the endpoint's socket was full.
+    #[must_use]
+    pub fn queue_drops(&self) -> u64 {
+        self.queue_drops.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn queue_dropped(&self, total: u64) {
+        self.queue_drops.store(total, Ordering::Relaxed);
     }
 
     fn peers(&self) -> MutexGuard<'_, BTreeMap<IpAddr, PeerStatus>> {

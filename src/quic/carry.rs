@@ -1,24 +1,29 @@
 //! Packets and connections: what waits for whom, what leaves by which connection, what comes in.
 //!
-//! A [`Line`] is one peer: its queue, its connection in use, its attempts. One task a peer pumps packets into the
-//! connection, one a connection reads what comes; all run on the endpoint's thread. How a connection comes about is
-//! [`super::connect`]'s matter.
+//! One task a peer ([`Line`]) pumps packets into the connection in use, one a connection ([`Way`]) reads what comes; all run
+//! on the endpoint's thread. How a connection comes about is [`super::connect`]'s matter.
 //!
-//! Invariant: each packet that was taken from the workers is counted once, as forwarded or under one drop reason.
+//! Invariant: each packet that was taken from the workers is counted once, as forwarded or under one drop reason; so is each
+//! that came in a DATAGRAM frame.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendDatagramError, VarInt};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use super::board::Board;
+use super::ledger::Way;
+use super::line::Line;
+use super::socket::Socket;
 use super::{QuicError, Report, Setup, tls};
 use crate::engine::{Entrance, Parcel, View};
 use crate::forward::DropReason;
@@ -28,16 +33,12 @@ use crate::sys::udp;
 
 /// How long packets wait for a connection.
 pub(super) const HOLD: Duration = Duration::from_secs(2);
-/// Bytes that wait for one peer: a few milliseconds of what a connection carries.
+/// Bytes that wait for one peer: 3 ms of what a connection carries (2.8 Gbit/s, benches/README.md).
 const ROOM: usize = 1 << 20;
-/// A connection without packets for so long ends; the next packet brings it back.
-const IDLE: Duration = Duration::from_secs(120);
 /// A connection that another has taken the place of still brings what is under way.
 const LINGER: Duration = Duration::from_secs(1);
 /// Datagrams that are merged before the device is written to.
-const BATCH: usize = 128;
-/// A trouble with one peer is told once in this time.
-const WARN: Duration = Duration::from_secs(60);
+const BATCH: u64 = 128;
 
 /// Why a connection is closed, as the peer sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,8 @@ impl Goodbye {
 /// All that the endpoint's thread has.
 pub(super) struct Core {
     pub(super) endpoint: Endpoint,
+    /// With the task that sends its trains.
+    socket: RefCell<(Arc<Socket>, AbortHandle)>,
     pub(super) client: RefCell<ClientConfig>,
     pub(super) trust: RefCell<Trust>,
     pub(super) view: View,
@@ -72,93 +75,9 @@ pub(super) struct Core {
     lines: RefCell<BTreeMap<IpAddr, Rc<Line>>>,
     reports: mpsc::UnboundedSender<Report>,
     payload: u16,
+    idle: Duration,
     started: Cell<bool>,
     pub(super) stranger_told: Cell<Option<Instant>>,
-}
-
-/// One peer.
-pub(super) struct Line {
-    pub(super) address: IpAddr,
-    queue: RefCell<VecDeque<Parcel>>,
-    queued: Cell<usize>,
-    /// Since when packets wait without a connection.
-    waiting: Cell<Option<Instant>>,
-    /// Something to do for the pump.
-    work: Notify,
-    current: RefCell<Option<Connection>>,
-    active: Cell<Instant>,
-    gone: Cell<bool>,
-    pub(super) dialling: Cell<bool>,
-    pub(super) failures: Cell<u32>,
-    pub(super) retry_at: Cell<Instant>,
-    told: Cell<Option<Instant>>,
-    /// Packets that were sealed for it when it was asked last.
-    pub(super) sealed: Cell<u64>,
-}
-
-impl Line {
-    fn new(address: IpAddr) -> Self {
-        let now = Instant::now();
-        Self {
-            address,
-            queue: RefCell::default(),
-            queued: Cell::new(0),
-            waiting: Cell::new(None),
-            work: Notify::new(),
-            current: RefCell::new(None),
-            active: Cell::new(now),
-            gone: Cell::new(false),
-            dialling: Cell::new(false),
-            failures: Cell::new(0),
-            retry_at: Cell::new(now),
-            told: Cell::new(None),
-            sealed: Cell::new(0),
-        }
-    }
-
-    pub(super) fn connection(&self) -> Option<Connection> {
-        self.current.borrow().clone()
-    }
-
-    pub(super) fn has_work(&self) -> bool {
-        self.queued.get() > 0
-    }
-
-    fn is_current(&self, connection: &Connection) -> bool {
-        self.current.borrow().as_ref().is_some_and(|current| current.stable_id() == connection.stable_id())
-    }
-
-    fn push(&self, parcel: Parcel) {
-        self.queued.set(self.queued.get() + parcel.bytes.len());
-        self.queue.borrow_mut().push_back(parcel);
-    }
-
-    fn put_back(&self, parcel: Parcel) {
-        if !parcel.bytes.is_empty() {
-            self.queued.set(self.queued.get() + parcel.bytes.len());
-            self.queue.borrow_mut().push_front(parcel);
-        }
-    }
-
-    fn pop(&self) -> Option<Parcel> {
-        let parcel = self.queue.borrow_mut().pop_front()?;
-        self.queued.set(self.queued.get() - parcel.bytes.len());
-        Some(parcel)
-    }
-
-    /// Whether something about this peer should be told again.
-    pub(super) fn may_tell(&self) -> bool {
-        may_tell(&self.told)
-    }
-}
-
-/// At most once in [`WARN`].
-pub(super) fn may_tell(told: &Cell<Option<Instant>>) -> bool {
-    let due = told.get().is_none_or(|at| at.elapsed() >= WARN);
-    if due {
-        told.set(Some(Instant::now()));
-    }
-    due
 }
 
 /// The peer at an address, if its packets are to be encrypted.
@@ -174,10 +93,11 @@ impl Core {
         board: Arc<Board>,
         reports: mpsc::UnboundedSender<Report>,
     ) -> Result<Rc<Self>, QuicError> {
-        let Setup { address, payload, identity, trust, reset_key, view, entrance } = setup;
-        let (endpoint, client) = tls::endpoint(address, payload, &reset_key, (&identity, &trust))?;
+        let Setup { address, payload, identity, trust, reset_key, idle, view, entrance } = setup;
+        let (endpoint, socket, client) = tls::endpoint(address, payload, &reset_key, (&identity, &trust))?;
         Ok(Rc::new(Self {
             endpoint,
+            socket: RefCell::new(sending(socket)),
             client: RefCell::new(client),
             trust: RefCell::new(trust),
             view,
@@ -187,6 +107,7 @@ impl Core {
             lines: RefCell::default(),
             reports,
             payload,
+            idle,
             started: Cell::new(false),
             stranger_told: Cell::new(None),
         }))
@@ -221,14 +142,13 @@ impl Core {
 
     fn enqueue(self: &Rc<Self>, parcel: Parcel) {
         let line = self.line(parcel.to);
-        line.push(parcel);
-        while line.queued.get() > ROOM {
-            let Some(oldest) = line.pop() else { break };
-            let is_connected = line.current.borrow().is_some();
-            let reason = if is_connected { DropReason::Congested } else { DropReason::Unconnected };
+        line.queue().push(parcel);
+        while line.queue().bytes() > ROOM {
+            let Some(oldest) = line.queue().pop_oldest() else { break };
+            let reason = if line.is_connected() { DropReason::Congested } else { DropReason::Unconnected };
             self.drop_packets(reason, oldest.count());
         }
-        if line.current.borrow().is_some() {
+        if line.is_connected() {
             line.work.notify_one();
         } else {
             if line.waiting.get().is_none() {
@@ -244,37 +164,50 @@ impl Core {
 
     /// From a peer's queue into its connection, until the peer is gone.
     async fn pump(self: Rc<Self>, line: Rc<Line>) {
-        let account = self.entrance.borrow().account().clone();
         while !line.gone.get() {
-            let connection = line.connection();
+            let way = line.way();
             // Without a connection nothing is taken out: it waits for one.
-            let (Some(connection), Some(mut parcel)) =
-                (connection.as_ref(), connection.as_ref().and_then(|_| line.pop()))
+            let (Some(way), Some(mut parcel)) = (way.as_ref(), way.as_ref().and_then(|_| line.queue().pop()))
             else {
                 line.work.notified().await;
                 continue;
             };
             line.active.set(Instant::now());
-            account.counters.egress_sends.add(1);
+            self.settle(way);
             while let Some(packet) = parcel.take_next() {
-                match connection.send_datagram_wait(packet.clone()).await {
-                    Ok(()) => account.counters.egress.forwarded(packet.len()),
-                    Err(SendDatagramError::TooLarge) => self.too_big(&line, connection, &packet),
+                match way.connection.send_datagram_wait(packet.clone()).await {
+                    Ok(()) => way.handed(packet.len()),
+                    Err(SendDatagramError::TooLarge) => self.too_big(&line, &way.connection, &packet),
                     Err(
                         SendDatagramError::ConnectionLost(_)
                         | SendDatagramError::Disabled
                         | SendDatagramError::UnsupportedByPeer,
                     ) => {
                         let stride = packet.len();
-                        line.put_back(parcel);
-                        line.put_back(Parcel { to: line.address, bytes: packet, stride });
-                        self.lost(&line, connection);
+                        line.queue().put_back(parcel);
+                        line.queue().put_back(Parcel { to: line.address, bytes: packet, stride });
+                        self.lost(&line, way);
                         break;
                     }
                 }
             }
         }
-        while let Some(parcel) = line.pop() {
+        self.give_up(&line);
+    }
+
+    /// Counts what a connection has sent.
+    fn settle(&self, way: &Way) {
+        let (packets, bytes) = way.sent();
+        if packets > 0 {
+            let entrance = self.entrance.borrow();
+            entrance.account().counters.egress.forwarded_many(packets, bytes);
+        }
+    }
+
+    /// Drops what waits for a peer.
+    fn give_up(&self, line: &Line) {
+        let mut queue = line.queue();
+        while let Some(parcel) = queue.pop() {
             self.drop_packets(DropReason::Unconnected, parcel.count());
         }
     }
@@ -295,66 +228,84 @@ impl Core {
         }
     }
 
-    /// A connection has authenticated the peer: it takes the place of the one before.
-    pub(super) fn take_over(self: &Rc<Self>, line: &Rc<Line>, connection: &Connection, name: &str) {
-        let before = line.current.borrow_mut().replace(connection.clone());
-        let mtu = inner_mtu(connection);
-        self.board.connected(line.address, mtu);
-        let _ = self.reports.send(Report::Path { peer: line.address, mtu });
-        let peer = connection.remote_address();
-        match &before {
-            None => tracing::info!(host = name, %peer, mtu, "packets to and from it are encrypted"),
-            Some(_) => tracing::debug!(host = name, %peer, mtu, "a new connection to it took over"),
+    /// A connection has authenticated the peer: packets may come by it from here on, and go by it if it is the greatest.
+    pub(super) fn enter(self: &Rc<Self>, line: &Rc<Line>, way: &Rc<Way>, name: &str) {
+        tokio::task::spawn_local(self.clone().read(line.clone(), way.clone()));
+        self.board.connected(line.address, inner_mtu(&way.connection));
+        line.is_well();
+        self.place(line, way, name);
+    }
+
+    /// The connection's place in the peer's order is known, or is another than before.
+    pub(super) fn place(self: &Rc<Self>, line: &Rc<Line>, way: &Rc<Way>, name: &str) {
+        let before = line.way();
+        if line.enter(way) {
+            let mtu = inner_mtu(&way.connection);
+            self.report(line, mtu);
+            let peer = way.connection.remote_address();
+            match &before {
+                None => tracing::info!(host = name, %peer, mtu, "packets to and from it are encrypted"),
+                Some(_) => tracing::debug!(host = name, %peer, mtu, "a new connection to it took over"),
+            }
+            line.work.notify_one();
         }
-        for cell in [&line.waiting, &line.told] {
-            cell.set(None);
-        }
-        line.failures.set(0);
-        line.active.set(Instant::now());
-        line.work.notify_one();
-        tokio::task::spawn_local(self.clone().read(line.clone(), connection.clone()));
-        if let Some(before) = before {
-            tokio::task::spawn_local(async move {
-                tokio::time::sleep(LINGER).await;
-                before.close(Goodbye::Replaced.code(), b"a newer connection is there");
-            });
-        }
+        let (line, spare) = (line.clone(), line.ways().split_off(1));
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(LINGER).await;
+            for way in spare.iter().filter(|way| !line.is_current(way)) {
+                way.connection.close(Goodbye::Replaced.code(), b"a newer connection is there");
+            }
+        });
     }
 
     /// From a connection to the overlay device, until it ends.
-    async fn read(self: Rc<Self>, line: Rc<Line>, connection: Connection) {
+    async fn read(self: Rc<Self>, line: Rc<Line>, way: Rc<Way>) {
+        let connection = &way.connection;
         while let Ok(first) = connection.read_datagram().await {
             line.active.set(Instant::now());
             let fib = self.view.fib();
             let mut entrance = self.entrance.borrow_mut();
             // What is not admitted has been counted.
             let _ = entrance.admit(&fib, line.address, &first);
-            for _ in 1..BATCH {
+            let mut count = 1;
+            while count < BATCH {
                 let Some(Ok(next)) = connection.read_datagram().now_or_never() else { break };
                 let _ = entrance.admit(&fib, line.address, &next);
+                count += 1;
             }
             entrance.flush();
+            way.read(count);
+            if count < BATCH {
+                entrance.account().counters.ingress.drop_many(DropReason::Congested, way.pushed_out());
+            }
         }
-        self.lost(&line, &connection);
+        let pushed_out = way.pushed_out();
+        self.entrance.borrow().account().counters.ingress.drop_many(DropReason::Congested, pushed_out);
+        self.lost(&line, &way);
     }
 
-    /// A connection has ended. One that was in use is made anew if there is anything to send, or if the peer may have been
-    /// restarted.
-    fn lost(self: &Rc<Self>, line: &Rc<Line>, connection: &Connection) {
-        if !line.is_current(connection) {
+    /// A connection has ended. If it was in use, another that lives takes its place; without one it is made anew if there is
+    /// anything to send, or if the peer may have been restarted.
+    fn lost(self: &Rc<Self>, line: &Rc<Line>, way: &Rc<Way>) {
+        self.settle(way);
+        self.drop_packets(DropReason::Unconnected, way.unsent());
+        if !line.leave(way) {
             return;
         }
-        line.current.borrow_mut().take();
-        self.board.change(line.address, |peer| peer.since = None);
-        self.key_lost(line);
-        let reason = connection.close_reason();
-        let is_sudden = matches!(reason, Some(ConnectionError::Reset | ConnectionError::TimedOut));
+        line.work.notify_one();
+        let reason = way.connection.close_reason();
         if let Some(reason) = &reason {
             tracing::info!(peer = %line.address, %reason, "a connection ended");
         }
+        if line.is_connected() {
+            return;
+        }
+        self.board.change(line.address, |peer| peer.since = None);
+        self.key_lost(line);
         if line.has_work() {
             line.waiting.set(Some(Instant::now()));
         }
+        let is_sudden = matches!(reason, Some(ConnectionError::Reset | ConnectionError::TimedOut));
         if line.has_work() || is_sudden {
             self.dial(line);
         }
@@ -373,8 +324,8 @@ impl Core {
         for line in leaving {
             self.lines.borrow_mut().remove(&line.address);
             line.gone.set(true);
-            if let Some(connection) = line.current.borrow_mut().take() {
-                connection.close(Goodbye::NoLease.code(), b"the lease is gone");
+            for way in line.clear() {
+                way.connection.close(Goodbye::NoLease.code(), b"the lease is gone");
             }
             self.board.forget(line.address);
             line.work.notify_one();
@@ -397,16 +348,22 @@ impl Core {
     /// We are reached at another address: peers refuse a connection that moves, so all end, and are made anew.
     pub(super) fn relocate(self: &Rc<Self>, public: IpAddr) {
         let address = SocketAddr::new(public, self.ours.get().port());
-        let moved = udp::bind(address).and_then(|socket| self.endpoint.rebind(socket));
-        if let Err(error) = moved {
-            return tracing::error!(%address, %error, "QUIC stays at the old address");
+        let moved = udp::bind(address).and_then(Socket::new).and_then(|socket| {
+            self.endpoint.rebind_abstract(socket.clone())?;
+            Ok(socket)
+        });
+        match moved {
+            Ok(socket) => {
+                let (_, task) = self.socket.replace(sending(socket));
+                task.abort();
+            }
+            Err(error) => return tracing::error!(%address, %error, "QUIC stays at the old address"),
         }
         self.ours.set(address);
         let lines: Vec<Rc<Line>> = self.lines.borrow().values().cloned().collect();
         for line in &lines {
-            let before = line.current.borrow_mut().take();
-            if let Some(connection) = before {
-                connection.close(Goodbye::Replaced.code(), b"this host has another address");
+            for way in line.clear() {
+                way.connection.close(Goodbye::Replaced.code(), b"this host has another address");
             }
             self.board.change(line.address, |peer| peer.since = None);
             // To its peers a host elsewhere is another: what was sealed for this one they could not open.
@@ -431,13 +388,16 @@ impl Core {
     /// Twice a second.
     pub(super) fn tick(self: &Rc<Self>) {
         let fib = self.view.fib();
+        self.tally();
         let lines: Vec<Rc<Line>> = self.lines.borrow().values().cloned().collect();
         for line in lines {
             if line.waiting.get().is_some_and(|since| since.elapsed() >= HOLD) {
                 line.waiting.set(None);
-                while let Some(parcel) = line.pop() {
-                    self.drop_packets(DropReason::Unconnected, parcel.count());
-                }
+                self.give_up(&line);
+            }
+            for way in line.ways() {
+                self.settle(&way);
+                self.drop_packets(DropReason::TooBig, way.too_long());
             }
             self.wear_out(&line, &fib);
             let Some(connection) = line.connection() else { continue };
@@ -448,7 +408,7 @@ impl Core {
             } else if self.is_in_use(&line) {
                 line.active.set(Instant::now());
                 self.dial_if_due(&line, &fib);
-            } else if line.active.get().elapsed() >= IDLE {
+            } else if line.active.get().elapsed() >= self.idle {
                 connection.close(Goodbye::Idle.code(), b"idle");
             } else {
                 self.dial_if_due(&line, &fib);
@@ -456,18 +416,46 @@ impl Core {
         }
     }
 
-    /// Says goodbye.
+    /// Counts what passed the socket.
+    fn tally(&self) {
+        let (socket, entrance) = (&self.socket.borrow().0, self.entrance.borrow());
+        let (tally, counters) = (socket.tally(), &entrance.account().counters);
+        counters.egress_sends.add(tally.sends.swap(0, Ordering::Relaxed));
+        counters.udp_receives.add(tally.receives.swap(0, Ordering::Relaxed));
+        counters.udp_datagrams.add(tally.datagrams.swap(0, Ordering::Relaxed));
+        self.board.queue_dropped(socket.queue_drops());
+    }
+
+    /// Says goodbye. What waits is counted, and what workers put aside from here on they count themselves.
     pub(super) async fn close(self: Rc<Self>) {
         /// Long enough for one packet to each peer.
         const PATIENCE: Duration = Duration::from_millis(300);
+        let left: u64 = self.view.side().close().iter().map(Parcel::count).sum();
+        self.drop_packets(DropReason::Unconnected, left);
         self.endpoint.close(Goodbye::Stopping.code(), b"stopping");
         let _ = tokio::time::timeout(PATIENCE, self.endpoint.wait_idle()).await;
+        let lines: Vec<Rc<Line>> = self.lines.borrow().values().cloned().collect();
+        for line in lines {
+            self.give_up(&line);
+            for way in line.clear() {
+                self.settle(&way);
+                self.drop_packets(DropReason::Unconnected, way.unsent());
+            }
+        }
+        self.tally();
     }
 
     /// Where a peer's endpoint is.
     pub(super) fn remote(line: &Line, announced: Announced) -> SocketAddr {
         SocketAddr::new(line.address, announced.port)
     }
+}
+
+/// A socket, and the task without which its trains stand still.
+fn sending(socket: Arc<Socket>) -> (Arc<Socket>, AbortHandle) {
+    // Among the tasks of quinn, not among ours: it must see them run in between.
+    let task = tokio::spawn(socket.clone().send_trains());
+    (socket, task.abort_handle())
 }
 
 /// The longest inner packet that a connection takes.

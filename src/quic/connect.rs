@@ -1,10 +1,12 @@
 //! How a connection comes about: dialled or answered, authenticated, and, where both hosts seal, asked for keys.
 //!
-//! Either end may dial. If both do at once, the one with the lower address wins: it refuses the other's attempt while its
-//! own is under way. A new connection takes the place of an old one; both ends see them in one order.
+//! Either end may dial, and both may at once: the host with the lower address, the leader, refuses the other's attempt while its
+//! own is under way. Connections that come about all the same reach the two ends in different orders, so order of arrival decides
+//! nothing: the leader numbers them, whoever dialled, and tells the number to the other on a stream of each. Both use the one
+//! with the greatest number that lives, and close the others a while later.
 //!
-//! For the one who dials, TLS is done before the other has seen his certificate. So the other says, by a stream of one byte,
-//! that it believes him; before that the connection is not used.
+//! For the one who dials, TLS is done before the other has seen his certificate. So the other says, by that stream, that it
+//! believes him; before that the connection is not used.
 //!
 //! Invariant: no connection is used before [`Trust::admits`](crate::pki::Trust::admits) has said that the certificate is
 //! that of the lease at its address.
@@ -17,7 +19,9 @@ use std::time::{Duration, Instant};
 use quinn::{Connection, ConnectionError, Incoming, TransportErrorCode};
 use rustls::pki_types::{CertificateDer, ServerName};
 
-use super::carry::{Core, Goodbye, Line, may_tell, protected};
+use super::carry::{Core, Goodbye, protected};
+use super::ledger::Way;
+use super::line::{Line, may_tell};
 use crate::pki::Untrusted;
 use crate::route::{Announced, Fib, Peer};
 
@@ -87,8 +91,9 @@ impl Core {
         let client = self.client.borrow().clone();
         let connecting = self.endpoint.connect_with(client, Self::remote(line, announced), server)?;
         let connection = tokio::time::timeout(PATIENCE, connecting).await.map_err(|_| Failure::Silence)??;
-        tokio::time::timeout(PATIENCE, connection.accept_uni()).await.map_err(|_| Failure::Silence)??;
-        self.authenticated(line, connection, true)
+        let number = tokio::time::timeout(PATIENCE, hear_number(&connection));
+        let number = number.await.map_err(|_| Failure::Silence)??;
+        self.authenticated(line, connection, Some(number))
     }
 
     /// Answers those who dial, until the endpoint is closed.
@@ -100,7 +105,7 @@ impl Core {
                 continue;
             }
             let line = self.line(from);
-            if line.dialling.get() && line.retry_at.get() <= Instant::now() && self.ours.get().ip() < from {
+            if line.dialling.get() && line.retry_at.get() <= Instant::now() && self.leads(&line) {
                 incoming.refuse();
                 continue;
             }
@@ -125,15 +130,20 @@ impl Core {
     async fn answer(self: &Rc<Self>, line: &Rc<Line>, incoming: Incoming) -> Result<(), Failure> {
         let connecting = incoming.accept()?;
         let connection = tokio::time::timeout(PATIENCE, connecting).await.map_err(|_| Failure::Silence)??;
-        self.authenticated(line, connection, false)
+        self.authenticated(line, connection, None)
     }
 
-    /// Lets a connection take over, if it is the peer's.
+    /// Whether it is we who number the connections to a peer.
+    fn leads(&self, line: &Line) -> bool {
+        self.ours.get().ip() < line.address
+    }
+
+    /// Lets packets pass by a connection, if it is the peer's. `welcome`: what the peer said to us who dialled.
     fn authenticated(
         self: &Rc<Self>,
         line: &Rc<Line>,
         connection: Connection,
-        is_initiator: bool,
+        welcome: Option<u64>,
     ) -> Result<(), Failure> {
         let fib = self.view.fib();
         let Some((peer, announced)) = protected(&fib, line.address) else {
@@ -147,12 +157,29 @@ impl Core {
             );
             return Err(untrusted.into());
         }
-        if !is_initiator {
-            welcome(&connection);
+        let (leads, is_initiator) = (self.leads(line), welcome.is_some());
+        let number = if leads { line.next_number() } else { welcome.unwrap_or(UNNUMBERED) };
+        let way = Rc::new(Way::new(connection.clone(), number));
+        if leads || !is_initiator {
+            tell_number(&connection, number);
         }
-        self.take_over(line, &connection, &peer.name);
+        self.enter(line, &way, &peer.name);
+        if !leads && !is_initiator {
+            tokio::task::spawn_local(self.clone().await_number(line.clone(), way, peer.name.clone()));
+        }
         self.agree_on_keys(line, &connection, peer, is_initiator);
         Ok(())
+    }
+
+    /// Until the leader has numbered the connection that it has dialled.
+    async fn await_number(self: Rc<Self>, line: Rc<Line>, way: Rc<Way>, name: String) {
+        // Without it the connection has ended, or is the least of all.
+        if let Ok(number) = hear_number(&way.connection).await {
+            way.number.set(number);
+            if way.connection.close_reason().is_none() {
+                self.place(&line, &way, &name);
+            }
+        }
     }
 
     fn admits(&self, connection: &Connection, peer: &Peer, announced: Announced) -> Result<(), Untrusted> {
@@ -191,15 +218,25 @@ impl Core {
     }
 }
 
-/// Says that we believe the one who dialled.
-fn welcome(connection: &Connection) {
+/// What the one who does not number says of a connection.
+const UNNUMBERED: u64 = 0;
+
+/// Tells the other the number of a connection, and, if it has dialled, that we believe it.
+fn tell_number(connection: &Connection, number: u64) {
     let connection = connection.clone();
     tokio::task::spawn_local(async move {
         // A connection that ends before that is no connection: whoever reads it will find out.
         if let Ok(mut stream) = connection.open_uni().await {
-            let _ = stream.write_all(&[1]).await;
+            let _ = stream.write_all(&number.to_be_bytes()).await;
         }
     });
+}
+
+async fn hear_number(connection: &Connection) -> Result<u64, ConnectionError> {
+    let mut number = [0; 8];
+    // A stream that is cut short stands for the least number.
+    let _ = connection.accept_uni().await?.read_exact(&mut number).await;
+    Ok(u64::from_be_bytes(number))
 }
 
 /// With half of it left to chance: peers that failed together do not try together.

@@ -11,12 +11,14 @@ use aws_lc_rs::hmac;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     AckFrequencyConfig, ClientConfig, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
-    IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
+    IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 
 use super::QuicError;
+use super::congestion::OpenConfig;
+use super::socket::Socket;
 use crate::pki::verify::Verifier;
 use crate::pki::{Identity, Trust};
 use crate::sys::udp;
@@ -29,17 +31,19 @@ const LEAST_PAYLOAD: u16 = 1200;
 const KEEP_ALIVE: Duration = Duration::from_millis(400);
 /// A peer that says nothing for so long is away. Much more than a keep-alive: a busy machine may be slow.
 const IDLE: Duration = Duration::from_secs(4);
-/// Bytes of datagrams that wait in a connection, each way.
-const SEND_BUFFER: usize = 256 << 10;
+/// One acknowledgement for about each train: they only tell that the path lives and how wide it is.
+const ACK_AFTER: u32 = 40;
+/// Bytes of datagrams that wait in a connection, each way: two trains to send, and no more, since nothing overtakes there.
+const SEND_BUFFER: usize = 128 << 10;
 const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// The endpoint, and how it dials.
+/// The endpoint, its socket, and how it dials.
 pub(super) fn endpoint(
     address: SocketAddr,
     payload: u16,
     secret: &[u8; 32],
     (identity, trust): (&Identity, &Trust),
-) -> Result<(Endpoint, ClientConfig), QuicError> {
+) -> Result<(Endpoint, Arc<Socket>, ClientConfig), QuicError> {
     let setup = |error: &dyn std::fmt::Display| QuicError::Setup(error.to_string());
     let socket = udp::bind(address).map_err(|error| QuicError::Bind { address, error })?;
     let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, secret)));
@@ -48,10 +52,11 @@ pub(super) fn endpoint(
     config.cid_generator(|| Box::new(AnyId));
     config.max_udp_payload_size(payload.max(LEAST_PAYLOAD)).map_err(|error| setup(&error))?;
     let (server, client) = configs(payload, identity, trust)?;
-    let runtime = Arc::new(quinn::TokioRuntime);
-    let endpoint = Endpoint::new(config, Some(server), socket, runtime)
-        .map_err(|error| QuicError::Bind { address, error })?;
-    Ok((endpoint, client))
+    let socket = Socket::new(socket).map_err(|error| QuicError::Bind { address, error })?;
+    let endpoint =
+        Endpoint::new_with_abstract_socket(config, Some(server), socket.clone(), Arc::new(TokioRuntime))
+            .map_err(|error| QuicError::Bind { address, error })?;
+    Ok((endpoint, socket, client))
 }
 
 /// How it answers and how it dials: mutual TLS 1.3 with full handshakes only, so no 0-RTT that could be replayed.
@@ -99,8 +104,7 @@ fn transport(payload: u16) -> Result<TransportConfig, QuicError> {
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(payload).black_hole_cooldown(Duration::from_secs(10));
     let mut acks = AckFrequencyConfig::default();
-    // One for each GSO train rather than for every second packet.
-    acks.ack_eliciting_threshold(VarInt::from_u32(10));
+    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_AFTER));
     transport
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(KEEP_ALIVE))
@@ -110,7 +114,7 @@ fn transport(payload: u16) -> Result<TransportConfig, QuicError> {
         .ack_frequency_config(Some(acks))
         .datagram_send_buffer_size(SEND_BUFFER)
         .datagram_receive_buffer_size(Some(RECEIVE_BUFFER))
-        .congestion_controller_factory(Arc::new(quinn::congestion::CubicConfig::default()))
+        .congestion_controller_factory(Arc::new(OpenConfig))
         // Underlays in one data centre: the default of 333 ms would keep a lost first packet for a second.
         .initial_rtt(Duration::from_millis(50))
         .max_concurrent_bidi_streams(VarInt::from_u32(2))

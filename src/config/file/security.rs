@@ -42,7 +42,11 @@ impl Merged {
             Ok(seconds @ 1..=3600) => Duration::from_secs(seconds),
             _ => self.wrong("security.rekey_seconds", "write a number of seconds from 1 to 3600")?,
         };
-        Ok(Security { mode, require: security.require, port: self.quic_port()?, ca, own, rekey })
+        let idle = match u64::try_from(security.idle_seconds) {
+            Ok(seconds @ 1..=86_400) => Duration::from_secs(seconds),
+            _ => self.wrong("security.idle_seconds", "write a number of seconds from 1 to 86400")?,
+        };
+        Ok(Security { mode, require: security.require, port: self.quic_port()?, ca, own, rekey, idle })
     }
 
     fn own_certificate(&self) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::super::Lab;
+use super::naive;
 use super::wireguard::{self, Program};
 
 /// What carries packets from pod to pod.
@@ -38,6 +39,8 @@ pub enum System {
     WireguardGo,
     /// boringtun, from the environment variable BORINGTUN or the path.
     Boringtun,
+    /// A tunnel over QUIC without anything that hopsack does beside it.
+    QuinnNaive,
 }
 
 /// How packets are carried.
@@ -51,12 +54,14 @@ pub(super) enum Carrier {
     Flannel,
     /// Two WireGuards in userspace.
     WireGuard(Program),
+    /// Two ends of the naive tunnel.
+    Naive,
     /// Two hopsacks, with this appended to their configuration.
     Hopsack(&'static str),
 }
 
 impl System {
-    /// Name, carrier, colour. The kernel's systems are grey, Flannel brown, WireGuards red, ours green to blue by engine and violet if
+    /// Name, carrier, colour. The kernel's systems are grey, others red to brown, ours green to blue by engine and violet if
     /// encrypted; told apart by brightness too.
     fn row(self) -> (&'static str, Carrier, &'static str) {
         use Carrier::Hopsack;
@@ -78,6 +83,7 @@ impl System {
             Self::Quic => ("quic", Hopsack("[security]\nmode = \"quic\"\n"), "#a583c9"),
             Self::WireguardGo => ("wireguard-go", Carrier::WireGuard(Program::GO), "#9e4a4a"),
             Self::Boringtun => ("boringtun", Carrier::WireGuard(Program::BORINGTUN), "#c98a83"),
+            Self::QuinnNaive => ("quinn-naive", Carrier::Naive, "#c9a9b8"),
         }
     }
 
@@ -113,6 +119,7 @@ impl System {
             Carrier::Vxlan => "flannel.1".into(),
             Carrier::Flannel => "flannel0".into(),
             Carrier::WireGuard(_) => wireguard::device(lab, number),
+            Carrier::Naive => naive::DEVICE.into(),
             Carrier::Hopsack(_) => "hopsack0".into(),
         }
     }

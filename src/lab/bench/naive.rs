@@ -1,0 +1,162 @@
+//! A tunnel as one writes it first: a TUN device without offloads, quinn as it comes, one packet a wake-up each way.
+//!
+//! It is what hopsack's `quic` mode is measured against: the same QUIC and nothing else. Not for
+//! use: it knows one peer, believes every certificate, and looks at no packet.
+//!
+//! Two parts: [`run`] is the process, `hopsack lab naive`; [`Naive`] starts and ends it for the bench.
+//!
+//! Invariant: what was started here has ended, and its device is gone, when its [`Naive`] is dropped.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Connection, Endpoint, SendDatagramError, ServerConfig};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::version::TLS13;
+
+use super::super::{Host, Lab, LabError, daemon, programs};
+use crate::pki::Trust;
+use crate::pki::verify::Verifier;
+use crate::sys::process::{Process, own_session};
+use crate::sys::tun::SimpleTun;
+use crate::sys::{Interest, poll};
+
+pub(super) const DEVICE: &str = "naive0";
+/// Of the device: what fits a DATAGRAM frame once quinn has found that the path takes its default of 1452 bytes.
+const MTU: u16 = 1400;
+const PORT: u16 = 8443;
+/// Between two looks at what the path takes.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What the process is told.
+#[derive(Debug, Args)]
+pub struct NaiveArgs {
+    /// A TUN device that is there.
+    #[arg(long)]
+    device: String,
+    /// Our end.
+    #[arg(long)]
+    bind: SocketAddr,
+    /// The other end, if it is we who dial.
+    #[arg(long)]
+    dial: Option<SocketAddr>,
+}
+
+/// Carries packets until the connection ends.
+///
+/// # Errors
+/// Whatever ends it.
+pub fn run(args: &NaiveArgs) -> Result<(), LabError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = runtime.and_then(|runtime| runtime.block_on(tunnel(args)));
+    ended.map_err(|error| LabError::Bench(format!("the naive tunnel ended: {error}")))
+}
+
+async fn tunnel(args: &NaiveArgs) -> io::Result<()> {
+    let (_endpoint, connection) = connect(args).await?;
+    while connection.max_datagram_size().is_none_or(|size| size < usize::from(MTU)) {
+        tokio::time::sleep(LOOK).await;
+    }
+    let device = SimpleTun::open(&args.device)?;
+    let (reader, sender) = (device.share(), connection.clone());
+    // It ends with the process: a read of a device that nobody writes to does not.
+    std::thread::spawn(move || to_peer(&reader, &sender));
+    from_peer(&device, &connection).await
+}
+
+async fn connect(args: &NaiveArgs) -> io::Result<(Endpoint, Connection)> {
+    let Some(peer) = args.dial else {
+        let made = rcgen::generate_simple_self_signed(["naive".to_owned()]).map_err(io::Error::other)?;
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let server = ServerConfig::with_single_cert(vec![made.cert.der().clone()], key.into());
+        let endpoint = Endpoint::server(server.map_err(io::Error::other)?, args.bind)?;
+        let incoming = endpoint.accept().await.ok_or(io::ErrorKind::ConnectionAborted)?;
+        return Ok((endpoint, incoming.await?));
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier::new(Trust::Store, provider)))
+        .with_no_client_auth();
+    let crypto = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
+    let endpoint = Endpoint::client(args.bind)?;
+    let client = ClientConfig::new(Arc::new(crypto));
+    let connecting = endpoint.connect_with(client, peer, "naive").map_err(io::Error::other)?;
+    Ok((endpoint, connecting.await?))
+}
+
+fn to_peer(device: &SimpleTun, connection: &Connection) -> io::Result<()> {
+    let mut buffer = [0; 2048];
+    loop {
+        poll([(device.as_fd(), Interest::Read)], None)?;
+        let length = device.read(&mut buffer)?;
+        match connection.send_datagram(Bytes::copy_from_slice(&buffer[..length])) {
+            Ok(()) | Err(SendDatagramError::TooLarge) => {}
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
+}
+
+async fn from_peer(device: &SimpleTun, connection: &Connection) -> io::Result<()> {
+    loop {
+        let packet = connection.read_datagram().await?;
+        device.write(&packet)?;
+    }
+}
+
+/// One end that runs.
+#[derive(Debug)]
+pub(super) struct Naive {
+    child: Child,
+    netns: String,
+}
+
+impl Naive {
+    /// Starts the end of host `number`; the second dials the first.
+    pub(super) fn start(lab: &Lab, number: usize, peer: &Host) -> Result<Self, LabError> {
+        let host = lab.host(number);
+        let what = || LabError::io(format!("start the naive tunnel of {}", host.name));
+        let device = format!(
+            "tuntap add {DEVICE} mode tun\nlink set {DEVICE} mtu {MTU} up\nroute add {} dev {DEVICE}\n",
+            peer.subnet_v4
+        );
+        programs::ip_batch(Some(&host.netns), &device, false)?;
+        let binary = lab.options().binary.to_string_lossy().into_owned();
+        let mut argv =
+            [binary.as_str(), "lab", "naive", "--device", DEVICE, "--bind"].map(String::from).to_vec();
+        let end = |host: &Host| SocketAddr::new(host.public, PORT).to_string();
+        argv.push(end(host));
+        if number == 2 {
+            argv.extend(["--dial".to_owned(), end(peer)]);
+        }
+        let log = File::create(host.directory.join("naive.log")).map_err(what())?;
+        let mut command = programs::command_in(&host.netns, &argv);
+        command.stdin(Stdio::null()).stdout(log.try_clone().map_err(what())?).stderr(log);
+        let child = own_session(&mut command).spawn().map_err(what())?;
+        Ok(Self { child, netns: host.netns.clone() })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Naive {
+    fn drop(&mut self) {
+        let process = Process::open(self.pid()).ok();
+        let _ = daemon::end_all(process.as_slice(), daemon::GRACE);
+        let _ = self.child.wait();
+        // With its route. It fails if the lab has gone first.
+        let _ = programs::ip_batch(Some(&self.netns), &format!("link del {DEVICE}\n"), true);
+    }
+}
