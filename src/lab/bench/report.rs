@@ -335,8 +335,12 @@ impl Machine {
         let model = read("/proc/cpuinfo");
         let model = model.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let arguments: Vec<String> =
+        let mut arguments: Vec<String> =
             std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+        if let Some(program) = arguments.first_mut() {
+            // Where it lies is this machine's business, and results are shown to others.
+            *program = program.rsplit('/').next().unwrap_or_default().to_owned();
+        }
         Self {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             cpu: model.map_or(std::env::consts::ARCH, |(_, model)| model).trim().to_owned(),
