@@ -106,7 +106,7 @@ impl crew::Worker for Worker {
             bytes += self.outbound(tools, frames, now)?;
         }
         if messages > 0 {
-            bytes += self.inbound(tools, messages, now);
+            bytes += self.inbound(tools, now);
         }
         Ok(bytes)
     }
@@ -145,14 +145,14 @@ impl Worker {
         Ok(bytes)
     }
 
-    /// From the network to the TUN, likewise.
-    fn inbound(&mut self, tools: &mut Tools, most: usize, now: Nanos) -> usize {
+    /// From the network to the TUN, as much as there is: what comes together is merged. Likewise.
+    fn inbound(&mut self, tools: &mut Tools, now: Nanos) -> usize {
         let Self { link, receive, budgets: [_, budget], fib, verify, .. } = self;
         let Tools { coalescer, receiver, gate, .. } = tools;
         let (fib, account) = (fib.load(), link.account.clone());
         let counters = &account.counters;
         counters.system_calls.add(1);
-        let count = receiver.receive(receive, most).unwrap_or_else(|error| {
+        let count = receiver.receive(receive, budget.ask_for_all()).unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::WouldBlock {
                 account.error(Op::UdpReceive, &error);
             }

@@ -12,8 +12,8 @@ const TURN_BYTES: usize = 128 * 1024;
 /// Whoever comes within so many nanoseconds of one that came alone may bring others: to ask whether there is another costs
 /// a lone packet's round trip a system call, and is left to the wait.
 const CLOSE: u64 = 30_000;
-/// Whoever is longer has followers.
-const SHORT: usize = 4096;
+/// Whoever is longer is a piece of something, and has followers.
+const SHORT: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -36,6 +36,12 @@ impl Budget {
 
     /// What the next turn asks for; 0 if the last one emptied the queue.
     pub(super) fn next(&self) -> usize {
+        self.next
+    }
+
+    /// Asks for as much as a turn may bring, where asking for more costs nothing.
+    pub(super) fn ask_for_all(&mut self) -> usize {
+        self.next = self.limit();
         self.next
     }
 
