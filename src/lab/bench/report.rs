@@ -454,7 +454,7 @@ pub(super) mod tests {
             "100 x2.00",
             "uring not measured: not in this build",
             "NOISE: other programs took 50 % of the CPUs before the run and up to 10 % during it",
-            "simple  tcp1     the CPUs are full",
+            "simple       tcp1     the CPUs are full",
         ] {
             assert!(table.contains(part), "{part:?} is not in\n{table}");
         }
