@@ -88,11 +88,16 @@ fn keys_and_connections_and_why_there_are_none() {
     lab.start().expect("ready");
     let to = lab.pod(2).v4.to_string();
     ping(&lab.pod(1).netns, Ping::to(lab.pod(2).v4)).expect("ping runs");
-    eventually("keys", || explain(&lab, 1, &to)["keys"].is_object());
-    let (here, there) = (explain(&lab, 1, &to), explain(&lab, 2, &lab.pod(1).v4.to_string()));
+    // Where both have dialled at once, keys follow keys.
+    let both = || (explain(&lab, 1, &to), explain(&lab, 2, &lab.pod(1).v4.to_string()));
+    eventually("keys of one name at both ends", || {
+        let (here, there) = both();
+        here["keys"].is_object() && here["keys"]["name"] == there["keys"]["name"]
+    });
+    let here = explain(&lab, 1, &to);
     assert_eq!((&here["outcome"], &here["transport"]), (&"sent".into(), &"sealed".into()), "{here:#}");
-    assert_eq!((&here["mtu"], &here["keys"]["epoch"]), (&1434.into(), &1.into()), "{here:#}");
-    assert_eq!(here["keys"]["name"], there["keys"]["name"], "one name at both ends");
+    assert_eq!(here["mtu"], 1434, "{here:#}");
+    assert!(here["keys"]["epoch"].as_u64().is_some_and(|epoch| epoch > 0), "{here:#}");
     says(&here, "sentence", &["sealed and sent to h2 at 192.0.2.2:8285"]);
     says(&here, "frame", &["sealed", "56 bytes more"]);
     says(&here, "connection", &["QUIC, for"]);
@@ -104,7 +109,7 @@ fn keys_and_connections_and_why_there_are_none() {
     }
     let page = page(&lab, 1, &to);
     assert!(page.starts_with("a packet for 10.244.2.2: it is sealed and sent to h2"), "{page}");
-    assert!(page.contains("keys") && page.contains("s old") && page.contains("changed 0 times"), "{page}");
+    assert!(page.contains("keys") && page.contains("s old") && page.contains("changed "), "{page}");
 
     // In clear, since one of the two wants it so; each end says which.
     let said = explain(&lab, 1, &lab.pod(3).v4.to_string());
