@@ -271,10 +271,12 @@ fn numbered_flows(lab: &Lab) -> (u64, u64, u64) {
     (reordered, received, sent)
 }
 
-/// Bulk TCP: packets a system call, at the sender and at the receiver.
+/// Bulk TCP: packets a system call, at the sender and at the receiver. A super packet that comes alone passes by plain calls
+/// on the ring engine too; `tests/turns.rs` has small packets.
 #[test]
 fn a_system_call_moves_many_packets() {
-    for (engine, least) in [("batch", 8), ("uring", 16)] {
+    const LEAST: u64 = 8;
+    for engine in ["batch", "uring"] {
         let lab = lab_on(engine, "calls", 2, Family::V4);
         let flow = Flow {
             from: lab.pod(1),
@@ -289,7 +291,7 @@ fn a_system_call_moves_many_packets() {
             let packets = scrape.get(&format!("hopsack_{direction}_packets_total"));
             let calls = scrape.get("hopsack_system_calls_total");
             assert!(packets > (300 << 20) / 1472, "{engine}, {direction}: {packets} packets");
-            assert!(packets > calls * least, "{engine}, {direction}: {packets} packets in {calls} calls");
+            assert!(packets > calls * LEAST, "{engine}, {direction}: {packets} packets in {calls} calls");
             let bad =
                 scrape.get("hopsack_send_fallbacks_total") + scrape.get("hopsack_write_fallbacks_total");
             assert_eq!((bad, scrape.all_dropped("ingress")), (0, 0), "{engine}");
