@@ -5,8 +5,8 @@
 //! a call; `uring`, the same through one ring a worker.
 //!
 //! A worker of the fast engines has a TUN queue, a receiving socket on the cluster's port, and a source port: a flow keeps
-//! its queue, a queue its source port, and a source port its receiving socket at the peer, so that no two threads ever
-//! carry packets of one flow in one direction. Which thread serves which worker is `crew`'s matter.
+//! its queue, a queue its source port, and a source port its receiving socket at the peer, so that no two threads carry
+//! packets of one flow in one direction at a time. Which thread serves which worker is `crew`'s matter.
 //!
 //! It knows nothing of leases, stores or configuration files, and never decides that the program should end: a worker
 //! that cannot go on says so through the callback that it was started with.

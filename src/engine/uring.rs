@@ -1,7 +1,8 @@
 //! The ring engine: offloads and batches through one io_uring a worker.
 //!
 //! A turn is two calls of io_uring_enter(2): one for all reads of the TUN and receives, one for all sends and TUN writes that
-//! come of them; while turns bring as much as they ask for, there is no other system call. Where the kernel refuses something, [`Link`] mends it by plain system calls, as in the batch engine.
+//! come of them; while turns bring as much as they ask for, there is no other system call. One or two requests are plain
+//! system calls instead. Where the kernel refuses something, [`Link`] mends it by such calls, as in the batch engine.
 //!
 //! A part that is mended goes after those that followed it in the same system call. Trains that a device refuses are the
 //! first ones, and for a minute there are no others; where a path became narrow, what is too long is not sent again; and
