@@ -24,7 +24,15 @@ fn every_cell_gets_a_value_and_nothing_is_left() {
     let options = Options::unique("bench", HOPSACK);
     let name = options.name.clone();
     let plan = Plan {
-        systems: vec![System::Raw, System::Vxlan, System::Flannel, System::WireguardGo, System::Simple],
+        systems: [
+            System::Raw,
+            System::Vxlan,
+            System::Flannel,
+            System::WireguardGo,
+            System::Simple,
+            System::Floor,
+        ]
+        .into(),
         underlays: vec![Underlay::Pass, Underlay::NosegGro],
         workloads: Plan::full().workloads,
         repeats: 1,
@@ -43,7 +51,7 @@ fn every_cell_gets_a_value_and_nothing_is_left() {
     assert!(out.iter().all(theirs), "{out:?}");
 
     for underlay in plan.underlays {
-        for system in [System::Raw, System::Vxlan, System::Simple] {
+        for system in [System::Raw, System::Vxlan, System::Simple, System::Floor] {
             for metric in Metric::ALL {
                 let cell = report.cell(underlay, system, metric);
                 // A busy machine may lose 1 % of whatever is offered.
@@ -88,6 +96,27 @@ fn every_cell_gets_a_value_and_nothing_is_left() {
     let [read, ..] = simple.packets_per_call.expect("its daemons count");
     assert!((0.9..1.1).contains(&read), "one packet a read, and not {read}");
     assert!(simple.daemon_cpus.iter().sum::<f64>() > 0.0);
+}
+
+/// The bounds that a missed target is judged by.
+#[test]
+fn the_floor_carries_what_comes_alone_asleep_or_not() {
+    let options = Options::unique("bench-floor", HOPSACK);
+    let plan = Plan {
+        systems: vec![System::Floor, System::FloorSpin],
+        underlays: vec![Underlay::Pass],
+        workloads: vec![bench::Workload::Rtt, bench::Workload::Connects],
+        repeats: 1,
+        seconds: 0.2,
+        awake: false,
+    };
+    let report = bench::run(options, &plan, &mut |_| ()).expect("root, tun, ethtool: run scripts/test");
+    assert!(report.broken().is_empty(), "{:?}", report.broken());
+    for system in plan.systems {
+        for metric in [Metric::RttP50, Metric::Connects] {
+            assert!(report.cell(Underlay::Pass, system, metric).is_some(), "{system:?} {metric:?}");
+        }
+    }
 }
 
 #[test]

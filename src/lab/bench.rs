@@ -12,6 +12,7 @@
 
 mod awake;
 mod flannel;
+mod floor;
 mod join;
 mod limit;
 mod load;
@@ -22,6 +23,7 @@ mod report;
 mod request;
 mod rig;
 mod system;
+mod tunnel;
 mod udp;
 mod underlay;
 mod wireguard;
@@ -31,6 +33,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use floor::{FloorArgs, run as run_floor};
 pub use join::join;
 pub use measure::{Metric, Workload};
 pub use naive::{NaiveArgs, run as run_naive};

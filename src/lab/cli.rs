@@ -78,6 +78,9 @@ enum LabCommand {
     /// One end of the tunnel that `bench` measures as quinn-naive.
     #[command(hide = true)]
     Naive(bench::NaiveArgs),
+    /// One end of the tunnel that `bench` measures as floor.
+    #[command(hide = true)]
+    Floor(bench::FloorArgs),
     /// Show the labs of this machine.
     List,
 }
@@ -181,6 +184,7 @@ pub fn run(args: LabArgs, binary: &Path) -> Result<(), LabError> {
         LabCommand::Bench(args) => measure::run_bench(args, binary),
         LabCommand::Soak(args) => measure::run_soak(args, binary),
         LabCommand::Naive(args) => bench::run_naive(&args),
+        LabCommand::Floor(args) => bench::run_floor(&args),
         LabCommand::List => say(&table(&list())),
     }
 }

@@ -3,15 +3,11 @@
 //! It is what hopsack's `quic` mode is measured against: the same QUIC and nothing else. Not for
 //! use: it knows one peer, believes every certificate, and looks at no packet.
 //!
-//! Two parts: [`run`] is the process, `hopsack lab naive`; [`Naive`] starts and ends it for the bench.
-//!
-//! Invariant: what was started here has ended, and its device is gone, when its [`Naive`] is dropped.
+//! Invariant: one packet is one datagram, and waits for no other.
 
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,17 +18,15 @@ use quinn::{ClientConfig, Connection, Endpoint, SendDatagramError, ServerConfig}
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::version::TLS13;
 
-use super::super::{Host, Lab, LabError, daemon, programs};
+use super::super::LabError;
 use crate::pki::Trust;
 use crate::pki::verify::Verifier;
-use crate::sys::process::{Process, own_session};
 use crate::sys::tun::SimpleTun;
 use crate::sys::{Interest, poll};
 
 pub(super) const DEVICE: &str = "naive0";
 /// Of the device: what fits a DATAGRAM frame once quinn has found that the path takes its default of 1452 bytes.
-const MTU: u16 = 1400;
-const PORT: u16 = 8443;
+pub(super) const MTU: u16 = 1400;
 /// Between two looks at what the path takes.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -111,52 +105,5 @@ async fn from_peer(device: &SimpleTun, connection: &Connection) -> io::Result<()
     loop {
         let packet = connection.read_datagram().await?;
         device.write(&packet)?;
-    }
-}
-
-/// One end that runs.
-#[derive(Debug)]
-pub(super) struct Naive {
-    child: Child,
-    netns: String,
-}
-
-impl Naive {
-    /// Starts the end of host `number`; the second dials the first.
-    pub(super) fn start(lab: &Lab, number: usize, peer: &Host) -> Result<Self, LabError> {
-        let host = lab.host(number);
-        let what = || LabError::io(format!("start the naive tunnel of {}", host.name));
-        let device = format!(
-            "tuntap add {DEVICE} mode tun\nlink set {DEVICE} mtu {MTU} up\nroute add {} dev {DEVICE}\n",
-            peer.subnet_v4
-        );
-        programs::ip_batch(Some(&host.netns), &device, false)?;
-        let binary = lab.options().binary.to_string_lossy().into_owned();
-        let mut argv =
-            [binary.as_str(), "lab", "naive", "--device", DEVICE, "--bind"].map(String::from).to_vec();
-        let end = |host: &Host| SocketAddr::new(host.public, PORT).to_string();
-        argv.push(end(host));
-        if number == 2 {
-            argv.extend(["--dial".to_owned(), end(peer)]);
-        }
-        let log = File::create(host.directory.join("naive.log")).map_err(what())?;
-        let mut command = programs::command_in(&host.netns, &argv);
-        command.stdin(Stdio::null()).stdout(log.try_clone().map_err(what())?).stderr(log);
-        let child = own_session(&mut command).spawn().map_err(what())?;
-        Ok(Self { child, netns: host.netns.clone() })
-    }
-
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Naive {
-    fn drop(&mut self) {
-        let process = Process::open(self.pid()).ok();
-        let _ = daemon::end_all(process.as_slice(), daemon::GRACE);
-        let _ = self.child.wait();
-        // With its route. It fails if the lab has gone first.
-        let _ = programs::ip_batch(Some(&self.netns), &format!("link del {DEVICE}\n"), true);
     }
 }

@@ -15,8 +15,8 @@ use super::super::ping::{Ping, ping};
 use super::super::{Host, Lab, LabError, Pod, READY, Store, daemon, programs};
 use super::awake::Awake;
 use super::flannel::{self, Flanneld};
-use super::naive::Naive;
 use super::system::{Carrier, System};
+use super::tunnel::{Kind, Tunnel};
 use super::wireguard::{Program, WireGuard};
 use crate::sys::netns::in_netns;
 
@@ -49,7 +49,7 @@ pub(super) struct Rig<'a> {
     active: Option<System>,
     flannelds: Vec<Flanneld>,
     wireguards: Vec<WireGuard>,
-    naive: Vec<Naive>,
+    tunnels: Vec<Tunnel>,
     awake: Option<Awake>,
 }
 
@@ -79,7 +79,7 @@ impl<'a> Rig<'a> {
             active: None,
             flannelds: Vec::new(),
             wireguards: Vec::new(),
-            naive: Vec::new(),
+            tunnels: Vec::new(),
             awake,
         })
     }
@@ -112,7 +112,7 @@ impl<'a> Rig<'a> {
             Carrier::Vxlan => self.in_pairs(vxlan),
             Carrier::Flannel => self.start_flannelds(),
             Carrier::WireGuard(program) => self.start_wireguards(program),
-            Carrier::Naive => self.start_naive(),
+            Carrier::Tunnel(kind) => self.start_tunnels(kind),
             Carrier::Hopsack(config) => self.start_daemons(config),
         };
         let refusal = refusal.and_then(|()| self.wait_for_a_packet(system));
@@ -132,7 +132,7 @@ impl<'a> Rig<'a> {
         let Some(system) = self.active.take() else { return Ok(()) };
         self.flannelds.clear();
         self.wireguards.clear();
-        self.naive.clear();
+        self.tunnels.clear();
         for (host, number) in self.lab.hosts().iter().zip(1..) {
             match system.carrier() {
                 Carrier::Raw => {
@@ -143,7 +143,7 @@ impl<'a> Rig<'a> {
                 Carrier::Vxlan => {
                     programs::ip_batch(Some(&host.netns), "link del flannel.1\n", true).or_else(forgive)?;
                 }
-                Carrier::Flannel | Carrier::Naive | Carrier::WireGuard(_) => {}
+                Carrier::Flannel | Carrier::Tunnel(_) | Carrier::WireGuard(_) => {}
                 Carrier::Hopsack(_) => {
                     self.lab.daemon(number).terminate()?;
                 }
@@ -155,7 +155,7 @@ impl<'a> Rig<'a> {
     /// The daemons' processes, if the active system has any.
     pub(super) fn daemons(&self) -> Vec<u32> {
         let ours = (1..=self.lab.hosts().len()).filter_map(|number| self.lab.daemon(number).pid());
-        let theirs = self.flannelds.iter().map(Flanneld::pid).chain(self.naive.iter().map(Naive::pid));
+        let theirs = self.flannelds.iter().map(Flanneld::pid).chain(self.tunnels.iter().map(Tunnel::pid));
         ours.chain(theirs).chain(self.wireguards.iter().map(WireGuard::pid)).collect()
     }
 
@@ -199,9 +199,9 @@ impl<'a> Rig<'a> {
         Ok(())
     }
 
-    fn start_naive(&mut self) -> Result<(), Refused> {
+    fn start_tunnels(&mut self, kind: Kind) -> Result<(), Refused> {
         for (number, peer) in [(1, 2), (2, 1)] {
-            self.naive.push(Naive::start(self.lab, number, self.lab.host(peer))?);
+            self.tunnels.push(Tunnel::start(self.lab, kind, number, self.lab.host(peer))?);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::super::Lab;
-use super::naive;
+use super::tunnel::Kind;
 use super::wireguard::{self, Program};
 
 /// What carries packets from pod to pod.
@@ -27,9 +27,9 @@ pub enum System {
     Uring,
     /// hopsack, the engine that it chooses by itself here.
     Auto,
-    /// batch, which polls for 50 us before it sleeps.
+    /// batch, which polls for 100 us before it sleeps.
     BatchSpin,
-    /// uring, which polls for 50 us before it sleeps.
+    /// uring, which polls for 100 us before it sleeps.
     UringSpin,
     /// hopsack, the engine that it chooses, packets sealed.
     Sealed,
@@ -41,6 +41,10 @@ pub enum System {
     Boringtun,
     /// A tunnel over QUIC without anything that hopsack does beside it.
     QuinnNaive,
+    /// A daemon that only passes on, by the same system calls: the bound of what hopsack can reach for TCP and round trips.
+    Floor,
+    /// The same, which never sleeps: for round trips and connections.
+    FloorSpin,
 }
 
 /// How packets are carried.
@@ -54,8 +58,8 @@ pub(super) enum Carrier {
     Flannel,
     /// Two WireGuards in userspace.
     WireGuard(Program),
-    /// Two ends of the naive tunnel.
-    Naive,
+    /// Two ends of a tunnel that is here for comparison.
+    Tunnel(Kind),
     /// Two hopsacks, with this appended to their configuration.
     Hopsack(&'static str),
 }
@@ -74,16 +78,18 @@ impl System {
             Self::Uring => ("uring", Hopsack("[dataplane]\nengine = \"uring\"\n"), "#2b7a9e"),
             Self::Auto => ("auto", Hopsack(""), "#5b6fc0"),
             Self::BatchSpin => {
-                ("batch-spin", Hopsack("[dataplane]\nengine = \"batch\"\nbusy_poll_us = 50\n"), "#6fc7ab")
+                ("batch-spin", Hopsack("[dataplane]\nengine = \"batch\"\nbusy_poll_us = 100\n"), "#6fc7ab")
             }
             Self::UringSpin => {
-                ("uring-spin", Hopsack("[dataplane]\nengine = \"uring\"\nbusy_poll_us = 50\n"), "#5aa7cc")
+                ("uring-spin", Hopsack("[dataplane]\nengine = \"uring\"\nbusy_poll_us = 100\n"), "#5aa7cc")
             }
             Self::Sealed => ("sealed", Hopsack("[security]\nmode = \"sealed\"\n"), "#7a55a8"),
             Self::Quic => ("quic", Hopsack("[security]\nmode = \"quic\"\n"), "#a583c9"),
             Self::WireguardGo => ("wireguard-go", Carrier::WireGuard(Program::GO), "#9e4a4a"),
             Self::Boringtun => ("boringtun", Carrier::WireGuard(Program::BORINGTUN), "#c98a83"),
-            Self::QuinnNaive => ("quinn-naive", Carrier::Naive, "#c9a9b8"),
+            Self::QuinnNaive => ("quinn-naive", Carrier::Tunnel(Kind::Naive), "#c9a9b8"),
+            Self::Floor => ("floor", Carrier::Tunnel(Kind::Floor), "#5b6068"),
+            Self::FloorSpin => ("floor-spin", Carrier::Tunnel(Kind::FloorSpin), "#3f434a"),
         }
     }
 
@@ -119,7 +125,7 @@ impl System {
             Carrier::Vxlan => "flannel.1".into(),
             Carrier::Flannel => "flannel0".into(),
             Carrier::WireGuard(_) => wireguard::device(lab, number),
-            Carrier::Naive => naive::DEVICE.into(),
+            Carrier::Tunnel(kind) => kind.device().into(),
             Carrier::Hopsack(_) => "hopsack0".into(),
         }
     }
