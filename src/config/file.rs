@@ -363,7 +363,7 @@ impl Merged {
                 self.wrong("dataplane.busy_poll_us", "the simple engine does not spin: write 0")?
             }
             Ok(time @ 0..=1000) => time,
-            _ => self.wrong("dataplane.busy_poll_us", "write a number from 0 to 1000; 50 is a good one")?,
+            _ => self.wrong("dataplane.busy_poll_us", "write a number from 0 to 1000; 100 is a good one")?,
         };
         if self.file.nat.masquerade {
             self.wrong(

@@ -58,7 +58,7 @@ pub const KEYS: &[Key] = keys! {
     dataplane.engine, "dataplane-engine", "how packets are moved: \"auto\" (the best that runs here), \"uring\", \"batch\" or \"simple\"";
     dataplane.workers, "dataplane-workers", "queues of the overlay device, each with a socket, or \"auto\" (4, or 1 on 1 CPU); the simple engine has 1";
     dataplane.offload, "dataplane-offload", "let the kernel hand over and take many packets as one; the simple engine cannot";
-    dataplane.busy_poll_us, "dataplane-busy-poll-us", "microseconds to spin before sleeping, where packets come one after the other; 50 is a good one, 0 is off";
+    dataplane.busy_poll_us, "dataplane-busy-poll-us", "microseconds to spin before sleeping, where packets come one after the other; 100 is a good one, 0 is off";
     security.mode, "security-mode", "encryption with hosts that encrypt too: \"none\", \"sealed\" (fast) or \"quic\" (standard)";
     security.require, "security-require", "no packet to or from a host that does not encrypt";
     security.port, "security-port", "UDP port for QUIC, or \"auto\" (the overlay's port + 1)";

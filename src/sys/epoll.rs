@@ -5,6 +5,7 @@
 //! Invariant: a number that [`Epoll::wait`] hands out was given by [`Epoll::add`].
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -54,16 +55,20 @@ impl Epoll {
     /// Sleeps until at least one descriptor is readable or has an error, or `timeout`, in whole milliseconds, has passed
     /// (`None`: for ever). Says which are; none after a signal or at the end of the time.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<&[usize]> {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; MOST];
+        let mut events = [MaybeUninit::<libc::epoll_event>::uninit(); MOST];
         let most = libc::c_int::try_from(MOST).unwrap_or(1);
         let timeout = timeout.map_or(-1, |t| i32::try_from(t.as_millis()).unwrap_or(i32::MAX));
         self.numbers.clear();
         // SAFETY: `events` has room for `most` of them and is the kernel's to fill during the call.
-        let count =
-            unsafe { libc::epoll_wait(self.descriptor.as_raw_fd(), events.as_mut_ptr(), most, timeout) };
+        let count = unsafe {
+            libc::epoll_wait(self.descriptor.as_raw_fd(), events.as_mut_ptr().cast(), most, timeout)
+        };
         match usize::try_from(count) {
             Ok(count) => {
-                let number = |event: &libc::epoll_event| usize::try_from(event.u64).unwrap_or(usize::MAX);
+                let number = |event: &MaybeUninit<libc::epoll_event>| {
+                    // SAFETY: the kernel has filled the first `count`.
+                    usize::try_from(unsafe { event.assume_init() }.u64).unwrap_or(usize::MAX)
+                };
                 self.numbers.extend(events[..count].iter().map(number));
             }
             Err(_) => {

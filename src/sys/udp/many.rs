@@ -1,4 +1,4 @@
-//! Many messages by one system call: sendmmsg(2) with UDP_SEGMENT, recvmmsg(2) with UDP_GRO.
+//! Many messages by one system call: sendmmsg(2) with UDP_SEGMENT (sendmsg(2) for one), recvmmsg(2) with UDP_GRO.
 //!
 //! Invariant: whatever the kernel is given a pointer to lives in the caller's frame or in `self` until the call returns.
 
@@ -22,6 +22,22 @@ const SLOT: usize = 65_536;
 /// Sends the first parts of `parts`, at most 64, out of `memory`. Says how many the kernel took, in their order; an error
 /// is that of the first.
 pub fn send_many(socket: &UdpSocket, memory: &[u8], parts: &[Part]) -> io::Result<usize> {
+    match parts {
+        // Who comes alone is not to wait until room for 64 is cleared.
+        [part] => send_one(socket, &memory[part.at..part.at + part.len], part).map(|()| 1),
+        _ => send_some(socket, memory, parts),
+    }
+}
+
+fn send_one(socket: &UdpSocket, bytes: &[u8], part: &Part) -> io::Result<()> {
+    let mut message = Outgoing::empty();
+    message.fill(part, bytes);
+    // SAFETY: the header points into `message` and `bytes`, which live across the call and are not moved.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message.header, 0) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn send_some(socket: &UdpSocket, memory: &[u8], parts: &[Part]) -> io::Result<usize> {
     let mut messages: [Outgoing; SEND_BATCH] = std::array::from_fn(|_| Outgoing::empty());
     // SAFETY: an mmsghdr is made of plain integers and pointers, for which zero is a value.
     let mut headers: [libc::mmsghdr; SEND_BATCH] = unsafe { std::mem::zeroed() };
