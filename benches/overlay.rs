@@ -162,8 +162,14 @@ fn label(metric: Metric) -> String {
 /// The time that one of it takes: a gigabyte of TCP's payload, a datagram, a connection; what is a time stays one.
 fn time(metric: Metric, value: f64) -> Duration {
     let seconds = match metric {
-        Metric::Tcp1 | Metric::Tcp4 | Metric::BulkTcp => 8e9 / value,
-        Metric::CpuPerGb | Metric::RttP50 | Metric::RttP99 | Metric::BulkRttP50 | Metric::BulkRttP99 => value,
+        Metric::Tcp1 | Metric::Tcp4 | Metric::BulkTcp | Metric::Bulk16Tcp => 8e9 / value,
+        Metric::CpuPerGb
+        | Metric::RttP50
+        | Metric::RttP99
+        | Metric::BulkRttP50
+        | Metric::BulkRttP99
+        | Metric::Bulk16RttP50
+        | Metric::Bulk16RttP99 => value,
         Metric::Udp64Highest
         | Metric::Udp64Carried
         | Metric::Udp64x32Highest
@@ -179,8 +185,16 @@ fn time(metric: Metric, value: f64) -> Duration {
 
 fn throughput(metric: Metric) -> Option<Throughput> {
     match metric {
-        Metric::Tcp1 | Metric::Tcp4 | Metric::BulkTcp => Some(Throughput::BytesDecimal(1_000_000_000)),
-        Metric::CpuPerGb | Metric::RttP50 | Metric::RttP99 | Metric::BulkRttP50 | Metric::BulkRttP99 => None,
+        Metric::Tcp1 | Metric::Tcp4 | Metric::BulkTcp | Metric::Bulk16Tcp => {
+            Some(Throughput::BytesDecimal(1_000_000_000))
+        }
+        Metric::CpuPerGb
+        | Metric::RttP50
+        | Metric::RttP99
+        | Metric::BulkRttP50
+        | Metric::BulkRttP99
+        | Metric::Bulk16RttP50
+        | Metric::Bulk16RttP99 => None,
         Metric::Udp64Highest
         | Metric::Udp64Carried
         | Metric::Udp64x32Highest

@@ -63,9 +63,14 @@ fn every_cell_gets_a_value_and_nothing_is_left() {
                 let plausible = match metric {
                     Metric::Tcp1 | Metric::Tcp4 => 1e6..1e12,
                     // Requests may starve it for the fraction of a second that they take.
-                    Metric::BulkTcp => 0.0..1e12,
+                    Metric::BulkTcp | Metric::Bulk16Tcp => 0.0..1e12,
                     Metric::CpuPerGb => 0.01..1e4,
-                    Metric::RttP50 | Metric::RttP99 | Metric::BulkRttP50 | Metric::BulkRttP99 => 1e-6..1.0,
+                    Metric::RttP50
+                    | Metric::RttP99
+                    | Metric::BulkRttP50
+                    | Metric::BulkRttP99
+                    | Metric::Bulk16RttP50
+                    | Metric::Bulk16RttP99 => 1e-6..1.0,
                     Metric::Connects => 1.0..1e6,
                     Metric::Udp64Highest
                     | Metric::Udp64Carried

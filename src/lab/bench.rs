@@ -86,11 +86,13 @@ impl Plan {
     #[must_use]
     pub fn full() -> Self {
         use System::{Batch, Flannel, Raw, Simple, Uring, Vxlan};
-        use Workload::{Connects, Rtt, RttBulk, Tcp1, Tcp4, Udp64, Udp64x32, Udp1400, Udp1400x32};
+        use Workload::{Connects, Rtt, RttBulk, RttBulk16, Tcp1, Tcp4, Udp64, Udp64x32, Udp1400, Udp1400x32};
         Self {
             systems: vec![Raw, Vxlan, Flannel, Simple, Batch, Uring],
             underlays: vec![Underlay::Pass, Underlay::Noseg, Underlay::NosegGro, Underlay::NosegNocsum],
-            workloads: vec![Tcp1, Tcp4, Udp64, Udp64x32, Udp1400, Udp1400x32, Rtt, RttBulk, Connects],
+            workloads: vec![
+                Tcp1, Tcp4, Udp64, Udp64x32, Udp1400, Udp1400x32, Rtt, RttBulk, RttBulk16, Connects,
+            ],
             repeats: 10,
             seconds: 1.0,
             awake: false,

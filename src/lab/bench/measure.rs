@@ -36,6 +36,8 @@ pub enum Workload {
     Rtt,
     /// The same beside one TCP stream.
     RttBulk,
+    /// The same beside 16 TCP streams.
+    RttBulk16,
     /// TCP connect, question, answer, close, one at a time.
     Connects,
 }
@@ -53,6 +55,7 @@ impl Workload {
             Self::Udp1400x32 => "udp1400x32",
             Self::Rtt => "rtt",
             Self::RttBulk => "rtt-bulk",
+            Self::RttBulk16 => "rtt-bulk16",
             Self::Connects => "connects",
         }
     }
@@ -94,13 +97,19 @@ pub enum Metric {
     BulkRttP99,
     /// What that TCP stream moved meanwhile: a tail can be bought by starving it.
     BulkTcp,
+    /// Beside 16 TCP streams.
+    Bulk16RttP50,
+    /// Beside 16 TCP streams.
+    Bulk16RttP99,
+    /// What those moved together.
+    Bulk16Tcp,
     /// TCP connections a second.
     Connects,
 }
 
 impl Metric {
     /// In the order of the tables.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::Tcp1,
         Self::Tcp4,
         Self::CpuPerGb,
@@ -117,6 +126,9 @@ impl Metric {
         Self::BulkRttP50,
         Self::BulkRttP99,
         Self::BulkTcp,
+        Self::Bulk16RttP50,
+        Self::Bulk16RttP99,
+        Self::Bulk16Tcp,
         Self::Connects,
     ];
 
@@ -140,6 +152,9 @@ impl Metric {
             Self::BulkRttP50 => "round trip beside TCP, p50",
             Self::BulkRttP99 => "round trip beside TCP, p99",
             Self::BulkTcp => "that TCP",
+            Self::Bulk16RttP50 => "round trip beside 16 TCP, p50",
+            Self::Bulk16RttP99 => "round trip beside 16 TCP, p99",
+            Self::Bulk16Tcp => "those TCP",
             Self::Connects => "TCP connections",
         }
     }
@@ -148,7 +163,7 @@ impl Metric {
     #[must_use]
     pub fn unit(self) -> (&'static str, f64) {
         match self {
-            Self::Tcp1 | Self::Tcp4 | Self::BulkTcp => ("Gbit/s", 1e9),
+            Self::Tcp1 | Self::Tcp4 | Self::BulkTcp | Self::Bulk16Tcp => ("Gbit/s", 1e9),
             Self::CpuPerGb => ("CPU-s/GB", 1.0),
             Self::Udp64Highest
             | Self::Udp64Carried
@@ -158,7 +173,12 @@ impl Metric {
             | Self::Udp1400Carried
             | Self::Udp1400x32Highest
             | Self::Udp1400x32Carried => ("kpps", 1e3),
-            Self::RttP50 | Self::RttP99 | Self::BulkRttP50 | Self::BulkRttP99 => ("us", 1e-6),
+            Self::RttP50
+            | Self::RttP99
+            | Self::BulkRttP50
+            | Self::BulkRttP99
+            | Self::Bulk16RttP50
+            | Self::Bulk16RttP99 => ("us", 1e-6),
             Self::Connects => ("/s", 1.0),
         }
     }
@@ -166,7 +186,7 @@ impl Metric {
     /// Whether less is better.
     #[must_use]
     pub fn is_cost(self) -> bool {
-        matches!(self, Self::CpuPerGb | Self::RttP50 | Self::RttP99 | Self::BulkRttP50 | Self::BulkRttP99)
+        matches!(self, Self::CpuPerGb) || self.unit().0 == "us"
     }
 }
 
@@ -198,7 +218,9 @@ impl Times {
     /// What a workload takes, within some tens of milliseconds.
     pub(super) fn total(self, workload: Workload) -> Duration {
         match workload {
-            Workload::Tcp1 | Workload::Tcp4 | Workload::RttBulk => self.warm + self.flow,
+            Workload::Tcp1 | Workload::Tcp4 | Workload::RttBulk | Workload::RttBulk16 => {
+                self.warm + self.flow
+            }
             Workload::Udp64 | Workload::Udp64x32 | Workload::Udp1400 | Workload::Udp1400x32 => {
                 self.many + (self.trial + udp::DRAIN) * udp::TRIALS + udp::DRAIN
             }
@@ -215,6 +237,7 @@ pub(super) fn run(
     times: Times,
     interrupt: &Interrupt,
 ) -> Result<Outcome, LabError> {
+    let beside = |count, metrics| round_trips_beside(rig, count, metrics, counters, times, interrupt);
     let udp =
         |payload, many, metrics| datagrams(rig, Shape { payload, many }, metrics, counters, times, interrupt);
     match workload {
@@ -236,22 +259,33 @@ pub(super) fn run(
             let values = round_trips(rig, times.many, [Metric::RttP50, Metric::RttP99], interrupt)?;
             Ok(Outcome { values, load: meter.stop() })
         }
-        Workload::RttBulk => {
-            let transfer = start(rig)?;
-            interrupt.sleep(times.warm)?;
-            let (meter, begin, before) = (Meter::start(rig, counters), Instant::now(), transfer.received());
-            let metrics = [Metric::BulkRttP50, Metric::BulkRttP99];
-            let mut values = round_trips(rig, times.flow, metrics, interrupt)?;
-            let rate = (transfer.received() - before) as f64 * 8.0 / begin.elapsed().as_secs_f64();
-            values.push((Metric::BulkTcp, rate));
-            Ok(Outcome { values, load: meter.stop() })
-        }
+        Workload::RttBulk => beside(1, [Metric::BulkRttP50, Metric::BulkRttP99, Metric::BulkTcp]),
+        Workload::RttBulk16 => beside(16, [Metric::Bulk16RttP50, Metric::Bulk16RttP99, Metric::Bulk16Tcp]),
         Workload::Connects => {
             let meter = Meter::start(rig, counters);
             let rate = request::connections(rig.pods(), times.many, interrupt)?;
             Ok(Outcome { values: vec![(Metric::Connects, rate)], load: meter.stop() })
         }
     }
+}
+
+/// Round trips beside so many streams, and what these moved meanwhile.
+fn round_trips_beside(
+    rig: &Rig<'_>,
+    count: usize,
+    [p50, p99, tcp]: [Metric; 3],
+    counters: bool,
+    times: Times,
+    interrupt: &Interrupt,
+) -> Result<Outcome, LabError> {
+    let transfers = (0..count).map(|_| start(rig)).collect::<Result<Vec<_>, _>>()?;
+    let received = || transfers.iter().map(Transfer::received).sum::<u64>();
+    interrupt.sleep(times.warm)?;
+    let (meter, begin, before) = (Meter::start(rig, counters), Instant::now(), received());
+    let mut values = round_trips(rig, times.flow, [p50, p99], interrupt)?;
+    let rate = (received() - before) as f64 * 8.0 / begin.elapsed().as_secs_f64();
+    values.push((tcp, rate));
+    Ok(Outcome { values, load: meter.stop() })
 }
 
 /// Bits a second, bytes and load of a stretch in the middle of some TCP streams, which are then cut off.
