@@ -434,6 +434,7 @@ mod tests {
         for part in outbox.block().parts() {
             assert!(part.len <= MAX_PAYLOAD && part.datagrams() <= SEGMENTS as u64 && part.stride <= 1472);
             let (before, bytes) = (arrived.len(), outbox.block().bytes(part));
+            assert_eq!(outbox.block().plain(part).0, bytes, "what is sent again is the same");
             for datagram in (Train { bytes, stride: part.stride }).datagrams() {
                 assert_eq!(bundle::is_bundle(datagram), part.bundled);
                 match bundle::entries(datagram) {

@@ -157,9 +157,9 @@ impl Block {
     /// The packets of a part as they are before they are sealed, and the part that they are then.
     #[must_use]
     pub fn plain(&self, part: &Part) -> (&[u8], Part) {
-        let overhead = if part.sealed { OVERHEAD } else { 0 };
-        let count = if part.sealed { part.len.div_ceil(part.stride.max(1)).max(1) } else { 0 };
-        let (at, len) = (part.plain_at, part.len - count * overhead);
+        let (at, overhead) = if part.sealed { (part.plain_at, OVERHEAD) } else { (part.at, 0) };
+        let count = part.len.div_ceil(part.stride.max(1)).max(1);
+        let len = part.len - count * overhead;
         let plain = Part { at, len, stride: part.stride - overhead, ..*part };
         (self.bytes(&plain), plain)
     }
