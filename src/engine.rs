@@ -17,6 +17,7 @@ mod batch;
 mod budget;
 mod crew;
 mod link;
+mod narrow;
 mod outbox;
 #[cfg(test)]
 mod sealed_tests;

@@ -155,6 +155,9 @@ const PER_WORKER: &[(&str, &str, Count)] = &[
     ("send_fallbacks", "Trains that the kernel refused and that left as single datagrams", |c| {
         &c.send_fallbacks
     }),
+    ("bundle_fallbacks", "Bundles that were too long for their path and whose packets left bare", |c| {
+        &c.bundle_fallbacks
+    }),
     ("write_fallbacks", "Merged packets that the device refused and that went in singly", |c| {
         &c.write_fallbacks
     }),

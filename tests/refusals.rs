@@ -198,6 +198,62 @@ fn a_long_udp_super_packet_reaches_the_pod() {
     }
 }
 
+/// The path takes no bundle as long as the MTU: the first ones are refused and what is in them passes, the ones after them fit.
+/// It takes less and less; in the end no bundle is worth it.
+#[test]
+fn bundles_are_made_to_fit_a_narrow_path() {
+    const PACKETS: u8 = 60;
+    for name in ["batch", "uring"] {
+        let host = host(&format!("bundles-{name}"));
+        // Where its workers may ask the kernel for the path.
+        let engine = in_netns(&host.netns, || engine(name, &host)).expect("netns");
+        let view = engine.view();
+        let account = &view.accounts()[0];
+        let burst = |number: u8| -> usize {
+            let payloads: Vec<u8> =
+                (0..PACKETS).flat_map(|n| [&[number, n][..], &[7; 62]].concat()).collect();
+            let part = Part::train(0, payloads.len(), 64, SocketAddr::from(([10, 1, 2, 9], 7)));
+            assert_eq!(udp::send_many(&host.pods, &payloads, &[part]).expect("sent"), 1);
+            let (mut buffer, mut received, mut longest) = ([0; 2000], Vec::<u8>::new(), 0);
+            while received.len() < payloads.len() {
+                let length = receive(&host.peer, &mut buffer);
+                match bundle::entries(&buffer[..length]) {
+                    Ok(entries) => {
+                        longest = longest.max(length);
+                        entries.for_each(|entry| received.extend(&entry.expect("whole")[28..]));
+                    }
+                    Err(_) => received.extend(&buffer[28..length]),
+                }
+            }
+            assert!(received == payloads, "{name}: other packets came out, or in another order");
+            longest
+        };
+        let counts = || {
+            let refused: u64 = account.errors().iter().map(|(.., count)| count).sum();
+            let counters = &account.counters;
+            [counters.bundle_fallbacks.get(), counters.send_fallbacks.get(), refused]
+        };
+        assert!(burst(0) > 1300 && counts() == [0; 3], "{name}: {:?}", counts());
+        for (mtu, fits) in [("1000", 800..=972), ("600", 400..=572), ("130", 0..=0)] {
+            run(&host.netns, &["ip", "link", "set", "lo", "mtu", mtu]);
+            let (before, _) = (counts()[0], burst(1));
+            let (refused, bundles) = (counts(), account.counters.egress_bundles.get());
+            assert!(refused[0] > before, "{name}, {mtu}: no bundle was refused");
+            for number in 2..12 {
+                let longest = burst(number);
+                assert!(fits.contains(&longest), "{name}, {mtu}: a bundle of {longest} bytes");
+            }
+            assert_eq!(counts(), refused, "{name}, {mtu}: others were refused");
+            let bundles = account.counters.egress_bundles.get() - bundles;
+            assert_eq!(bundles > 0, mtu != "130", "{name}, {mtu}: {bundles} bundles");
+        }
+        let egress = &account.counters.egress;
+        let lost = egress.dropped(DropReason::SendFailed) + egress.dropped(DropReason::TooBig);
+        assert_eq!((egress.packets.get(), lost), (34 * u64::from(PACKETS), 0), "{name}");
+        engine.stop();
+    }
+}
+
 /// Pure TCP acknowledgements, as a transfer the other way brings them: they leave in bundles, and come out of bundles, byte
 /// for byte.
 #[test]

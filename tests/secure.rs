@@ -16,7 +16,9 @@ use hopsack::lab::ping::{Ping, ping};
 use hopsack::lab::traffic::{Amount, Flow, Transfer};
 use hopsack::packet::Family;
 use hopsack::pki::Authority;
+use hopsack::sys::block::Part;
 use hopsack::sys::netns::in_netns;
+use hopsack::sys::udp;
 use support::encrypted::{
     READY, configure, lab, of_peer, pair, peers, reaches, start_again, started, within,
 };
@@ -144,6 +146,48 @@ mod sealed {
     fn uring() {
         carries_everything_and_shows_nothing("sealed", "uring", Family::V4);
     }
+}
+
+/// The path takes less than the table says: what is in the first bundles passes, and those after them fit, sealed.
+#[test]
+fn sealed_bundles_are_made_to_fit_a_narrow_path() {
+    const PACKETS: usize = 60;
+    let lab = pair("narrow", "sealed", "");
+    assert!(reaches(&lab, 1, 2));
+    eventually("keys", || of_peer(&lab, 1, 2, "encryption").starts_with("sealed"));
+    let netns = &lab.host(1).netns;
+    run(netns, &["ip", "route", "add", "192.0.2.2", "dev", "eth0", "mtu", "1400"]);
+    let (ear, at) = (Ear::of(&lab, 2), (lab.pod(1).v4, 0));
+    let socket = in_netns(&lab.pod(1).netns, move || UdpSocket::bind(at)).and_then(|bound| bound);
+    let socket = socket.expect("a socket");
+    let (mut sent, mut heard) = (0, 0);
+    // What one burst brought: packets that left, bundles, and those that were refused.
+    let mut burst = || {
+        let counts = || {
+            let names = ["egress_packets", "egress_bundles", "bundle_fallbacks"];
+            let scrape = Scrape::of(netns);
+            names.map(|name| scrape.get(&format!("hopsack_{name}_total")))
+        };
+        let (before, train) = (counts(), Part::train(0, PACKETS * 64, 64, (lab.pod(2).v4, Ear::PORT).into()));
+        udp::send_many(&socket, &[7; PACKETS * 64], &[train]).expect("sent");
+        sent += PACKETS;
+        within(10, "all of it arrives", || {
+            heard += ear.count(Duration::from_millis(100));
+            heard == sent
+        });
+        let after = counts();
+        std::array::from_fn::<u64, 3, _>(|n| after[n] - before[n])
+    };
+    let [_, _, refused] = burst();
+    assert!(refused > 0, "no bundle was too long");
+    // Each thread learns it by itself.
+    within(30, "bundles fit", || {
+        let [packets, bundles, refused] = burst();
+        packets >= PACKETS as u64 && (2..30).contains(&bundles) && refused == 0
+    });
+    let log = lab.daemon(1).log();
+    assert!(log.contains("too narrow for bundles") && log.contains("longest=1344"), "{log}");
+    assert_eq!(Scrape::of(netns).dropped("egress", "send_failed"), 0);
 }
 
 #[test]

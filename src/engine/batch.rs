@@ -121,7 +121,7 @@ impl Worker {
         let send = |link: &mut Link, outbox: &mut Outbox| {
             outbox.seal(link.worker, fib, now, &link.account.counters);
             link.send(outbox.block(), fib, now);
-            outbox.clear();
+            outbox.clear(&mut link.narrow, now);
         };
         while count < most {
             link.account.counters.system_calls.add(1);

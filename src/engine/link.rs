@@ -7,7 +7,7 @@
 //! Invariant: each packet of a block is counted once, as forwarded or under one drop reason.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +27,9 @@ use crate::sys::{Interest, poll, udp};
 pub(super) const SEND_PATIENCE: Duration = Duration::from_millis(100);
 /// As many single datagrams as one system call takes.
 const BATCH: usize = 64;
-/// How long an offload that was refused stays off: a route may lead out by another card tomorrow.
-const RETRY: Nanos = Nanos(60_000_000_000);
+/// How long an offload that was refused stays off, and bundles that were too long are shorter: a route may lead out by
+/// another card tomorrow.
+pub(super) const RETRY: Nanos = Nanos(60_000_000_000);
 
 /// An offload that can be refused.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +71,8 @@ pub(super) struct Link {
     pub(super) worker: usize,
     /// What had to be sealed again.
     sealed: Box<[u8]>,
+    /// To whom bundles were too long, and what the paths take of inner packets: for the outbox, which makes them.
+    pub(super) narrow: Vec<(SocketAddr, usize)>,
 }
 
 impl Link {
@@ -92,6 +95,7 @@ impl Link {
             scratch: vec![0; SPLIT_BUFFER].into(),
             worker,
             sealed: vec![0; SPLIT_BUFFER].into(),
+            narrow: Vec::new(),
         }
     }
 
@@ -241,11 +245,16 @@ impl Link {
         udp::send_many(&self.socket, &self.sealed, &sealed[..count])
     }
 
-    /// The path is narrower than we thought: what stands in bundles is sent bare; the sender of anything else is told.
+    /// The path is narrower than we thought: what stands in bundles is sent bare, and others will be shorter; the sender of
+    /// anything else is told.
     fn too_big(&mut self, bytes: &[u8], part: &Part, error: &io::Error, fib: &Fib, now: Nanos) {
         if !part.bundled {
             return self.refuse(bytes, part, error, fib, now);
         }
+        self.account.counters.bundle_fallbacks.add(part.datagrams());
+        // A path that would take this one, as far as the kernel knows, is not to be trusted with any.
+        let most = self.inner_mtu(part).map(usize::from).filter(|most| *most < part.stride.min(bytes.len()));
+        self.narrow.extend(part.to.map(|to| (to, most.unwrap_or(0))));
         for datagram in bytes.chunks(part.stride) {
             for packet in bundle::entries(datagram).into_iter().flatten().flatten() {
                 let bare = Part { bundled: false, ..piece(part, 0, packet.len(), packet.len()) };
@@ -254,17 +263,20 @@ impl Link {
         }
     }
 
-    /// Asks the kernel what the path takes, and tells the packets' sender.
+    /// Asks the kernel what the path of a part takes: bytes of inner packet, before they are sealed.
+    fn inner_mtu(&self, part: &Part) -> Option<u16> {
+        let to = part.to?;
+        let path = self.socket.local_addr().and_then(|from| udp::path_mtu(from.ip(), to)).ok()?;
+        let overhead = usize::from(outer_overhead(Family::of(to.ip())));
+        let sealing = if part.sealed { OVERHEAD } else { 0 };
+        u16::try_from(usize::try_from(path).ok()?.checked_sub(overhead + sealing)?).ok()
+    }
+
+    /// Tells the packets' sender what the path takes.
     fn refuse(&mut self, bytes: &[u8], part: &Part, error: &io::Error, fib: &Fib, now: Nanos) {
-        let Self { tun, socket, account, forwarder, .. } = self;
-        let inner = part.to.and_then(|to| {
-            let path = socket.local_addr().and_then(|from| udp::path_mtu(from.ip(), to)).ok()?;
-            let overhead = usize::from(outer_overhead(Family::of(to.ip())));
-            let sealing = if part.sealed { OVERHEAD } else { 0 };
-            u16::try_from(usize::try_from(path).ok()?.checked_sub(overhead + sealing)?).ok()
-        });
-        match inner {
+        match self.inner_mtu(part) {
             Some(mtu) => {
+                let Self { tun, account, forwarder, .. } = self;
                 let refusal = (DropReason::TooBig, Problem::TooBig { mtu });
                 let train = Train { bytes, stride: part.stride };
                 let mut replies = Replies { tun, account };
@@ -451,6 +463,7 @@ mod tests {
             assert_eq!(&buffer[..length], datagram);
         }
         assert_eq!(link.account.counters.egress_bundles.get(), 2);
+        assert_eq!((link.account.counters.bundle_fallbacks.get(), link.narrow.len()), (0, 0));
 
         link.mend_send(&bytes[..400], &single, &io::Error::from_raw_os_error(libc::EMSGSIZE), &fib, start);
         for packet in &packets[..3] {
@@ -460,6 +473,8 @@ mod tests {
         assert!(receiver.recv(&mut buffer).is_err(), "nothing twice");
         let egress = &link.account.counters.egress;
         assert_eq!((egress.packets.get(), egress.bytes.get()), (6 + 3, 9 * 128));
+        assert_eq!(link.account.counters.bundle_fallbacks.get(), 1);
+        assert_eq!(link.narrow, [(to, 0)], "loopback would take it, says the kernel, and refuses it");
     }
 
     #[test]

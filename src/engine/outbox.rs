@@ -20,6 +20,7 @@
 
 use std::net::SocketAddr;
 
+use super::narrow::Narrow;
 use super::{Account, Parcel, Side};
 use crate::forward::{Counters, DropReason, Load, ToNet, Train};
 use crate::packet::ecn::Ecn;
@@ -63,6 +64,7 @@ pub(super) struct Outbox {
     segments: usize,
     /// What others carry.
     diverted: Vec<Parcel>,
+    narrow: Narrow,
 }
 
 /// A part that may grow.
@@ -79,6 +81,8 @@ struct Lane {
     limit: usize,
     /// Where its last bundle begins, or would begin if it is one small packet; `None` for a train of bare packets.
     bundle: Option<usize>,
+    /// The length of its bundles.
+    longest: usize,
 }
 
 /// Where the packets that are being written will stand.
@@ -102,6 +106,7 @@ impl Outbox {
             place: Place::Scratch,
             segments,
             diverted: Vec::new(),
+            narrow: Narrow::new(),
         }
     }
 
@@ -158,16 +163,23 @@ impl Outbox {
         &self.block
     }
 
-    /// What is in it was sent.
-    pub(super) fn clear(&mut self) {
+    /// What is in it was sent. Takes over what [`Link`](super::link::Link) found of paths that are too narrow for its bundles.
+    pub(super) fn clear(&mut self, narrow: &mut Vec<(SocketAddr, usize)>, now: Nanos) {
         self.block.clear();
         self.used = 0;
         self.lanes.clear();
+        self.narrow.expire(now);
+        narrow.drain(..).for_each(|(to, most)| self.narrow.learn(to, most, now));
     }
 
     /// What is in it, to be handed to the kernel.
     pub(super) fn lot(&mut self) -> Lot<'_> {
         self.block.lot()
+    }
+
+    /// The longest bundle for a peer.
+    fn bundle_len(&self, peer: &Peer) -> usize {
+        self.narrow.bundle_len(peer.endpoint, usize::from(peer.mtu).min(SLACK))
     }
 
     /// Where the packets of a train for `peer` are to be written.
@@ -177,15 +189,15 @@ impl Outbox {
             let lane = &self.lanes[index];
             match lane.bundle {
                 // Whatever fits there, though it alone would not be called small.
-                Some(at) if bytes == stride && lane.end + bundle::ENTRY + bytes <= at + bundle_len(peer) => {
+                Some(at) if bytes == stride && lane.end + bundle::ENTRY + bytes <= at + lane.longest => {
                     return Place::Scratch;
                 }
                 None if self.continues(lane, load, peer) => return Place::Behind(index),
                 _ => {}
             }
         }
-        let is_small = stride <= bundle::smallness(bundle_len(peer));
-        if peer.abilities.bundles && is_small { Place::Scratch } else { Place::New(self.start(peer)) }
+        let is_small = peer.abilities.bundles && stride <= bundle::smallness(self.bundle_len(peer));
+        if is_small { Place::Scratch } else { Place::New(self.start(peer)) }
     }
 
     /// Whether a train can go on with these packets.
@@ -223,7 +235,7 @@ impl Outbox {
 
     /// Begins a part at a place that [`Outbox::start`] gave.
     fn begin(&mut self, part: Part, peer: &Peer, at: usize, bundle: Option<usize>) {
-        let (to, overhead) = (peer.endpoint, peer.overhead());
+        let (to, overhead, longest) = (peer.endpoint, peer.overhead(), self.bundle_len(peer));
         if let Some(last) = self.lanes.iter_mut().find(|lane| lane.end == self.used) {
             last.limit = at;
         }
@@ -233,7 +245,7 @@ impl Outbox {
         }
         self.used = part.at + part.len;
         let (part_number, end) = (self.block.parts().len(), self.used);
-        self.lanes.push(Lane { to, overhead, part: part_number, end, limit: 0, bundle });
+        self.lanes.push(Lane { to, overhead, part: part_number, end, limit: 0, bundle, longest });
         self.block.push(part);
     }
 
@@ -273,10 +285,10 @@ impl Outbox {
 
     /// Puts a packet into the last bundle for `peer`, into one behind it, or begins a part with it.
     fn bundle(&mut self, peer: &Peer, packet: &[u8], ecn: Ecn) {
-        let most = bundle_len(peer);
         if let Some(index) = self.lane(peer)
             && let Some(at) = self.lanes[index].bundle
         {
+            let most = self.lanes[index].longest;
             let (limit, end) = (self.limit(&self.lanes[index]), self.lanes[index].end);
             let filled = end - at;
             let memory = &mut self.block.memory_mut()[at..limit];
@@ -295,7 +307,7 @@ impl Outbox {
                 }
             }
         }
-        let at = self.start(peer);
+        let (at, most) = (self.start(peer), self.bundle_len(peer));
         let room = &mut self.block.memory_mut()[at..at + most];
         // It was small enough that three would fit.
         let _ = bundle::append(room, 0, packet);
@@ -320,11 +332,6 @@ impl Outbox {
         // A mark on the datagram would be one on each packet: it may bear one only if all can. Without, none is lost.
         part.ecn = if part.ecn == ecn { ecn } else { Ecn::NotEct };
     }
-}
-
-/// The longest bundle for a peer.
-fn bundle_len(peer: &Peer) -> usize {
-    usize::from(peer.mtu).min(SLACK)
 }
 
 impl ToNet for Outbox {
@@ -367,6 +374,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::engine::link::RETRY;
     use crate::route::{Abilities, Protection};
 
     /// Host 2 and up; even ones take bundles.
@@ -389,8 +397,7 @@ mod tests {
     }
 
     /// Pushes trains of so many bytes and such a stride for such hosts.
-    fn filled(pushes: &[(u8, usize, usize)]) -> Outbox {
-        let mut outbox = Outbox::new(SEGMENTS);
+    fn fill(outbox: &mut Outbox, pushes: &[(u8, usize, usize)]) {
         for (number, (host, bytes, stride)) in pushes.iter().enumerate() {
             assert!(!outbox.is_tight());
             let peer = peer(*host);
@@ -402,6 +409,12 @@ mod tests {
             }
             outbox.push(&peer, load);
         }
+    }
+
+    /// One whose bundles for host 2 were too long for a path that takes so much.
+    fn narrowed(most: usize) -> Outbox {
+        let mut outbox = Outbox::new(SEGMENTS);
+        outbox.clear(&mut vec![(peer(2).endpoint, most)], Nanos(0));
         outbox
     }
 
@@ -415,8 +428,12 @@ mod tests {
 
     /// Host, bytes, stride and packets of each part.
     fn parts(pushes: &[(u8, usize, usize)]) -> Vec<(u8, usize, usize, u64)> {
-        let outbox = filled(pushes);
-        check(&outbox, pushes);
+        parts_of(&mut Outbox::new(SEGMENTS), pushes)
+    }
+
+    fn parts_of(outbox: &mut Outbox, pushes: &[(u8, usize, usize)]) -> Vec<(u8, usize, usize, u64)> {
+        fill(outbox, pushes);
+        check(outbox, pushes);
         outbox.block().parts().iter().map(|part| (host(part), part.len, part.stride, part.packets)).collect()
     }
 
@@ -515,6 +532,27 @@ mod tests {
     }
 
     #[test]
+    fn bundles_are_made_to_fit_a_narrow_path_and_longer_again_after_a_while() {
+        let many: Vec<_> = (0..40).map(|_| (2, 92, 92)).collect();
+        let mut outbox = narrowed(1000);
+        assert_eq!(parts_of(&mut outbox, &many), [(2, 3 * 1000 + 4 + 10 * 94, 1000, 40)], "10 a bundle");
+        outbox.clear(&mut Vec::new(), Nanos(RETRY.0 - 1));
+        assert_eq!(parts_of(&mut outbox, &[(2, 4600, 92)]), [(2, 4 * 1000 + 4 + 10 * 94, 1000, 50)]);
+        outbox.clear(&mut Vec::new(), Nanos(RETRY.0 - 1));
+        let (bare, longer) = ((2, 662, 331), (2, 1400, 1400));
+        assert_eq!(parts_of(&mut outbox, &[bare, longer]), [(2, 662, 331, 2), (2, 1400, 1400, 1)]);
+        outbox.clear(&mut Vec::new(), Nanos(RETRY.0 - 1));
+        assert_eq!(
+            parts_of(&mut outbox, &[(2, 92, 92), (4, 92, 92), (2, 902, 902), (4, 902, 902)]),
+            [(2, 92, 92, 1), (4, 1002, 1472, 2), (2, 902, 902, 1)],
+            "the path to another host takes more"
+        );
+        outbox.clear(&mut Vec::new(), RETRY);
+        assert_eq!(parts_of(&mut outbox, &many), [(2, 2 * 1472 + 4 + 10 * 94, 1472, 40)], "tried again");
+        assert_eq!(parts_of(&mut narrowed(119), &many), [(2, 40 * 92, 92, 40)], "bare, as a train");
+    }
+
+    #[test]
     fn peers_may_alternate() {
         let alternating = |bytes, stride, hosts: u8| -> Vec<_> {
             (0..6 * hosts).map(|n| (2 + n % hosts, bytes, stride)).collect()
@@ -574,7 +612,7 @@ mod tests {
         }
         assert!(reads >= 1 && outbox.block().parts().len() < MAX_PARTS);
         assert!(!outbox.is_empty());
-        outbox.clear();
+        outbox.clear(&mut Vec::new(), Nanos(0));
         assert!(outbox.is_empty() && !outbox.is_tight());
     }
 
@@ -582,8 +620,10 @@ mod tests {
     #[test]
     fn the_longest_trains_of_small_packets_fit_when_bundled() {
         let peer = peer(2);
-        for stride in (21..=487).chain([29, 366, 367]) {
-            let mut outbox = Outbox::new(SEGMENTS);
+        let lengths = [1472, 1000, 500, 150, 121, 120].into_iter();
+        let strides = |most| (20..=bundle::smallness(most)).map(move |stride| (most, stride));
+        for (most, stride) in lengths.flat_map(strides) {
+            let mut outbox = narrowed(most);
             while !outbox.is_tight() {
                 let bytes = SPLIT_BUFFER / stride * stride;
                 outbox.room(Some(&peer), load(bytes, stride)).fill(0x45);
@@ -603,6 +643,7 @@ mod tests {
                 1..60,
             ),
             hosts in 1u8..12,
+            most in prop_oneof![Just(1472usize), 0usize..1472],
         ) {
             let mut pushes: Vec<_> = pushes
                 .into_iter()
@@ -613,7 +654,10 @@ mod tests {
                 sum += bytes + SLACK;
                 sum < GATHERED
             });
-            check(&filled(&pushes), &pushes);
+            let mut outbox = narrowed(most);
+            fill(&mut outbox, &pushes);
+            check(&outbox, &pushes);
+            prop_assert!(outbox.block().parts().iter().all(|part| host(part) != 2 || !part.bundled || part.stride <= most));
         }
     }
 }

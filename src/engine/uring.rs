@@ -214,7 +214,7 @@ impl Ways<'_> {
         }
         if !outbox.is_empty() && !self.link.may_segment(now) {
             self.link.send(outbox.block(), fib, now);
-            outbox.clear();
+            outbox.clear(&mut self.link.narrow, now);
         }
     }
 
@@ -233,7 +233,7 @@ impl Ways<'_> {
                 }
             }
         }
-        outbox.clear();
+        outbox.clear(&mut link.narrow, now);
         for part in writes.drain(..) {
             match part.errno {
                 0 => link.written(part.packets, part.packet_bytes),

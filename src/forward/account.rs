@@ -286,6 +286,8 @@ pub struct Counters {
     pub busy_polls: Counter,
     /// UDP_SEGMENT trains that the kernel refused, and that were sent as single datagrams.
     pub send_fallbacks: Counter,
+    /// Bundles that were too long for their path, and whose packets were sent bare.
+    pub bundle_fallbacks: Counter,
     /// Super packets that the TUN refused, and that were written as single packets.
     pub write_fallbacks: Counter,
     /// "Destination unreachable" sent.
