@@ -23,6 +23,7 @@ mod outbox;
 mod sealed_tests;
 mod side;
 mod simple;
+mod standing;
 mod uring;
 mod wait;
 

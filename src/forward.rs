@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use account::{Counter, Counters, Direction, DropReason, Witness};
 
 pub use crate::packet::Train;
-use crate::packet::ecn::{Ecn, Marker};
+use crate::packet::ecn::{self, Ecn, Marker};
 use crate::packet::icmp::{self, Limiter, MAX_ERROR, Nanos, Problem};
 use crate::packet::split::Plan;
 use crate::packet::{IpPacket, Malformed, VnetHeader, bundle};
@@ -46,6 +46,10 @@ impl<'a> Frame<'a> {
         Ok((packet, Plan::of(vnet, packet)?))
     }
 }
+
+/// From so many bytes on, a packet or train is bulk, whose sender can be warned: nothing shorter is marked or dropped for a
+/// queue that stands, since what is short waits for bulk and not the other way round.
+pub const BULK: usize = 1024;
 
 /// A train of packets that is to be written and sent.
 #[derive(Debug, Clone, Copy)]
@@ -85,8 +89,8 @@ pub trait ToNet {
     /// Bytes to write a train into that is for `peer`; `None` if it will not leave. What was written and not pushed before
     /// the next call is forgotten.
     fn room(&mut self, peer: Option<&Peer>, load: Load) -> &mut [u8];
-    /// Queues or sends the train that stands in the room that was asked for with these very words. How it is framed, bare
-    /// or in bundles, is the implementor's matter, within what the peer announces.
+    /// Queues or sends the train that stands in the room that was asked for with these very words, or its first packets.
+    /// How it is framed, bare or in bundles, is the implementor's matter, within what the peer announces.
     fn push(&mut self, peer: &Peer, load: Load);
     /// Gives the train, which stands in room that was asked for without a peer, to those who carry packets to `peer`
     /// otherwise than by the workers' sockets. They count it.
@@ -118,6 +122,8 @@ pub enum VerifySource {
 /// What one worker keeps between packets: the rate limit of ICMP errors, and room to write one.
 #[derive(Debug)]
 pub struct Forwarder {
+    /// The next packet of bulk is to be marked or dropped.
+    warning: bool,
     limiter: Limiter,
     scratch: Box<[u8; MAX_ERROR]>,
 }
@@ -126,7 +132,25 @@ impl Forwarder {
     /// `now` starts the ICMP rate limit.
     #[must_use]
     pub fn new(now: Nanos) -> Self {
-        Self { limiter: Limiter::new(now), scratch: Box::new([0; MAX_ERROR]) }
+        Self { warning: false, limiter: Limiter::new(now), scratch: Box::new([0; MAX_ERROR]) }
+    }
+
+    /// The TUN's queue stands: the next packet of bulk is to say so to its sender.
+    pub fn warn(&mut self, is_standing: bool) {
+        self.warning = is_standing;
+    }
+
+    /// The train in `room` as it goes on from a queue that stands: its last packet is marked, or dropped if it cannot be.
+    #[cold]
+    fn warned(&mut self, room: &mut [u8], load: Load, counters: &Counters) -> Load {
+        self.warning = false;
+        let last = (load.bytes - 1) / load.stride * load.stride;
+        if ecn::mark(&mut room[last..load.bytes]) {
+            counters.queue_marks.add(1);
+            return load;
+        }
+        counters.egress.drop(DropReason::StandingQueue);
+        Load { bytes: last, ..load }
     }
 
     /// Drops the packets of a train, all of one flow, for `reason`, and tells their sender once, within the rate limit.
@@ -177,11 +201,17 @@ pub fn egress(
     let load = Load { bytes: plan.len(), stride: plan.stride(), ecn: packet.ecn() };
     let placed = taker.filter(|peer| peer.protection == Protection::Clear || peer.can_seal());
     // A sender is answered about a packet that it would know, so what is refused is cut as well.
-    let Ok(train) = plan.write(to_net.room(placed, load)) else {
+    let room = to_net.room(placed, load);
+    let Ok(train) = plan.write(room) else {
         return counters.egress.drop_many(DropReason::Malformed, plan.count());
     };
     if let Some(peer) = placed {
-        return to_net.push(peer, load);
+        let is_warned = forwarder.warning && load.bytes >= BULK;
+        let load = if is_warned { forwarder.warned(room, load, counters) } else { load };
+        if load.bytes > 0 {
+            to_net.push(peer, load);
+        }
+        return;
     }
     if let Some(peer) = taker {
         return to_net.divert(peer, load);
@@ -200,6 +230,8 @@ pub fn egress(
 pub struct Gate {
     opened: Box<[u8]>,
     marker: Marker,
+    /// The next packet of bulk is to be marked or dropped.
+    warning: bool,
     now: Nanos,
 }
 
@@ -207,7 +239,7 @@ impl Default for Gate {
     fn default() -> Self {
         /// The longest UDP datagram.
         const ROOM: usize = 65_536;
-        Self { opened: vec![0; ROOM].into(), marker: Marker::default(), now: Nanos(0) }
+        Self { opened: vec![0; ROOM].into(), marker: Marker::default(), warning: false, now: Nanos(0) }
     }
 }
 
@@ -215,6 +247,11 @@ impl Gate {
     /// What comes from here on comes at `now`: keys run out.
     pub fn at(&mut self, now: Nanos) {
         self.now = now;
+    }
+
+    /// The socket's queue stands: the next packet of bulk is to say so to its sender.
+    pub fn warn(&mut self, is_standing: bool) {
+        self.warning = is_standing;
     }
 }
 
@@ -229,7 +266,7 @@ pub fn ingress(
     counters: &Counters,
     to_tun: &mut impl ToTun,
 ) {
-    let Gate { opened, marker, now } = gate;
+    let Gate { opened, marker, warning, now } = gate;
     let peer = fib.peer_by_address(from);
     if peer.is_none() && verify != VerifySource::Off {
         return turn_away(fib, from, train, counters);
@@ -237,6 +274,16 @@ pub fn ingress(
     let keys = peer.and_then(|peer| peer.session.as_ref()).map(|session| session.keys());
     let is_clear = peer.is_none_or(|peer| peer.protection == Protection::Clear);
     let mut take = |bytes: &[u8]| match admit(fib, peer, bytes, verify) {
+        Ok(packet) if *warning && bytes.len() >= BULK => {
+            *warning = false;
+            match marker.apply(packet, Ecn::Ce) {
+                Some(packet) => {
+                    counters.queue_marks.add(1);
+                    to_tun.push(packet);
+                }
+                None => counters.ingress.drop(DropReason::StandingQueue),
+            }
+        }
         Ok(packet) => match marker.apply(packet, ecn) {
             Some(packet) => to_tun.push(packet),
             None => counters.ingress.drop(DropReason::Unmarkable),
@@ -588,6 +635,45 @@ mod tests {
         ingress(&fib(), arrival, VerifySource::Subnet, &mut Gate::default(), &counters, &mut sink);
         assert_eq!(sink.written, [with(Ecn::Ce), with(Ecn::Ce)]);
         assert_eq!(counters.ingress.dropped(DropReason::Unmarkable), 1);
+    }
+
+    /// A full-size packet for host 2 or from it.
+    fn bulk(src: [u8; 4], dst: [u8; 4], ecn: Ecn) -> Vec<u8> {
+        let mut bytes = udp(src, dst, 1200);
+        bytes[1] = ecn as u8;
+        let sum = u16::from_be_bytes([bytes[10], bytes[11]]) - u16::from(bytes[1]);
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn where_a_queue_stands_one_packet_of_bulk_says_so_and_nothing_short_does() {
+        let (ours, theirs) = ([10, 1, 1, 2], [10, 1, 2, 9]);
+        let (fib, counters, mut sink) = (fib(), Counters::default(), Sink::default());
+        let (mut net, mut forwarder) = (Net::default(), Forwarder::new(Nanos(0)));
+        let short = udp(ours, theirs, 100);
+        let out = [Ecn::Ect0, Ecn::Ect0, Ecn::NotEct, Ecn::NotEct].map(|ecn| bulk(ours, theirs, ecn));
+        for (index, packet) in [&short, &out[0], &out[1], &out[2], &out[3]].into_iter().enumerate() {
+            forwarder.warn(index != 2 && index != 4);
+            egress(&fib, Frame::Bare(packet), Nanos(0), &mut forwarder, &counters, &mut net, &mut sink);
+        }
+        let sent: Vec<_> = net.sent.into_iter().map(|(_, packet)| packet).collect();
+        let marked = bulk(ours, theirs, Ecn::Ce);
+        assert_eq!(sent, [short, marked, out[1].clone(), out[3].clone()]);
+        assert_eq!((counters.egress.dropped(DropReason::StandingQueue), counters.queue_marks.get()), (1, 1));
+
+        let (mut gate, short) = (Gate::default(), udp(theirs, ours, 100));
+        let into = [Ecn::Ect1, Ecn::Ect1, Ecn::NotEct, Ecn::NotEct].map(|ecn| bulk(theirs, ours, ecn));
+        for (first, second) in [(&into[0], &into[1]), (&into[2], &into[3])] {
+            gate.warn(true);
+            for packet in [&short, first, second] {
+                let arrival = arrival(2, Train::single(packet));
+                ingress(&fib, arrival, VerifySource::Subnet, &mut gate, &counters, &mut sink);
+            }
+        }
+        let marked = bulk(theirs, ours, Ecn::Ce);
+        assert_eq!(sink.written, [&short, &marked, &into[1], &short, &into[3]].map(Clone::clone));
+        assert_eq!((counters.ingress.dropped(DropReason::StandingQueue), counters.queue_marks.get()), (1, 2));
     }
 
     #[test]

@@ -161,6 +161,7 @@ const PER_WORKER: &[(&str, &str, Count)] = &[
     ("write_fallbacks", "Merged packets that the device refused and that went in singly", |c| {
         &c.write_fallbacks
     }),
+    ("queue_marks", "Packets of bulk marked CE because a queue of ours stood", |c| &c.queue_marks),
     ("icmp_suppressed", "ICMP errors not sent for the rate limit", |c| &c.icmp_suppressed),
 ];
 

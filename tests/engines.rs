@@ -294,7 +294,7 @@ fn a_system_call_moves_many_packets() {
             assert!(packets > calls * LEAST, "{engine}, {direction}: {packets} packets in {calls} calls");
             let bad =
                 scrape.get("hopsack_send_fallbacks_total") + scrape.get("hopsack_write_fallbacks_total");
-            assert_eq!((bad, scrape.all_dropped("ingress")), (0, 0), "{engine}");
+            assert_eq!((bad, scrape.refused("ingress")), (0, 0), "{engine}");
         }
     }
 }
@@ -318,7 +318,7 @@ fn engines_of_different_kinds_understand_each_other() {
         }
         for number in [1, 2] {
             let scrape = Scrape::of(&lab.host(number).netns);
-            assert_eq!(scrape.all_dropped("ingress"), 0, "{one} and {other}, host {number}");
+            assert_eq!(scrape.refused("ingress"), 0, "{one} and {other}, host {number}");
         }
     }
 }

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum as _;
 use hopsack::lab::bench::Underlay;
 use hopsack::lab::ping::{Ping, ping};
+use hopsack::lab::traffic::{Amount, Flow, Transfer};
 use hopsack::lab::{Lab, Pod};
 use hopsack::packet::Family;
 use hopsack::sys::netns::in_netns;
 use sha2::{Digest, Sha256};
-use support::{Scrape, attempt, lab_on, run};
+use support::{Scrape, attempt, eventually, lab_on, run};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -234,6 +235,45 @@ fn each_way_at_once(lab: &Lab, bytes: usize) -> [String; 2] {
     let scrape = Scrape::of(&lab.host(1).netns);
     assert!(scrape.get("hopsack_ingress_bytes_total") > bytes as u64, "it went through the daemon");
     hashes
+}
+
+/// What a ping waits for beside many streams: queues that are never empty. Who fills them is told, by a mark if it knows ECN.
+fn many_streams_are_told_that_a_queue_stands(engine: &str) {
+    let lab = lab_on(engine, "standing", 2, Family::V4);
+    let told = || {
+        let [one, two] = [1, 2].map(|number| Scrape::of(&lab.host(number).netns));
+        let drops = one.dropped("egress", "standing_queue") + two.dropped("ingress", "standing_queue");
+        [drops, one.get("hopsack_queue_marks_total") + two.get("hopsack_queue_marks_total")]
+    };
+    for knows_ecn in [false, true] {
+        for number in [1, 2] {
+            let sysctl = format!("net.ipv4.tcp_ecn={}", u8::from(knows_ecn));
+            run(&lab.pod(number).netns, &["sysctl", "-qw", &sysctl]);
+        }
+        let before = told();
+        let amount = Amount::Time(Duration::from_secs(600));
+        let flow = Flow { from: lab.pod(1), to: lab.pod(2), family: Family::V4, amount, verify: true };
+        let streams: Vec<_> = (0..16).map(|_| Transfer::start(flow).expect("connected")).collect();
+        eventually("somebody is told", || told()[usize::from(knows_ecn)] > before[usize::from(knows_ecn)]);
+        streams.iter().for_each(Transfer::finish);
+        for stream in streams {
+            stream.wait().expect("every byte right");
+        }
+        // With ECN some are dropped all the same: what TCP sends again is not to be marked (RFC 3168 §6.1.5).
+        assert!(knows_ecn || told()[1] == 0);
+    }
+}
+
+mod many_streams_are_told {
+    #[test]
+    fn batch() {
+        super::many_streams_are_told_that_a_queue_stands("batch");
+    }
+
+    #[test]
+    fn uring() {
+        super::many_streams_are_told_that_a_queue_stands("uring");
+    }
 }
 
 fn a_narrower_path_brings_too_big_with_its_mtu(engine: &str) {

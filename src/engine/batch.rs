@@ -123,6 +123,7 @@ impl Worker {
             link.send(outbox.block(), fib, now);
             outbox.clear(&mut link.narrow, now);
         };
+        link.forwarder.warn(budget.warns());
         while count < most {
             link.account.counters.system_calls.add(1);
             let length = match link.tun.read(buffer) {
@@ -159,6 +160,7 @@ impl Worker {
             0
         });
         gate.at(now);
+        gate.warn(budget.warns());
         let (mut inbox, mut bytes) = (Inbox { coalescer, link, now }, 0);
         for index in 0..count {
             let received = receiver.get(index);

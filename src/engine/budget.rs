@@ -4,6 +4,7 @@
 //! they leave, and no packet waits for more than [`TURN_BYTES`] to be copied (DATAPLANE.md §3: a copy of 64 KiB costs 3 to
 //! 4 us hot, 9 to 12 cold).
 
+use super::standing::Standing;
 use crate::packet::icmp::Nanos;
 
 /// Bytes that a turn should bring at most.
@@ -27,11 +28,14 @@ pub(super) struct Budget {
     usual: usize,
     /// When a packet last came that nothing was asked for beside, in nanoseconds.
     alone: u64,
+    standing: Standing,
+    /// Whether a sender is to be warned of what stands.
+    warns: bool,
 }
 
 impl Budget {
     pub(super) fn new(most: usize) -> Self {
-        Self { most, next: 0, recent: 0, usual: 0, alone: 0 }
+        Self { most, next: 0, recent: 0, usual: 0, alone: 0, standing: Standing::default(), warns: false }
     }
 
     /// What the next turn asks for; 0 if the last one emptied the queue.
@@ -69,7 +73,18 @@ impl Budget {
             self.alone = now.0;
         }
         let may_have_more = count > 0 && count == self.next && !is_alone;
+        if may_have_more {
+            self.warns = self.standing.stands(now);
+        } else {
+            self.standing.emptied(now);
+            self.warns = false;
+        }
         self.next = if may_have_more { (2 * count).min(self.limit()) } else { 0 };
+    }
+
+    /// Whether a sender of bulk is to be told that the queue stands.
+    pub(super) fn warns(&self) -> bool {
+        self.warns
     }
 
     fn limit(&self) -> usize {

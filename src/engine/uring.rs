@@ -132,8 +132,9 @@ impl crew::Worker for Worker {
 impl Worker {
     /// Deals with the frames that the turn brought. Says how many, and how many bytes.
     fn outbound(&mut self, tools: &mut Tools, now: Nanos) -> Result<(usize, usize), WorkerError> {
-        let (Self { ring, link, fib, side, .. }, Tools { buffers, held, .. }) = (self, tools);
+        let (Self { ring, link, budgets, fib, side, .. }, Tools { buffers, held, .. }) = (self, tools);
         let (fib, worker): (&Fib, usize) = (fib.load(), link.worker);
+        link.forwarder.warn(budgets[0].warns());
         let (mut count, mut bytes) = (0, 0);
         for frame in buffers.read() {
             let frame = frame.map_err(WorkerError::of_read)?;
@@ -156,9 +157,10 @@ impl Worker {
 
     /// Deals with the messages, likewise.
     fn inbound(&mut self, tools: &mut Tools, now: Nanos) -> Result<(usize, usize), WorkerError> {
-        let (Self { ring, link, fib, verify, .. }, Tools { buffers, held, gate }) = (self, tools);
+        let (Self { ring, link, budgets, fib, verify, .. }, Tools { buffers, held, gate }) = (self, tools);
         let fib: &Fib = fib.load();
         gate.at(now);
+        gate.warn(budgets[1].warns());
         let account = link.account.clone();
         let counters = &account.counters;
         let (mut count, mut bytes) = (0, 0);

@@ -50,11 +50,13 @@ pub enum DropReason {
     Unmarkable,
     /// Ingress: the kernel refused the write to the overlay device; see hopsack_io_errors_total.
     WriteFailed,
+    /// A queue of ours was never empty for a while: its sender is to slow down, and its transport knows no ECN.
+    StandingQueue,
 }
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Malformed,
         Self::NoRoute,
         Self::OwnSubnet,
@@ -74,6 +76,7 @@ impl DropReason {
         Self::Misrouted,
         Self::Unmarkable,
         Self::WriteFailed,
+        Self::StandingQueue,
     ];
 
     /// The metric label.
@@ -99,6 +102,7 @@ impl DropReason {
             Self::Misrouted => "misrouted",
             Self::Unmarkable => "unmarkable",
             Self::WriteFailed => "write_failed",
+            Self::StandingQueue => "standing_queue",
         }
     }
 
@@ -135,6 +139,9 @@ impl DropReason {
                 "congested on the way, and its transport knows no ECN: dropped, as RFC 6040 asks"
             }
             Self::WriteFailed => "the kernel refused the packet: see hopsack_io_errors_total and the log",
+            Self::StandingQueue => {
+                "one of many, so that bulk TCP slows down and what comes beside it need not wait"
+            }
         }
     }
 }
@@ -290,6 +297,8 @@ pub struct Counters {
     pub bundle_fallbacks: Counter,
     /// Super packets that the TUN refused, and that were written as single packets.
     pub write_fallbacks: Counter,
+    /// Packets of bulk that were marked "congestion experienced" because a queue of ours stood.
+    pub queue_marks: Counter,
     /// "Destination unreachable" sent.
     pub icmp_unreachable: Counter,
     /// "Too big" sent.

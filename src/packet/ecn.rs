@@ -64,6 +64,31 @@ impl IpPacket<'_> {
     }
 }
 
+/// Marks a whole packet "congestion experienced". Says whether its transport knows what that is: else it is as it was.
+pub fn mark(packet: &mut [u8]) -> bool {
+    let Ok(IpPacket { family, .. }) = IpPacket::parse(packet) else { return false };
+    let knows = IpPacket::parse(packet).is_ok_and(|packet| packet.ecn() != Ecn::NotEct);
+    if knows {
+        write(packet, family, Ecn::Ce);
+    }
+    knows
+}
+
+/// Writes the field, and what follows from it.
+fn write(packet: &mut [u8], family: Family, ecn: Ecn) {
+    match family {
+        Family::V4 => {
+            let before = word(packet, 0);
+            packet[1] = packet[1] & !3 | ecn as u8;
+            // RFC 1624: HC' = ~(~HC + ~m + m')
+            let sum = Sum::default().add_word(!word(packet, field::V4_CHECKSUM)).add_word(!before);
+            let sum = sum.add_word(word(packet, 0)).finish();
+            put(packet, field::V4_CHECKSUM, sum);
+        }
+        Family::V6 => packet[1] = packet[1] & !0x30 | (ecn as u8) << 4,
+    }
+}
+
 /// Room for the packet that is being marked.
 #[derive(Debug)]
 pub struct Marker {
@@ -94,17 +119,7 @@ impl Marker {
     fn marked(&mut self, packet: IpPacket<'_>, ecn: Ecn) -> IpPacket<'_> {
         let copy = &mut self.scratch[..packet.bytes.len()];
         copy.copy_from_slice(packet.bytes);
-        match packet.family {
-            Family::V4 => {
-                let before = word(copy, 0);
-                copy[1] = copy[1] & !3 | ecn as u8;
-                // RFC 1624: HC' = ~(~HC + ~m + m')
-                let sum = Sum::default().add_word(!word(copy, field::V4_CHECKSUM)).add_word(!before);
-                let sum = sum.add_word(word(copy, 0)).finish();
-                put(copy, field::V4_CHECKSUM, sum);
-            }
-            Family::V6 => copy[1] = copy[1] & !0x30 | (ecn as u8) << 4,
-        }
+        write(copy, packet.family, ecn);
         IpPacket { bytes: copy, family: packet.family, header_len: packet.header_len }
     }
 }

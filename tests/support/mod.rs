@@ -137,6 +137,11 @@ impl Scrape {
         self.get(&format!("hopsack_dropped_packets_total{{direction=\"{direction}\",reason=\"{reason}\"}}"))
     }
 
+    /// What was dropped but for what tells a sender of bulk to slow down, which is as it should be.
+    pub fn refused(&self, direction: &str) -> u64 {
+        self.all_dropped(direction) - self.dropped(direction, "standing_queue")
+    }
+
     /// Packets that the daemon itself dropped: without those that the kernel dropped before it saw them.
     pub fn all_dropped(&self, direction: &str) -> u64 {
         let prefix = format!("hopsack_dropped_packets_total{{direction=\"{direction}\"");
