@@ -197,7 +197,7 @@ impl Chaos {
                 let arrived = to.get("hopsack_ingress_packets_total") + to.all_dropped("ingress");
                 let lost = to.dropped("ingress", "socket_queue_full");
                 // What a kernel sends of itself when a link comes up: router solicitations and the like.
-                let dropped = from.all_dropped("egress") - from.dropped("egress", "multicast");
+                let dropped = from.refused("egress") - from.dropped("egress", "multicast");
                 (from.get("hopsack_egress_packets_total"), arrived + lost, dropped)
             };
             eventually("what was sent has arrived or was counted", || {
