@@ -20,6 +20,9 @@ const INTERVAL: u64 = 5_000_000;
 const TURNS: u32 = 8;
 /// How soon after the last warning of one time the next is the same matter still, and needs no start from the beginning.
 const MEMORY: u64 = 16 * INTERVAL;
+/// Warnings beyond which the next comes no sooner, a sixteenth of an interval later: a flood does not listen, and what follows it is
+/// not to pay for that.
+const MOST: u32 = 256;
 
 /// Of one queue.
 #[derive(Debug, Default)]
@@ -49,7 +52,7 @@ impl Standing {
         if self.turns < TURNS || now.0.saturating_sub(self.since) < INTERVAL || now.0 < self.next {
             return false;
         }
-        self.count = self.count.saturating_add(1);
+        self.count = (self.count + 1).min(MOST);
         self.next = now.0 + INTERVAL / u64::from(self.count.isqrt());
         true
     }
@@ -90,8 +93,13 @@ mod tests {
         let again = serve(&mut queue, 2101, 2120, |tenth| tenth == 21_010);
         assert_eq!(again.first(), Some(&21_060), "an interval after it was empty");
         assert!(again[1] - again[0] < 15, "it is the same matter still: {again:?}");
-        let later = serve(&mut queue, 3000, 3012, |tenth| tenth == 30_000);
-        assert_eq!(later, [30_050, 30_100], "and later it is another");
+        let flood = serve(&mut queue, 2200, 4000, |_| false);
+        assert!(
+            flood.windows(2).all(|pair| pair[1] - pair[0] >= 3),
+            "three tenths of a millisecond at least"
+        );
+        let later = serve(&mut queue, 5000, 5012, |tenth| tenth == 50_000);
+        assert_eq!(later, [50_050, 50_100], "and later it is another");
     }
 
     #[test]
