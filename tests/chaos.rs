@@ -384,7 +384,8 @@ fn a_daemon_starts_while_etcd_is_away_and_forwards() {
     let saved = chaos.lab.host(1).directory.join("state/map");
     // The map on disk follows within seconds.
     eventually("the map is on disk, with all hosts", || {
-        std::fs::read_to_string(&saved).is_ok_and(|map| map.contains("10.244.3.0-24"))
+        let has_all = |map: String| map.contains("10.244.2.0-24") && map.contains("10.244.3.0-24");
+        std::fs::read_to_string(&saved).is_ok_and(has_all)
     });
     chaos.etcd(1).kill9().expect("killed");
     chaos.all_in_trouble();
