@@ -161,48 +161,18 @@ fn label(metric: Metric) -> String {
 
 /// The time that one of it takes: a gigabyte of TCP's payload, a datagram, a connection; what is a time stays one.
 fn time(metric: Metric, value: f64) -> Duration {
-    let seconds = match metric {
-        Metric::Tcp1 | Metric::Tcp4 | Metric::BulkTcp | Metric::Bulk16Tcp => 8e9 / value,
-        Metric::CpuPerGb
-        | Metric::RttP50
-        | Metric::RttP99
-        | Metric::BulkRttP50
-        | Metric::BulkRttP99
-        | Metric::Bulk16RttP50
-        | Metric::Bulk16RttP99 => value,
-        Metric::Udp64Highest
-        | Metric::Udp64Carried
-        | Metric::Udp64x32Highest
-        | Metric::Udp64x32Carried
-        | Metric::Udp1400Highest
-        | Metric::Udp1400Carried
-        | Metric::Udp1400x32Highest
-        | Metric::Udp1400x32Carried
-        | Metric::Connects => 1.0 / value,
+    let seconds = match metric.unit().0 {
+        "Gbit/s" => 8e9 / value,
+        _ if metric.is_cost() => value,
+        _ => 1.0 / value,
     };
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 fn throughput(metric: Metric) -> Option<Throughput> {
-    match metric {
-        Metric::Tcp1 | Metric::Tcp4 | Metric::BulkTcp | Metric::Bulk16Tcp => {
-            Some(Throughput::BytesDecimal(1_000_000_000))
-        }
-        Metric::CpuPerGb
-        | Metric::RttP50
-        | Metric::RttP99
-        | Metric::BulkRttP50
-        | Metric::BulkRttP99
-        | Metric::Bulk16RttP50
-        | Metric::Bulk16RttP99 => None,
-        Metric::Udp64Highest
-        | Metric::Udp64Carried
-        | Metric::Udp64x32Highest
-        | Metric::Udp64x32Carried
-        | Metric::Udp1400Highest
-        | Metric::Udp1400Carried
-        | Metric::Udp1400x32Highest
-        | Metric::Udp1400x32Carried
-        | Metric::Connects => Some(Throughput::Elements(1)),
+    match metric.unit().0 {
+        "Gbit/s" => Some(Throughput::BytesDecimal(1_000_000_000)),
+        _ if metric.is_cost() => None,
+        _ => Some(Throughput::Elements(1)),
     }
 }

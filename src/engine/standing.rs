@@ -57,6 +57,7 @@ impl Standing {
         true
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
