@@ -19,16 +19,16 @@ use criterion::{
 use etherparse::PacketBuilder;
 
 use hopsack::forward::{
-    self, Arrival, Counters, Forwarder, Frame, Gate, Load, ToNet, ToTun, Train, VerifySource,
+    self, Arrival, Counters, EgressState, Frame, IngressState, ToNet, ToTun, Train, TrainMeta, VerifySource,
 };
 use hopsack::packet::checksum::{Sum, checksum};
 use hopsack::packet::coalesce::{Coalescer, RUNS};
 use hopsack::packet::ecn::Ecn;
-use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::{IpPacket, VnetHeader, bundle, protocol};
 use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Peer, Policy, Public, Rib};
 use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
+use hopsack::time::Nanos;
 
 /// The inner MTU of an underlay of 1500 bytes.
 const MTU: usize = 1472;
@@ -257,7 +257,7 @@ fn straight_lines(c: &mut Criterion) {
     let mut sink = Sink;
     let mut group = c.benchmark_group("forward");
     let out = udp(OURS, THEIRS, 64);
-    let (mut forwarder, mut net) = (Forwarder::new(Nanos(0)), Net(vec![0; SPLIT_BUFFER]));
+    let (mut forwarder, mut net) = (EgressState::new(Nanos(0)), Net(vec![0; SPLIT_BUFFER]));
     group.throughput(Throughput::Elements(1));
     measure(&mut group, named("egress"), || {
         let frame = Frame::Bare(black_box(&out));
@@ -266,7 +266,7 @@ fn straight_lines(c: &mut Criterion) {
     let packet = udp(THEIRS, OURS, 64);
     let train: Vec<u8> = packet.iter().copied().cycle().take(44 * packet.len()).collect();
     let train = Train { bytes: &train, stride: packet.len() };
-    let (verify, mut gate) = (VerifySource::Subnet, Gate::default());
+    let (verify, mut gate) = (VerifySource::Subnet, IngressState::default());
     let arrival = |ecn, train| Arrival { from: public_of(1).into(), ecn, train };
     group.throughput(Throughput::Elements(train.count()));
     measure(&mut group, named("ingress, a train of 44"), || {
@@ -309,13 +309,13 @@ struct Sink;
 struct Net(Vec<u8>);
 
 impl ToNet for Net {
-    fn room(&mut self, _peer: Option<&Peer>, load: Load) -> &mut [u8] {
+    fn room(&mut self, _peer: Option<&Peer>, load: TrainMeta) -> &mut [u8] {
         &mut self.0[..load.bytes]
     }
-    fn push(&mut self, peer: &Peer, load: Load) {
+    fn push(&mut self, peer: &Peer, load: TrainMeta) {
         black_box((peer, &self.0[..load.bytes], load.stride));
     }
-    fn divert(&mut self, peer: &Peer, load: Load) {
+    fn divert(&mut self, peer: &Peer, load: TrainMeta) {
         self.push(peer, load);
     }
 }

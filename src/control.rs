@@ -21,7 +21,7 @@ pub use socket::{ControlError, Server, answers, ask};
 use crate::engine::View;
 use crate::forward::{Direction, DropReason};
 use crate::netlink::Netlink;
-use crate::quic::Board;
+use crate::quic::QuicStatus;
 use crate::route::{Local, Policy, Protection};
 use crate::store::etcd::Health;
 use crate::sys::now;
@@ -169,7 +169,7 @@ pub struct Identity {
     /// How packets are to be protected.
     pub policy: Policy,
     /// The encrypted connections, if there is an endpoint.
-    pub board: Option<Arc<Board>>,
+    pub board: Option<Arc<QuicStatus>>,
 }
 
 /// What changes.

@@ -6,7 +6,7 @@
 //!
 //! A worker of the fast engines has a TUN queue, a receiving socket on the cluster's port, and a source port: a flow keeps
 //! its queue, a queue its source port, and a source port its receiving socket at the peer, so that no two threads carry
-//! packets of one flow in one direction at a time. Which thread serves which worker is `crew`'s matter.
+//! packets of one flow in one direction at a time. Which thread serves which worker is `scheduler`'s matter.
 //!
 //! It knows nothing of leases, stores or configuration files, and never decides that the program should end: a worker
 //! that cannot go on says so through the callback that it was started with.
@@ -15,15 +15,15 @@
 
 mod batch;
 mod budget;
-mod crew;
+mod codel;
 mod link;
-mod narrow;
-mod outbox;
+mod pmtu_cache;
+mod scheduler;
 #[cfg(test)]
 mod sealed_tests;
-mod side;
 mod simple;
-mod standing;
+mod slow_path;
+mod tx_batch;
 mod uring;
 mod wait;
 
@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-pub use side::{Entrance, Parcel, Side};
+pub use slow_path::{SlowPathPackets, SlowPathQueue, SlowPathWriter};
 
 use crate::forward::{Counters, VerifySource};
 use crate::route::Fib;
@@ -196,7 +196,7 @@ pub struct Engine {
     failed: Failed,
     stop: Arc<Event>,
     threads: Vec<JoinHandle<()>>,
-    spare: side::Door,
+    spare: slow_path::Door,
 }
 
 /// Who is told that a worker cannot go on.
@@ -217,7 +217,7 @@ pub struct View {
     accounts: Vec<Arc<Account>>,
     receiving: Arc<Receiving>,
     workers: usize,
-    side: Arc<Side>,
+    slow_path: Arc<SlowPathQueue>,
 }
 
 /// The sockets that receive, once more, for the kernel's own account of them.
@@ -281,9 +281,9 @@ impl Engine {
             accounts: (0..io.workers()).map(|_| Arc::default()).collect(),
             receiving: Arc::new(Receiving { sockets, before: AtomicU64::new(0) }),
             workers: io.workers(),
-            side: Arc::default(),
+            slow_path: Arc::default(),
         };
-        let spare = side::Door::of(&io, rules.offload)?;
+        let spare = slow_path::Door::of(&io, rules.offload)?;
         let failed = Failed(Arc::new(failed));
         let mut engine =
             Self { view, rules, failed, stop: Arc::new(Event::new()?), threads: Vec::new(), spare };
@@ -326,8 +326,8 @@ impl Engine {
         Ok(())
     }
 
-    fn workers(&self, io: Io) -> io::Result<Vec<crew::Named>> {
-        let (View { fib, accounts, side, .. }, rules) = (&self.view, self.rules);
+    fn workers(&self, io: Io) -> io::Result<Vec<scheduler::Named>> {
+        let (View { fib, accounts, slow_path, .. }, rules) = (&self.view, self.rules);
         let accounts = accounts.iter().cloned();
         let bulk = LastBulk::default();
         let spin = || Spin::new(rules.busy_poll_us, bulk.clone());
@@ -335,32 +335,32 @@ impl Engine {
         let groups = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() / 2);
         match io {
             Io::Simple(io) => {
-                let others = (self.stop.clone(), side.clone());
+                let others = (self.stop.clone(), slow_path.clone());
                 let worker = |account| simple::Worker::new(io, rules.verify, fib.clone(), account, others);
                 let worker = accounts.take(1).next().map(worker).ok_or(io::ErrorKind::InvalidInput)?;
                 Ok(vec![("hopsack-w0".to_owned(), Box::new(|| worker.run()))])
             }
             Io::Batch(queues) => {
                 let workers = accounts.zip(queues).enumerate().map(|(number, (account, io))| {
-                    batch::Worker::new(number, io, rules, fib.clone(), account, side.clone())
+                    batch::Worker::new(number, io, rules, fib.clone(), account, slow_path.clone())
                 });
-                crew::threads(workers.collect(), groups, &self.stop, spin)
+                scheduler::threads(workers.collect(), groups, &self.stop, spin)
             }
             Io::Uring(queues) => {
                 let workers = accounts.zip(queues).enumerate().map(|(number, (account, ends))| {
-                    uring::Worker::new(number, ends, rules, fib.clone(), account, side.clone())
+                    uring::Worker::new(number, ends, rules, fib.clone(), account, slow_path.clone())
                 });
-                crew::threads(workers.collect(), groups, &self.stop, spin)
+                scheduler::threads(workers.collect(), groups, &self.stop, spin)
             }
         }
     }
 
     /// A way to the device for packets that do not come by the workers' sockets. Its account stands behind those of the
     /// workers in every [`View`] that is taken from here on.
-    pub fn entrance(&mut self) -> io::Result<Entrance> {
+    pub fn entrance(&mut self) -> io::Result<SlowPathWriter> {
         let account = Arc::<Account>::default();
         self.view.accounts.push(account.clone());
-        Ok(Entrance::new(self.spare.try_clone()?, account))
+        Ok(SlowPathWriter::new(self.spare.try_clone()?, account))
     }
 
     /// For those who watch and publish.
@@ -399,8 +399,8 @@ impl View {
 
     /// Where workers put packets that travel otherwise than by their sockets.
     #[must_use]
-    pub fn side(&self) -> &Arc<Side> {
-        &self.side
+    pub fn slow_path(&self) -> &Arc<SlowPathQueue> {
+        &self.slow_path
     }
 
     /// How many workers there are.
@@ -409,7 +409,7 @@ impl View {
         self.workers
     }
 
-    /// One account a worker, then one of an [`Entrance`] if there is any.
+    /// One account a worker, then one of an [`SlowPathWriter`] if there is any.
     #[must_use]
     pub fn accounts(&self) -> &[Arc<Account>] {
         &self.accounts

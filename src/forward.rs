@@ -16,15 +16,16 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use account::{Counter, Counters, Direction, DropReason, Witness};
+pub use account::{Counter, Counters, Direction, DropReason, LastSeen};
 
 pub use crate::packet::Train;
 use crate::packet::ecn::{self, Ecn, Marker};
-use crate::packet::icmp::{self, Limiter, MAX_ERROR, Nanos, Problem};
+use crate::packet::icmp::{self, Limiter, MAX_ERROR, Problem};
 use crate::packet::split::Plan;
 use crate::packet::{IpPacket, Malformed, VnetHeader, bundle};
 use crate::route::{Fib, Hop, Peer, Protection};
 use crate::seal::{self, OpenError};
+use crate::time::Nanos;
 
 /// What one read of the overlay device brought.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +54,7 @@ pub const BULK: usize = 1024;
 
 /// A train of packets that is to be written and sent.
 #[derive(Debug, Clone, Copy)]
-pub struct Load {
+pub struct TrainMeta {
     /// Bytes of all packets.
     pub bytes: usize,
     /// Bytes of each, but for the last, which may be shorter.
@@ -62,7 +63,7 @@ pub struct Load {
     pub ecn: Ecn,
 }
 
-impl Load {
+impl TrainMeta {
     /// The ECN field that the outer header bears on the way to `peer`: RFC 6040's normal mode, or its compatibility mode.
     #[must_use]
     pub fn outer_ecn(&self, peer: &Peer) -> Ecn {
@@ -88,13 +89,13 @@ pub struct Arrival<'a> {
 pub trait ToNet {
     /// Bytes to write a train into that is for `peer`; `None` if it will not leave. What was written and not pushed before
     /// the next call is forgotten.
-    fn room(&mut self, peer: Option<&Peer>, load: Load) -> &mut [u8];
+    fn room(&mut self, peer: Option<&Peer>, load: TrainMeta) -> &mut [u8];
     /// Queues or sends the train that stands in the room that was asked for with these very words, or its first packets.
     /// How it is framed, bare or in bundles, is the implementor's matter, within what the peer announces.
-    fn push(&mut self, peer: &Peer, load: Load);
+    fn push(&mut self, peer: &Peer, load: TrainMeta);
     /// Gives the train, which stands in room that was asked for without a peer, to those who carry packets to `peer`
     /// otherwise than by the workers' sockets. They count it.
-    fn divert(&mut self, peer: &Peer, load: Load);
+    fn divert(&mut self, peer: &Peer, load: TrainMeta);
 }
 
 /// Takes whole IP packets for the TUN. The implementor counts what it was given by [`ToTun::push`] as delivered, or as
@@ -121,14 +122,14 @@ pub enum VerifySource {
 
 /// What one worker keeps between packets: the rate limit of ICMP errors, and room to write one.
 #[derive(Debug)]
-pub struct Forwarder {
+pub struct EgressState {
     /// The next packet of bulk is to be marked or dropped.
     warning: bool,
     limiter: Limiter,
     scratch: Box<[u8; MAX_ERROR]>,
 }
 
-impl Forwarder {
+impl EgressState {
     /// `now` starts the ICMP rate limit.
     #[must_use]
     pub fn new(now: Nanos) -> Self {
@@ -142,7 +143,7 @@ impl Forwarder {
 
     /// The train in `room` as it goes on from a queue that stands: its last packet is marked, or dropped if it cannot be.
     #[cold]
-    fn warned(&mut self, room: &mut [u8], load: Load, counters: &Counters) -> Load {
+    fn warned(&mut self, room: &mut [u8], load: TrainMeta, counters: &Counters) -> TrainMeta {
         self.warning = false;
         let last = (load.bytes - 1) / load.stride * load.stride;
         if ecn::mark(&mut room[last..load.bytes]) {
@@ -150,7 +151,7 @@ impl Forwarder {
             return load;
         }
         counters.egress.drop(DropReason::StandingQueue);
-        Load { bytes: last, ..load }
+        TrainMeta { bytes: last, ..load }
     }
 
     /// Drops the packets of a train, all of one flow, for `reason`, and tells their sender once, within the rate limit.
@@ -186,7 +187,7 @@ pub fn egress(
     fib: &Fib,
     frame: Frame<'_>,
     now: Nanos,
-    forwarder: &mut Forwarder,
+    forwarder: &mut EgressState,
     counters: &Counters,
     to_net: &mut impl ToNet,
     to_tun: &mut impl ToTun,
@@ -198,7 +199,7 @@ pub fn egress(
         Some(Hop::Peer(peer)) if plan.stride() <= usize::from(peer.mtu) => Some(peer),
         _ => None,
     };
-    let load = Load { bytes: plan.len(), stride: plan.stride(), ecn: packet.ecn() };
+    let load = TrainMeta { bytes: plan.len(), stride: plan.stride(), ecn: packet.ecn() };
     let placed = taker.filter(|peer| peer.protection == Protection::Clear || peer.can_seal());
     // A sender is answered about a packet that it would know, so what is refused is cut as well.
     let room = to_net.room(placed, load);
@@ -227,7 +228,7 @@ pub fn egress(
 
 /// The way in, as one worker keeps it between packets: room for what was sealed, room to mark, and the time.
 #[derive(Debug)]
-pub struct Gate {
+pub struct IngressState {
     opened: Box<[u8]>,
     marker: Marker,
     /// The next packet of bulk is to be marked or dropped.
@@ -235,7 +236,7 @@ pub struct Gate {
     now: Nanos,
 }
 
-impl Default for Gate {
+impl Default for IngressState {
     fn default() -> Self {
         /// The longest UDP datagram.
         const ROOM: usize = 65_536;
@@ -243,7 +244,7 @@ impl Default for Gate {
     }
 }
 
-impl Gate {
+impl IngressState {
     /// What comes from here on comes at `now`: keys run out.
     pub fn at(&mut self, now: Nanos) {
         self.now = now;
@@ -262,11 +263,11 @@ pub fn ingress(
     fib: &Fib,
     Arrival { from, ecn, train }: Arrival<'_>,
     verify: VerifySource,
-    gate: &mut Gate,
+    gate: &mut IngressState,
     counters: &Counters,
     to_tun: &mut impl ToTun,
 ) {
-    let Gate { opened, marker, warning, now } = gate;
+    let IngressState { opened, marker, warning, now } = gate;
     let peer = fib.peer_by_address(from);
     if peer.is_none() && verify != VerifySource::Off {
         return turn_away(fib, from, train, counters);
@@ -424,16 +425,16 @@ mod tests {
         sent: Vec<(String, Vec<u8>)>,
     }
     impl ToNet for Net {
-        fn room(&mut self, _peer: Option<&Peer>, load: Load) -> &mut [u8] {
+        fn room(&mut self, _peer: Option<&Peer>, load: TrainMeta) -> &mut [u8] {
             self.room.resize(load.bytes, 0);
             &mut self.room
         }
-        fn push(&mut self, peer: &Peer, load: Load) {
+        fn push(&mut self, peer: &Peer, load: TrainMeta) {
             for datagram in (Train { bytes: &self.room[..load.bytes], stride: load.stride }).datagrams() {
                 self.sent.push((peer.name.clone(), datagram.to_vec()));
             }
         }
-        fn divert(&mut self, peer: &Peer, load: Load) {
+        fn divert(&mut self, peer: &Peer, load: TrainMeta) {
             self.push(peer, load);
         }
     }
@@ -482,7 +483,7 @@ mod tests {
 
     fn send_frame(frame: Frame<'_>) -> (Sink, Counters) {
         let (mut net, mut tun, counters) = (Net::default(), Sink::default(), Counters::default());
-        let mut forwarder = Forwarder::new(Nanos(0));
+        let mut forwarder = EgressState::new(Nanos(0));
         egress(&fib(), frame, Nanos(0), &mut forwarder, &counters, &mut net, &mut tun);
         (Sink { sent: net.sent, ..tun }, counters)
     }
@@ -523,7 +524,7 @@ mod tests {
     fn receive(from: u8, bytes: &[u8], verify: VerifySource) -> Result<(), DropReason> {
         let (mut sink, counters) = (Sink::default(), Counters::default());
         let arrival = arrival(from, Train::single(bytes));
-        ingress(&fib(), arrival, verify, &mut Gate::default(), &counters, &mut sink);
+        ingress(&fib(), arrival, verify, &mut IngressState::default(), &counters, &mut sink);
         let dropped: Vec<_> =
             DropReason::ALL.into_iter().filter(|reason| counters.ingress.dropped(*reason) > 0).collect();
         match (sink.written.as_slice(), dropped.as_slice()) {
@@ -597,7 +598,14 @@ mod tests {
             let train = Train::single(&packet);
             let arrival = Arrival { from, ecn: Ecn::NotEct, train };
             let mut sink = Sink::default();
-            ingress(&fib(), arrival, VerifySource::Subnet, &mut Gate::default(), &counters, &mut sink);
+            ingress(
+                &fib(),
+                arrival,
+                VerifySource::Subnet,
+                &mut IngressState::default(),
+                &counters,
+                &mut sink,
+            );
             assert_eq!(counters.own_source.last(), Some(from));
         }
         assert_eq!(counters.ingress.dropped(DropReason::OwnSource), 3);
@@ -612,7 +620,7 @@ mod tests {
         assert_eq!(train.count(), 3);
         let (mut sink, counters) = (Sink::default(), Counters::default());
         let verify = VerifySource::Subnet;
-        ingress(&fib(), arrival(2, train), verify, &mut Gate::default(), &counters, &mut sink);
+        ingress(&fib(), arrival(2, train), verify, &mut IngressState::default(), &counters, &mut sink);
         assert_eq!(sink.written, [packet.clone(), packet, short]);
     }
 
@@ -632,7 +640,7 @@ mod tests {
             .fold(0, |filled, packet| bundle::append(&mut datagram, filled, packet).expect("it fits"));
         let (mut sink, counters) = (Sink::default(), Counters::default());
         let arrival = Arrival { ecn: Ecn::Ce, ..arrival(2, Train::single(&datagram[..filled])) };
-        ingress(&fib(), arrival, VerifySource::Subnet, &mut Gate::default(), &counters, &mut sink);
+        ingress(&fib(), arrival, VerifySource::Subnet, &mut IngressState::default(), &counters, &mut sink);
         assert_eq!(sink.written, [with(Ecn::Ce), with(Ecn::Ce)]);
         assert_eq!(counters.ingress.dropped(DropReason::Unmarkable), 1);
     }
@@ -650,7 +658,7 @@ mod tests {
     fn where_a_queue_stands_one_packet_of_bulk_says_so_and_nothing_short_does() {
         let (ours, theirs) = ([10, 1, 1, 2], [10, 1, 2, 9]);
         let (fib, counters, mut sink) = (fib(), Counters::default(), Sink::default());
-        let (mut net, mut forwarder) = (Net::default(), Forwarder::new(Nanos(0)));
+        let (mut net, mut forwarder) = (Net::default(), EgressState::new(Nanos(0)));
         let short = udp(ours, theirs, 100);
         let out = [Ecn::Ect0, Ecn::Ect0, Ecn::NotEct, Ecn::NotEct].map(|ecn| bulk(ours, theirs, ecn));
         for (index, packet) in [&short, &out[0], &out[1], &out[2], &out[3]].into_iter().enumerate() {
@@ -662,7 +670,7 @@ mod tests {
         assert_eq!(sent, [short, marked, out[1].clone(), out[3].clone()]);
         assert_eq!((counters.egress.dropped(DropReason::StandingQueue), counters.queue_marks.get()), (1, 1));
 
-        let (mut gate, short) = (Gate::default(), udp(theirs, ours, 100));
+        let (mut gate, short) = (IngressState::default(), udp(theirs, ours, 100));
         let into = [Ecn::Ect1, Ecn::Ect1, Ecn::NotEct, Ecn::NotEct].map(|ecn| bulk(theirs, ours, ecn));
         for (first, second) in [(&into[0], &into[1]), (&into[2], &into[3])] {
             gate.warn(true);
@@ -680,7 +688,7 @@ mod tests {
     fn only_who_reads_the_outer_field_is_sent_marks() {
         let fib = fib();
         let Some(Hop::Peer(peer)) = fib.lookup([10, 1, 2, 9].into()) else { panic!("a peer") };
-        let load = Load { bytes: 100, stride: 100, ecn: Ecn::Ect0 };
+        let load = TrainMeta { bytes: 100, stride: 100, ecn: Ecn::Ect0 };
         assert_eq!(load.outer_ecn(peer), Ecn::Ect0);
         let flanneld = Peer { abilities: Abilities::default(), ..peer.clone() };
         assert_eq!(load.outer_ecn(&flanneld), Ecn::NotEct);

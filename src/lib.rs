@@ -33,6 +33,7 @@
 //! # Modules, in reading order
 //! Each uses only what stands above it in this list (`tests/layers.rs`).
 //!
+//! * [`time`]: monotonic time as plain numbers. Pure.
 //! * [`packet`]: bytes. Views, checksums, ICMP errors, cutting and joining of super packets. Pure.
 //! * [`seal`]: sealed packets: keys, envelope, replay window. Pure.
 //! * [`route`]: what we were told (RIB), what packets meet (FIB). Pure.
@@ -69,3 +70,4 @@ pub mod route;
 pub mod seal;
 pub mod store;
 pub mod sys;
+pub mod time;

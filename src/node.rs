@@ -7,14 +7,14 @@
 //!
 //! Invariant: while the node is ready, its routes are those of the last good map; a store out of order changes nothing.
 
-mod alarm;
 mod check;
 mod clean;
 mod dataplane;
 mod device;
+mod duplicate_subnet;
 mod follow;
 mod join;
-mod place;
+mod public_address;
 mod security;
 mod signals;
 mod subnet_env;
@@ -112,11 +112,11 @@ pub struct Node {
     local: Local,
     netlink: Netlink,
     monitor: Monitor,
-    place: place::Place,
+    place: public_address::PublicAddress,
     /// The store has not taken our new addresses yet.
     unpublished: bool,
-    alarm: alarm::Alarm,
-    forgers: alarm::Forgers,
+    alarm: duplicate_subnet::Alarm,
+    forgers: duplicate_subnet::Forgers,
     /// What systemd was told last.
     told: String,
     failed: mpsc::UnboundedReceiver<WorkerError>,
@@ -207,7 +207,7 @@ impl Node {
             device.remove().await;
             return Err(error);
         }
-        let place = place::Place::new(&underlay, local.public);
+        let place = public_address::PublicAddress::new(&underlay, local.public);
         let identity = Identity {
             name: opened.lease.name,
             networks: networks.iter().map(|net| net.to_string()).collect(),
@@ -241,8 +241,8 @@ impl Node {
             monitor,
             place,
             unpublished: false,
-            alarm: alarm::Alarm::default(),
-            forgers: alarm::Forgers::default(),
+            alarm: duplicate_subnet::Alarm::default(),
+            forgers: duplicate_subnet::Forgers::default(),
             told: String::new(),
             failed,
             encryption,

@@ -1,8 +1,8 @@
 //! The QUIC endpoint: connections to the hosts that encrypt, and packets in them.
 //!
 //! One endpoint on a port of its own, mutual TLS 1.3 and the ALPN `hopsack/1`. Packets for such hosts come from the workers
-//! by the engine's [`Side`](crate::engine::Side), leave as unreliable DATAGRAM frames (RFC 9221), and what comes in goes to
-//! the overlay device by an [`Entrance`]. Where both hosts seal, the same handshake authenticates them and gives the keys
+//! by the engine's [`SlowPathQueue`](crate::engine::SlowPathQueue), leave as unreliable DATAGRAM frames (RFC 9221), and what comes in goes to
+//! the overlay device by an [`SlowPathWriter`]. Where both hosts seal, the same handshake authenticates them and gives the keys
 //! ([`crate::seal`]); the connection then carries only what has no key yet.
 //!
 //! It lets the inner transports control congestion (`congestion`), numbers connections so that both ends use the same one
@@ -15,20 +15,20 @@
 //! the control socket and the watchdog, which share `main`'s.
 //!
 //! It knows of hosts what the FIB says. Invariant: nothing is sent to, and nothing taken from, a host whose certificate is
-//! not the one of the lease at its address; nothing waits longer than `carry::HOLD` for a connection.
+//! not the one of the lease at its address; nothing waits longer than `datagrams::HOLD` for a connection.
 //!
 //! Sources: RFC 9000 (QUIC), 9001 (its TLS), 9221 (datagrams), 8446 §7.5 (exporters).
 #![forbid(unsafe_code)]
 
-mod board;
-mod carry;
 mod congestion;
 mod connect;
+mod connection;
+mod datagrams;
 mod keys;
-mod ledger;
-mod line;
+mod peer;
 mod queue;
 mod socket;
+mod status;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr};
@@ -41,10 +41,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-pub use board::{Board, Counts, PeerStatus};
-use carry::Core;
+use datagrams::Core;
+pub use status::{Counts, PeerStatus, QuicStatus};
 
-use crate::engine::{Entrance, View};
+use crate::engine::{SlowPathWriter, View};
 use crate::pki::{Identity, Trust};
 
 /// Bytes of a UDP payload that an inner packet cannot have: short header with an 8-byte connection id and a 4-byte packet
@@ -88,7 +88,7 @@ pub struct Setup {
     /// Packets and the FIB.
     pub view: View,
     /// The way to the overlay device.
-    pub entrance: Entrance,
+    pub entrance: SlowPathWriter,
 }
 
 /// What the node should know.
@@ -116,7 +116,7 @@ enum Command {
 /// A running endpoint.
 #[derive(Debug)]
 pub struct Quic {
-    board: Arc<Board>,
+    board: Arc<QuicStatus>,
     commands: mpsc::UnboundedSender<Command>,
     thread: JoinHandle<()>,
 }
@@ -124,7 +124,7 @@ pub struct Quic {
 impl Quic {
     /// Binds and starts; peers are dialled from the first [`Quic::refresh`] on.
     pub fn start(setup: Setup, reports: mpsc::UnboundedSender<Report>) -> Result<Self, QuicError> {
-        let board = Arc::new(Board::default());
+        let board = Arc::new(QuicStatus::default());
         let (commands, received) = mpsc::unbounded_channel();
         let (started, outcome) = std::sync::mpsc::channel();
         let shown = board.clone();
@@ -163,7 +163,7 @@ impl Quic {
 
     /// What is known of the connections.
     #[must_use]
-    pub fn board(&self) -> &Arc<Board> {
+    pub fn board(&self) -> &Arc<QuicStatus> {
         &self.board
     }
 
@@ -182,7 +182,7 @@ impl Quic {
 
 fn run(
     setup: Setup,
-    board: Arc<Board>,
+    board: Arc<QuicStatus>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     reports: mpsc::UnboundedSender<Report>,
     started: &std::sync::mpsc::Sender<Result<(), QuicError>>,

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::packet::icmp::Nanos;
+use crate::time::Nanos;
 
 /// What this kernel and this process can do, looked up once at start.
 #[derive(Debug)]

@@ -7,11 +7,11 @@ mod counting;
 use counting::allocations;
 use etherparse::PacketBuilder;
 use hopsack::forward::{
-    Arrival, Counters, Forwarder, Frame, Gate, Load, ToNet, ToTun, Train, VerifySource, egress, ingress,
+    Arrival, Counters, EgressState, Frame, IngressState, ToNet, ToTun, Train, TrainMeta, VerifySource,
+    egress, ingress,
 };
 use hopsack::packet::coalesce::{Coalescer, RUNS};
 use hopsack::packet::ecn::Ecn;
-use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::SPLIT_BUFFER;
 use hopsack::packet::{IpPacket, VnetHeader, bundle};
 use hopsack::route::{
@@ -19,6 +19,7 @@ use hopsack::route::{
     Public, Rib, Sessions,
 };
 use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
+use hopsack::time::Nanos;
 
 struct Net {
     room: Vec<u8>,
@@ -26,13 +27,13 @@ struct Net {
 }
 
 impl ToNet for Net {
-    fn room(&mut self, _peer: Option<&Peer>, load: Load) -> &mut [u8] {
+    fn room(&mut self, _peer: Option<&Peer>, load: TrainMeta) -> &mut [u8] {
         &mut self.room[..load.bytes]
     }
-    fn push(&mut self, _peer: &Peer, load: Load) {
+    fn push(&mut self, _peer: &Peer, load: TrainMeta) {
         self.packets += Train { bytes: &self.room[..load.bytes], stride: load.stride }.count();
     }
-    fn divert(&mut self, peer: &Peer, load: Load) {
+    fn divert(&mut self, peer: &Peer, load: TrainMeta) {
         self.push(peer, load);
     }
 }
@@ -106,7 +107,7 @@ fn a_hundred_thousand_packets_allocate_nothing() {
     };
     let (out, lost) = (udp([10, 1, 1, 2], [10, 1, 77, 9]), udp([10, 1, 1, 2], [10, 1, 250, 9]));
     let (back, spoofed) = (udp([10, 1, 77, 9], [10, 1, 1, 2]), udp([10, 1, 78, 9], [10, 1, 1, 2]));
-    let (counters, mut forwarder) = (Counters::default(), Forwarder::new(Nanos(0)));
+    let (counters, mut forwarder) = (Counters::default(), EgressState::new(Nanos(0)));
     let mut net = Net { room: vec![0; SPLIT_BUFFER], packets: 0 };
     let mut tun = Tun { coalescer: Coalescer::new(RUNS), packets: 0, writes: 0 };
     // A super packet of 44 segments, and what the peer's would be: a train of 44.
@@ -133,14 +134,14 @@ fn a_hundred_thousand_packets_allocate_nothing() {
         filled = longer;
     }
     let bundled = &bundled[..filled];
-    let (verify, mut gate) = (VerifySource::Subnet, Gate::default());
+    let (verify, mut gate) = (VerifySource::Subnet, IngressState::default());
     let arrival = |train| Arrival { from: [192, 0, 2, 77].into(), ecn: Ecn::Ce, train };
     let unmarked = |train| Arrival { ecn: Ecn::NotEct, ..arrival(train) };
     // The same, of the host whose packets are sealed.
     let secret = udp([10, 1, SEALED, 9], [10, 1, 1, 2]).repeat(44);
     let secret = Train { bytes: &secret, stride: back.len() };
     let mut datagrams = vec![0; secret.bytes.len() + 44 * OVERHEAD];
-    let mut sealed_gate = Gate::default();
+    let mut sealed_gate = IngressState::default();
     let mut sealed_turn = |now, tun: &mut Tun| {
         let _ = here.keys().seal(0, secret, &mut datagrams, now).expect("keys");
         let train = there.keys().seal(0, secret, &mut datagrams, now).expect("keys");

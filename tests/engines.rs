@@ -272,7 +272,7 @@ fn numbered_flows(lab: &Lab) -> (u64, u64, u64) {
 }
 
 /// Bulk TCP: packets a system call, at the sender and at the receiver. A super packet that comes alone passes by plain calls
-/// on the ring engine too; `tests/turns.rs` has small packets.
+/// on the ring engine too; `tests/syscalls.rs` has small packets.
 #[test]
 fn a_system_call_moves_many_packets() {
     const LEAST: u64 = 8;

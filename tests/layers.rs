@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Top-level modules, lowest first. Those in one row don't know each other.
 const LAYERS: &[&[&str]] = &[
+    &["time"],
     &["packet"],
     &["seal"],
     &["route"],
@@ -24,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Pure modules: bytes and tables. They may not even use the standard library's doors to the world.
-const PURE: &[&str] = &["packet", "seal", "route", "forward"];
+const PURE: &[&str] = &["time", "packet", "seal", "route", "forward"];
 const DOORS: &[&str] = &[
     "std::fs",
     "std::net::Udp",

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hopsack::forward::{
-    Arrival, Counters, DropReason, Forwarder, Frame, Gate, Train, VerifySource, egress, ingress,
+    Arrival, Counters, DropReason, EgressState, Frame, IngressState, Train, VerifySource, egress, ingress,
 };
 use hopsack::packet::ecn::Ecn;
-use hopsack::packet::icmp::Nanos;
 use hopsack::packet::{IpPacket, bundle};
 use hopsack::route::{
     Abilities, Change, Dialect, Event, Fib, Hop, Lease, Local, Networks, Policy, Public, Rib,
 };
+use hopsack::time::Nanos;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
 use sinks::{Sent, Sink};
@@ -246,7 +246,7 @@ proptest! {
         let framed = [&vnet[..], &bytes].concat();
         let frame = if virtio { Frame::Virtio(&framed) } else { Frame::Bare(&bytes) };
         let fib = Fib::compile(1, &rib_of(&leases), &networks(), &local());
-        let (counters, mut forwarder) = (Counters::default(), Forwarder::new(Nanos(0)));
+        let (counters, mut forwarder) = (Counters::default(), EgressState::new(Nanos(0)));
         let (mut net, mut tun) = (Sent::default(), Sink::default());
         egress(&fib, frame, Nanos(0), &mut forwarder, &counters, &mut net, &mut tun);
         let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.egress.dropped(reason)).sum();
@@ -300,7 +300,7 @@ proptest! {
 
 fn receive(fib: &Fib, from: IpAddr, datagram: &[u8], counters: &Counters, sink: &mut Sink) {
     let arrival = Arrival { from, ecn: Ecn::NotEct, train: Train::single(datagram) };
-    ingress(fib, arrival, VerifySource::Subnet, &mut Gate::default(), counters, sink);
+    ingress(fib, arrival, VerifySource::Subnet, &mut IngressState::default(), counters, sink);
 }
 
 /// How many packets a datagram brings, and drops besides them; to a stranger it is one.

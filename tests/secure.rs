@@ -1,5 +1,5 @@
 //! Encryption as pods, operators and eavesdroppers meet it: what passes, what the cable shows and what it is fed with, who is
-//! kept out. What changes over time is in tests/keys.rs.
+//! kept out. What changes over time is in tests/rekey.rs.
 
 mod support;
 

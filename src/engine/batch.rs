@@ -15,14 +15,14 @@ use arc_swap::{ArcSwap, Cache};
 
 use super::budget::Budget;
 use super::link::{Link, Replies};
-use super::outbox::Outbox;
-use super::{Account, Op, QueueIo, Rules, Side, WorkerError, crew};
-use crate::forward::{Arrival, DropReason, Frame, Gate, ToTun, VerifySource, egress, ingress};
+use super::tx_batch::TxBatch;
+use super::{Account, Op, QueueIo, Rules, SlowPathQueue, WorkerError, scheduler};
+use crate::forward::{Arrival, DropReason, Frame, IngressState, ToTun, VerifySource, egress, ingress};
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
-use crate::packet::icmp::Nanos;
 use crate::packet::{IpPacket, VnetHeader};
 use crate::route::Fib;
 use crate::sys::{now, udp};
+use crate::time::Nanos;
 
 /// Reads of the TUN in a turn at most.
 const MAX_READS: usize = 64;
@@ -37,15 +37,15 @@ pub(super) struct Worker {
     budgets: [Budget; 2],
     fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
     verify: VerifySource,
-    side: Arc<Side>,
+    slow_path: Arc<SlowPathQueue>,
 }
 
 /// What a thread has for all its workers.
 pub(super) struct Tools {
-    outbox: Outbox,
+    outbox: TxBatch,
     coalescer: Coalescer,
     receiver: udp::Receiver,
-    gate: Gate,
+    gate: IngressState,
     buffer: Box<[u8]>,
 }
 
@@ -56,7 +56,7 @@ impl Worker {
         rules: Rules,
         fib: Arc<ArcSwap<Fib>>,
         account: Arc<Account>,
-        side: Arc<Side>,
+        slow_path: Arc<SlowPathQueue>,
     ) -> Self {
         Self {
             link: Link::new(io.tun, io.send, account, rules.offload, number),
@@ -64,20 +64,20 @@ impl Worker {
             budgets: [Budget::new(MAX_READS), Budget::new(udp::RECEIVE_BATCH)],
             fib: Cache::new(fib),
             verify: rules.verify,
-            side,
+            slow_path,
         }
     }
 }
 
-impl crew::Worker for Worker {
+impl scheduler::Worker for Worker {
     type Tools = Tools;
 
     fn tools() -> Tools {
         Tools {
-            outbox: Outbox::new(udp::max_segments()),
+            outbox: TxBatch::new(udp::max_segments()),
             coalescer: Coalescer::new(RUNS).with_udp_segments(udp::max_segments()),
             receiver: udp::Receiver::new(udp::RECEIVE_BATCH),
-            gate: Gate::default(),
+            gate: IngressState::default(),
             buffer: vec![0; READ_BUFFER].into(),
         }
     }
@@ -115,10 +115,10 @@ impl crew::Worker for Worker {
 impl Worker {
     /// From the TUN to the network, so many reads at most. Returns how many bytes they brought.
     fn outbound(&mut self, tools: &mut Tools, most: usize, now: Nanos) -> Result<usize, WorkerError> {
-        let Self { link, budgets: [budget, _], fib, side, .. } = self;
+        let Self { link, budgets: [budget, _], fib, slow_path, .. } = self;
         let Tools { outbox, buffer, .. } = tools;
         let (fib, mut count, mut bytes) = (fib.load(), 0, 0);
-        let send = |link: &mut Link, outbox: &mut Outbox| {
+        let send = |link: &mut Link, outbox: &mut TxBatch| {
             outbox.seal(link.worker, fib, now, &link.account.counters);
             link.send(outbox.block(), fib, now);
             outbox.clear(&mut link.narrow, now);
@@ -141,7 +141,7 @@ impl Worker {
             egress(fib, frame, now, forwarder, &account.counters, outbox, &mut replies);
         }
         send(link, outbox);
-        outbox.hand_over(side, &link.account);
+        outbox.hand_over(slow_path, &link.account);
         budget.brought(count, bytes, now);
         Ok(bytes)
     }

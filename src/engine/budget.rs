@@ -2,10 +2,10 @@
 //!
 //! Many short packets, so that a flood needs few system calls; few super packets, so that they are in the cache still when
 //! they leave, and no packet waits for more than [`TURN_BYTES`] to be copied (DATAPLANE.md §3: a copy of 64 KiB costs 3 to
-//! 4 us hot, 9 to 12 cold). What turns bring also tells whether the queue behind an end stands ([`Standing`]).
+//! 4 us hot, 9 to 12 cold). What turns bring also tells whether the queue behind an end stands ([`Codel`]).
 
-use super::standing::Standing;
-use crate::packet::icmp::Nanos;
+use super::codel::Codel;
+use crate::time::Nanos;
 
 /// Bytes that a turn should bring at most.
 const TURN_BYTES: usize = 128 * 1024;
@@ -28,14 +28,14 @@ pub(super) struct Budget {
     usual: usize,
     /// When a packet last came that nothing was asked for beside, in nanoseconds.
     alone: u64,
-    standing: Standing,
+    standing: Codel,
     /// Whether a sender is to be warned of what stands.
     warns: bool,
 }
 
 impl Budget {
     pub(super) fn new(most: usize) -> Self {
-        Self { most, next: 0, recent: 0, usual: 0, alone: 0, standing: Standing::default(), warns: false }
+        Self { most, next: 0, recent: 0, usual: 0, alone: 0, standing: Codel::default(), warns: false }
     }
 
     /// What the next turn asks for; 0 if the last one emptied the queue.

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Account, Op};
-use crate::forward::{DropReason, Forwarder, ToTun, Train};
-use crate::packet::icmp::{Nanos, Problem};
+use crate::forward::{DropReason, EgressState, ToTun, Train};
+use crate::packet::icmp::Problem;
 use crate::packet::split::{SPLIT_BUFFER, split};
 use crate::packet::{Family, IpPacket, VnetHeader, bundle, outer_overhead, protocol};
 use crate::route::Fib;
@@ -22,6 +22,7 @@ use crate::seal::{OVERHEAD, SealError};
 use crate::sys::block::{Block, Part};
 use crate::sys::tun::{Offload, Queue};
 use crate::sys::{Interest, poll, udp};
+use crate::time::Nanos;
 
 /// How long a full send queue may hold up a worker before the packet is given up.
 pub(super) const SEND_PATIENCE: Duration = Duration::from_millis(100);
@@ -59,7 +60,7 @@ pub(super) struct Link {
     pub(super) tun: Queue,
     pub(super) socket: UdpSocket,
     pub(super) account: Arc<Account>,
-    pub(super) forwarder: Forwarder,
+    pub(super) forwarder: EgressState,
     /// UDP_SEGMENT.
     segment: Switch,
     /// Super packets to the TUN.
@@ -88,7 +89,7 @@ impl Link {
             tun,
             socket,
             account,
-            forwarder: Forwarder::new(crate::sys::now()),
+            forwarder: EgressState::new(crate::sys::now()),
             segment: Switch::new(wanted),
             merge: Switch::new(wanted),
             merge_udp: offload == Offload::TcpAndUdp,

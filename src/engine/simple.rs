@@ -13,18 +13,20 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Cache};
 
 use super::link::SEND_PATIENCE;
-use super::{Account, Op, Parcel, Side, SimpleIo, WorkerError};
+use super::{Account, Op, SimpleIo, SlowPathPackets, SlowPathQueue, WorkerError};
 use crate::forward::{
-    Arrival, DropReason, Forwarder, Frame, Gate, Load, ToNet, ToTun, Train, VerifySource, egress, ingress,
+    Arrival, DropReason, EgressState, Frame, IngressState, ToNet, ToTun, Train, TrainMeta, VerifySource,
+    egress, ingress,
 };
 use crate::packet::ecn::Ecn;
-use crate::packet::icmp::{Nanos, Problem};
+use crate::packet::icmp::Problem;
 use crate::packet::{Family, IpPacket, outer_overhead};
 use crate::route::{Fib, Peer};
 use crate::seal::OVERHEAD;
 use crate::sys::block::Part;
 use crate::sys::tun::SimpleTun;
 use crate::sys::{Event, Interest, now, poll, udp};
+use crate::time::Nanos;
 
 /// Packets taken from one side before the other gets its turn. Large enough that the poll is a small part of the work,
 /// small enough that neither direction starves.
@@ -38,13 +40,13 @@ pub(super) struct Worker {
     tun: SimpleTun,
     socket: UdpSocket,
     fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
-    forwarder: Forwarder,
+    forwarder: EgressState,
     verify: VerifySource,
     account: Arc<Account>,
     stop: Arc<Event>,
-    side: Arc<Side>,
+    slow_path: Arc<SlowPathQueue>,
     receiver: udp::Receiver,
-    gate: Gate,
+    gate: IngressState,
     buffer: Box<[u8]>,
     outgoing: Box<[u8]>,
     sealed: Box<[u8]>,
@@ -56,19 +58,19 @@ impl Worker {
         verify: VerifySource,
         fib: Arc<ArcSwap<Fib>>,
         account: Arc<Account>,
-        (stop, side): (Arc<Event>, Arc<Side>),
+        (stop, slow_path): (Arc<Event>, Arc<SlowPathQueue>),
     ) -> Self {
         Self {
             tun: io.tun,
             socket: io.socket,
             fib: Cache::new(fib),
-            forwarder: Forwarder::new(now()),
+            forwarder: EgressState::new(now()),
             verify,
             account,
             stop,
-            side,
+            slow_path,
             receiver: udp::Receiver::new(1),
-            gate: Gate::default(),
+            gate: IngressState::default(),
             buffer: vec![0; BUFFER].into(),
             outgoing: vec![0; BUFFER].into(),
             sealed: vec![0; BUFFER + OVERHEAD].into(),
@@ -101,7 +103,7 @@ impl Worker {
 
     /// From the TUN to the network, until it has nothing more or the other side is due.
     fn outbound(&mut self) -> Result<(), WorkerError> {
-        let Self { tun, socket, fib, forwarder, account, buffer, outgoing, side, sealed, .. } = self;
+        let Self { tun, socket, fib, forwarder, account, buffer, outgoing, slow_path, sealed, .. } = self;
         let (fib, now, counters) = (fib.load(), now(), &account.counters);
         for _ in 0..BURST {
             counters.system_calls.add(1);
@@ -112,7 +114,7 @@ impl Worker {
             };
             counters.tun_reads.add(1);
             let packet = &buffer[..length];
-            let mut net = Net { socket, account, outgoing, sealed, now, side, too_big: None };
+            let mut net = Net { socket, account, outgoing, sealed, now, slow_path, too_big: None };
             let mut device = Device { tun, account };
             egress(fib, Frame::Bare(packet), now, forwarder, counters, &mut net, &mut device);
             if let Some(mtu) = net.too_big {
@@ -153,7 +155,7 @@ struct Net<'a> {
     socket: &'a UdpSocket,
     account: &'a Account,
     outgoing: &'a mut [u8],
-    side: &'a Side,
+    slow_path: &'a SlowPathQueue,
     sealed: &'a mut [u8],
     now: Nanos,
     /// The kernel knows that the path is narrower than we thought: the inner MTU that it takes.
@@ -161,13 +163,13 @@ struct Net<'a> {
 }
 
 impl ToNet for Net<'_> {
-    fn room(&mut self, _peer: Option<&Peer>, load: Load) -> &mut [u8] {
+    fn room(&mut self, _peer: Option<&Peer>, load: TrainMeta) -> &mut [u8] {
         let length = self.outgoing.len().min(load.bytes);
         &mut self.outgoing[..length]
     }
 
     /// A train of one: this engine asks for no offloads.
-    fn push(&mut self, peer: &Peer, load: Load) {
+    fn push(&mut self, peer: &Peer, load: TrainMeta) {
         let counters = &self.account.counters;
         let packet = &self.outgoing[..load.bytes];
         let datagram = match &peer.session {
@@ -193,9 +195,9 @@ impl ToNet for Net<'_> {
         }
     }
 
-    fn divert(&mut self, peer: &Peer, Load { bytes, stride, .. }: Load) {
-        let mut parcels = vec![Parcel::new(peer, &self.outgoing[..bytes], stride)];
-        let (reason, packets) = self.side.put(&mut parcels);
+    fn divert(&mut self, peer: &Peer, TrainMeta { bytes, stride, .. }: TrainMeta) {
+        let mut parcels = vec![SlowPathPackets::new(peer, &self.outgoing[..bytes], stride)];
+        let (reason, packets) = self.slow_path.put(&mut parcels);
         self.account.counters.egress.drop_many(reason, packets);
     }
 }

@@ -21,17 +21,17 @@ use arc_swap::{ArcSwap, Cache};
 use super::batch::READ_BUFFER;
 use super::budget::Budget;
 use super::link::{Link, Replies};
-use super::outbox::Outbox;
-use super::{Account, Op, QueueIo, Rules, Side, WorkerError, crew};
-use crate::forward::{Arrival, DropReason, Frame, Gate, ToTun, VerifySource, egress, ingress};
+use super::tx_batch::TxBatch;
+use super::{Account, Op, QueueIo, Rules, SlowPathQueue, WorkerError, scheduler};
+use crate::forward::{Arrival, DropReason, Frame, IngressState, ToTun, VerifySource, egress, ingress};
 use crate::packet::IpPacket;
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
-use crate::packet::icmp::Nanos;
 use crate::route::Fib;
 use crate::sys::block::{Lot, MAX_PARTS, Part};
 use crate::sys::now;
 use crate::sys::ring::{Buffers, MAX_FRAMES, MAX_MESSAGES, Ring};
 use crate::sys::udp::{self, Received};
+use crate::time::Nanos;
 
 const _: () = assert!(RUNS <= MAX_PARTS);
 
@@ -44,19 +44,19 @@ pub(super) struct Worker {
     budgets: [Budget; 2],
     fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
     verify: VerifySource,
-    side: Arc<Side>,
+    slow_path: Arc<SlowPathQueue>,
 }
 
 /// What a thread has for all its workers.
 pub(super) struct Tools {
     buffers: Buffers,
     held: Held,
-    gate: Gate,
+    gate: IngressState,
 }
 
 /// What a turn has to hand to the kernel. Nothing is held between turns.
 struct Held {
-    outbox: Outbox,
+    outbox: TxBatch,
     coalescer: Coalescer,
     /// The coalescer's packets, as parts of its memory.
     writes: Vec<Part>,
@@ -69,7 +69,7 @@ impl Worker {
         rules: Rules,
         fib: Arc<ArcSwap<Fib>>,
         account: Arc<Account>,
-        side: Arc<Side>,
+        slow_path: Arc<SlowPathQueue>,
     ) -> Self {
         Self {
             ring,
@@ -78,23 +78,23 @@ impl Worker {
             budgets: [Budget::new(MAX_FRAMES), Budget::new(MAX_MESSAGES)],
             fib: Cache::new(fib),
             verify: rules.verify,
-            side,
+            slow_path,
         }
     }
 }
 
-impl crew::Worker for Worker {
+impl scheduler::Worker for Worker {
     type Tools = Tools;
 
     fn tools() -> Tools {
         Tools {
             buffers: Buffers::new(READ_BUFFER),
             held: Held {
-                outbox: Outbox::new(udp::max_segments()),
+                outbox: TxBatch::new(udp::max_segments()),
                 coalescer: Coalescer::new(RUNS).with_udp_segments(udp::max_segments()),
                 writes: Vec::with_capacity(RUNS),
             },
-            gate: Gate::default(),
+            gate: IngressState::default(),
         }
     }
 
@@ -132,7 +132,7 @@ impl crew::Worker for Worker {
 impl Worker {
     /// Deals with the frames that the turn brought. Says how many, and how many bytes.
     fn outbound(&mut self, tools: &mut Tools, now: Nanos) -> Result<(usize, usize), WorkerError> {
-        let (Self { ring, link, budgets, fib, side, .. }, Tools { buffers, held, .. }) = (self, tools);
+        let (Self { ring, link, budgets, fib, slow_path, .. }, Tools { buffers, held, .. }) = (self, tools);
         let (fib, worker): (&Fib, usize) = (fib.load(), link.worker);
         link.forwarder.warn(budgets[0].warns());
         let (mut count, mut bytes) = (0, 0);
@@ -151,7 +151,7 @@ impl Worker {
         }
         // By the table that has sent them this way: the next turn may have another.
         held.outbox.seal(worker, fib, now, &link.account.counters);
-        held.outbox.hand_over(side, &link.account);
+        held.outbox.hand_over(slow_path, &link.account);
         Ok((count, bytes))
     }
 

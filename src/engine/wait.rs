@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::yield_now;
 use std::time::Duration;
 
-use crate::packet::icmp::Nanos;
 use crate::sys::epoll::Epoll;
 use crate::sys::now;
+use crate::time::Nanos;
 
 /// Windows that a wait may have lasted to count as short: a sleep has the waking of this CPU and the peer's in it, up to
 /// three of them, which a spin on both sides takes away.

@@ -169,13 +169,13 @@ impl Counter {
 /// An address does not fit one atomic word, so the writer makes `turn` odd while it writes; a reader that meets an odd or
 /// changed one reads again.
 #[derive(Debug, Default)]
-pub struct Witness {
+pub struct LastSeen {
     turn: AtomicU64,
     high: AtomicU64,
     low: AtomicU64,
 }
 
-impl Witness {
+impl LastSeen {
     /// Remembers; only the owning worker may call this.
     pub(super) fn saw(&self, from: IpAddr) {
         let bits = match from {
@@ -264,9 +264,9 @@ pub struct Counters {
     /// From peers to the TUN.
     pub ingress: Direction,
     /// From where the last packet with a source in our own subnet came.
-    pub own_source: Witness,
+    pub own_source: LastSeen,
     /// From where the last packet with a source in no subnet of its sender's came.
-    pub spoofed_source: Witness,
+    pub spoofed_source: LastSeen,
     /// Reads of the TUN that brought something: one packet or super packet each.
     pub tun_reads: Counter,
     /// Messages that the kernel took: each is one datagram or one UDP_SEGMENT train. One system call may take several.

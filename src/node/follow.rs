@@ -11,8 +11,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::alarm::Look;
-use super::place::Decision;
+use super::duplicate_subnet::Look;
+use super::public_address::Decision;
 use super::underlay::{self, Underlay};
 use super::{Node, NodeError, dataplane, join, no_worker, subnet_env};
 

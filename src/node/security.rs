@@ -18,7 +18,7 @@ use crate::config::{self, Config};
 use crate::engine::Engine;
 use crate::packet::{Family, outer_overhead};
 use crate::pki::{Identity, Trust, reset_key, verify};
-use crate::quic::{Board, OVERHEAD, Quic, Report, Setup};
+use crate::quic::{OVERHEAD, Quic, QuicStatus, Report, Setup};
 use crate::route::{Announced, Mode, Policy, Sessions};
 use crate::seal::Lifetime;
 
@@ -180,7 +180,7 @@ impl Encryption {
         Ok(Some(Self { quic, reports, fingerprint, name, port, schedule }))
     }
 
-    pub(super) fn board(&self) -> Arc<Board> {
+    pub(super) fn board(&self) -> Arc<QuicStatus> {
         self.quic.board().clone()
     }
 

@@ -8,6 +8,7 @@
 //! source is not one host (RFC 1812 §4.3.2.7, RFC 4443 §2.4(e)): two routers can never feed each other.
 #![forbid(unsafe_code)]
 
+use crate::time::Nanos;
 use std::net::IpAddr;
 
 use super::checksum::{Sum, checksum};
@@ -160,10 +161,6 @@ fn copy_address(field: &mut [u8], address: IpAddr) {
 fn length_field(length: usize) -> [u8; 2] {
     u16::try_from(length).expect("an ICMP error is at most 1280 bytes").to_be_bytes()
 }
-
-/// A point in monotonic time, in nanoseconds since any fixed start. The caller has the clock, this module has not.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Nanos(pub u64);
 
 /// How many errors may be sent: a token bucket for each of [`Limiter::BUCKETS`] groups of receivers, so that one
 /// pod that floods an address nobody owns doesn't take the answers of the others.

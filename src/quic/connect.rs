@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use quinn::{Connection, ConnectionError, Incoming, TransportErrorCode};
 use rustls::pki_types::{CertificateDer, ServerName};
 
-use super::carry::{Core, Goodbye, protected};
-use super::ledger::Way;
-use super::line::{Line, may_tell};
+use super::connection::Way;
+use super::datagrams::{Core, Goodbye, protected};
+use super::peer::{Line, may_tell};
 use crate::pki::Untrusted;
 use crate::route::{Announced, Fib, Peer};
 

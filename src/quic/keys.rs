@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use quinn::{Connection, RecvStream, SendStream};
 
-use super::carry::{Core, protected};
-use super::line::Line;
+use super::datagrams::{Core, protected};
+use super::peer::Line;
 use crate::route::{Fib, Peer};
 use crate::seal::{Agreement, EXPORTER_LABEL, Hello, HelloError, InstallError, Role, Secret, Session};
 use crate::sys::now;

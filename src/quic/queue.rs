@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use crate::engine::Parcel;
+use crate::engine::SlowPathPackets;
 
 /// Bytes of a parcel that may overtake: one packet of any length on Ethernet.
 const SHORT: usize = 1500;
@@ -17,8 +17,8 @@ const FLOWS: usize = 256;
 
 /// Parcels of one peer.
 pub(super) struct Queue {
-    sparse: VecDeque<Parcel>,
-    bulk: VecDeque<(usize, Parcel)>,
+    sparse: VecDeque<SlowPathPackets>,
+    bulk: VecDeque<(usize, SlowPathPackets)>,
     /// Parcels in `bulk` by flow.
     standing: [u32; FLOWS],
     bytes: usize,
@@ -36,7 +36,7 @@ impl Queue {
         self.bytes
     }
 
-    pub(super) fn push(&mut self, parcel: Parcel) {
+    pub(super) fn push(&mut self, parcel: SlowPathPackets) {
         self.bytes += parcel.bytes.len();
         let flow = flow(&parcel.bytes);
         if parcel.bytes.len() <= SHORT && self.standing[flow] == 0 {
@@ -47,27 +47,27 @@ impl Queue {
     }
 
     /// What was popped last, and is not done with.
-    pub(super) fn put_back(&mut self, parcel: Parcel) {
+    pub(super) fn put_back(&mut self, parcel: SlowPathPackets) {
         if !parcel.bytes.is_empty() {
             self.bytes += parcel.bytes.len();
             self.sparse.push_front(parcel);
         }
     }
 
-    pub(super) fn pop(&mut self) -> Option<Parcel> {
+    pub(super) fn pop(&mut self) -> Option<SlowPathPackets> {
         let parcel = self.sparse.pop_front().or_else(|| self.pop_bulk())?;
         self.bytes -= parcel.bytes.len();
         Some(parcel)
     }
 
     /// What has to go for others.
-    pub(super) fn pop_oldest(&mut self) -> Option<Parcel> {
+    pub(super) fn pop_oldest(&mut self) -> Option<SlowPathPackets> {
         let parcel = self.pop_bulk().or_else(|| self.sparse.pop_front())?;
         self.bytes -= parcel.bytes.len();
         Some(parcel)
     }
 
-    fn pop_bulk(&mut self) -> Option<Parcel> {
+    fn pop_bulk(&mut self) -> Option<SlowPathPackets> {
         let (flow, parcel) = self.bulk.pop_front()?;
         self.standing[flow] -= 1;
         Some(parcel)
@@ -94,9 +94,13 @@ mod tests {
     use super::*;
 
     /// A parcel of so many packets of a flow, told by its port.
-    fn parcel(port: u16, packets: usize) -> Parcel {
+    fn parcel(port: u16, packets: usize) -> SlowPathPackets {
         let packet = packet(port);
-        Parcel { to: [192, 0, 2, 2].into(), stride: packet.len(), bytes: packet.repeat(packets).into() }
+        SlowPathPackets {
+            to: [192, 0, 2, 2].into(),
+            stride: packet.len(),
+            bytes: packet.repeat(packets).into(),
+        }
     }
 
     fn packet(port: u16) -> Vec<u8> {
@@ -108,7 +112,7 @@ mod tests {
     }
 
     fn ports(queue: &mut Queue) -> Vec<(u16, u64)> {
-        let port = |parcel: &Parcel| u16::from_be_bytes([parcel.bytes[20], parcel.bytes[21]]);
+        let port = |parcel: &SlowPathPackets| u16::from_be_bytes([parcel.bytes[20], parcel.bytes[21]]);
         std::iter::from_fn(|| queue.pop()).map(|parcel| (port(&parcel), parcel.count())).collect()
     }
 

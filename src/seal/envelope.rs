@@ -21,7 +21,7 @@ use super::schedule::{Direction, KeyAndIv, Schedule};
 use super::window::Window;
 use super::{HEADER, Header, MOST_PACKETS, OVERHEAD, OpenError, SealError, TAG};
 use crate::packet::Train;
-use crate::packet::icmp::Nanos;
+use crate::time::Nanos;
 
 /// No time limit.
 const EVER: u64 = u64::MAX;

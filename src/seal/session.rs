@@ -18,7 +18,7 @@ use super::hello::{self, Agreement, Hello, Suite};
 use super::schedule::{Id, Schedule, Secret};
 use super::{Header, OpenError, REKEY_PACKETS, SealError};
 use crate::packet::Train;
-use crate::packet::icmp::Nanos;
+use crate::time::Nanos;
 
 /// Epochs that open at the same time.
 const MOST_OPEN: usize = 4;

@@ -13,29 +13,29 @@
 
 mod acquire;
 mod agent;
-mod chance;
+mod backoff;
 mod client;
 pub mod commands;
 mod health;
-mod keeper;
-mod listener;
+mod liveness;
 mod map;
-mod question;
-mod saved;
+mod renew;
+mod snapshot;
+mod watch;
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 use tokio::time::Instant;
 
 use acquire::{Acquired, NoLease, Node, Own};
 use agent::{Agent, Command};
-use chance::Backoff;
+use backoff::Backoff;
 use client::{Endpoints, Failure, FailureKind, Session};
 pub use health::{Health, Renewals, Resyncs};
-use saved::Saved;
+use snapshot::Snapshot;
 
 use super::flannel::{Attributes, DEFAULT_PORT, Identity, Keys, Network};
 use super::{Cluster, Opened, StoreError, Update};
@@ -54,7 +54,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(8);
 pub struct EtcdStore {
     updates: mpsc::Receiver<Update>,
     commands: mpsc::Sender<Command>,
-    health: watch::Receiver<Health>,
+    health: watch_channel::Receiver<Health>,
     description: String,
 }
 
@@ -65,8 +65,8 @@ impl EtcdStore {
         let node = Node {
             keys: Keys::new(&config.prefix),
             identity: Identity {
-                id: saved::node_id(&config.state_dir).map_err(StoreError::Invalid)?,
-                name: config.node_name.clone().unwrap_or_else(|| saved::host_name(addresses)),
+                id: snapshot::node_id(&config.state_dir).map_err(StoreError::Invalid)?,
+                name: config.node_name.clone().unwrap_or_else(|| snapshot::host_name(addresses)),
                 abilities: Abilities { secure: config.announced, ..Abilities::OURS },
             },
             public: public(addresses),
@@ -77,12 +77,12 @@ impl EtcdStore {
                 "this host has no address at which others reach it: set node.public_ip".into(),
             ));
         }
-        let saved = Saved::load(&config.state_dir);
+        let saved = Snapshot::load(&config.state_dir);
         let usable = saved
             .as_ref()
             .ok()
             .and_then(Option::as_ref)
-            .map(|saved| usable(saved, &node, &saved::boot_id(), SystemTime::now()));
+            .map(|saved| usable(saved, &node, &snapshot::boot_id(), SystemTime::now()));
         let (joined, complaint) = match (join(&mut endpoints, &node, config, &saved, &usable).await, usable) {
             (Ok((session, acquired)), _) => (Joined::Now(Box::new(session), Box::new(acquired)), saved.err()),
             (Err(NoLease::Refused(error)), _) => return Err(error),
@@ -190,7 +190,7 @@ fn public(addresses: &[IpAddr]) -> Public {
 /// with it, as a daemon that was not restarted would: its pods run, and most likely nobody could take it, because who
 /// cannot reach etcd can neither renew nor join (USERS: flannel#29). A host that was started anew has no pods to lose and
 /// may have been away for days: it waits, rather than share a subnet (flannel#1289).
-fn usable(saved: &Saved, node: &Node, boot: &str, now: SystemTime) -> Result<Network, String> {
+fn usable(saved: &Snapshot, node: &Node, boot: &str, now: SystemTime) -> Result<Network, String> {
     if saved.prefix != node.keys.root() || saved.node_id != node.identity.id {
         return Err("it is of another node or another store.prefix".into());
     }
@@ -209,7 +209,7 @@ enum Joined {
     /// etcd was there.
     Now(Box<Session>, Box<Acquired>),
     /// It was not, and the map is the last run's.
-    Before(Box<Saved>, Box<Network>, Failure),
+    Before(Box<Snapshot>, Box<Network>, Failure),
 }
 
 /// Asks each endpoint once; without a map to fall back on, again and again for a while.
@@ -217,12 +217,12 @@ async fn join(
     endpoints: &mut Endpoints,
     node: &Node,
     config: &config::Etcd,
-    saved: &Result<Option<Saved>, String>,
+    saved: &Result<Option<Snapshot>, String>,
     usable: &Option<Result<Network, String>>,
 ) -> Result<(Session, Acquired), NoLease> {
     let mut previous: Vec<Vec<IpNet>> = Vec::new();
     previous.extend(saved.as_ref().ok().and_then(Option::as_ref).map(|saved| saved.own().subnets));
-    previous.extend(saved::subnet_env(&config.subnet_env));
+    previous.extend(snapshot::subnet_env(&config.subnet_env));
     let patience = if matches!(usable, Some(Ok(_))) { Duration::ZERO } else { START_PATIENCE };
     let (started, mut backoff, mut asked) = (Instant::now(), Backoff::default(), 0);
     loop {
@@ -280,7 +280,7 @@ fn start(
 ) -> (EtcdStore, Opened) {
     let (updates, from_agent) = mpsc::channel(QUEUE);
     let (to_agent, commands) = mpsc::channel(8);
-    let health = watch::Sender::new(Health::default());
+    let health = watch_channel::Sender::new(Health::default());
     let description = format!("etcd {} under {}", config.endpoints.join(", "), config.prefix);
     let (mut own, network, text, map, session, bad) = match joined {
         Joined::Now(session, acquired) => {
@@ -306,7 +306,7 @@ fn start(
     };
     // Later versions and other addresses say something else in the same key.
     own.value = node.value();
-    if let Some(sentence) = listener::about_bad(&bad) {
+    if let Some(sentence) = watch::about_bad(&bad) {
         let _ = updates.try_send(Update::Notice(sentence));
     }
     if let Some(complaint) = complaint {

@@ -1,6 +1,6 @@
 //! Places for packets that remember what they were given.
 
-use hopsack::forward::{Load, ToNet, ToTun, Train};
+use hopsack::forward::{ToNet, ToTun, Train, TrainMeta};
 use hopsack::packet::IpPacket;
 use hopsack::route::Peer;
 
@@ -31,15 +31,15 @@ pub struct Sent {
 }
 
 impl ToNet for Sent {
-    fn room(&mut self, _peer: Option<&Peer>, load: Load) -> &mut [u8] {
+    fn room(&mut self, _peer: Option<&Peer>, load: TrainMeta) -> &mut [u8] {
         self.room.resize(load.bytes, 0);
         &mut self.room
     }
-    fn push(&mut self, _peer: &Peer, load: Load) {
+    fn push(&mut self, _peer: &Peer, load: TrainMeta) {
         let train = Train { bytes: &self.room[..load.bytes], stride: load.stride };
         self.packets.extend(train.datagrams().map(<[u8]>::to_vec));
     }
-    fn divert(&mut self, peer: &Peer, load: Load) {
+    fn divert(&mut self, peer: &Peer, load: TrainMeta) {
         self.push(peer, load);
     }
 }

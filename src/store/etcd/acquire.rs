@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 
-use super::chance;
+use super::backoff;
 use super::client::{Failure, Guard, Kv, Listing, Session, Written};
+use super::liveness;
 use super::map::{Map, Reading, Record, read};
-use super::question;
 use crate::route::Public;
 use crate::store::StoreError;
 use crate::store::flannel::{Attributes, Identity, Keys, Network};
@@ -240,12 +240,13 @@ pub(super) async fn acquire(
         let listing = session.list(&node.keys.root(), None).await?;
         let (network, config) = network_of(&node.keys, &listing).map_err(NoLease::Refused)?;
         let holdings = Holdings::of(&node.keys, &listing.kvs);
-        let planned = plan(&holdings, &network, node, &previous, chance::number).map_err(NoLease::Refused)?;
+        let planned =
+            plan(&holdings, &network, node, &previous, backoff::number).map_err(NoLease::Refused)?;
         let own = match planned {
             Plan::Adopt(record)
-                if is_elsewhere(node, &record) && question::is_alive(session, node).await? =>
+                if is_elsewhere(node, &record) && liveness::is_alive(session, node).await? =>
             {
-                return Err(NoLease::Refused(StoreError::Invalid(question::refusal(node, &record))));
+                return Err(NoLease::Refused(StoreError::Invalid(liveness::refusal(node, &record))));
             }
             Plan::Adopt(record) => adopt(session, node, &record).await?,
             Plan::Clear(record) => {
@@ -268,7 +269,7 @@ pub(super) async fn acquire(
             return Ok(Acquired { own, network, config, map, bad });
         }
         // Who lost a race stands aside a little: the next list shows who won.
-        tokio::time::sleep(chance::around(RACE_WAIT * races.min(10), 1)).await;
+        tokio::time::sleep(backoff::around(RACE_WAIT * races.min(10), 1)).await;
         races = races.saturating_add(1);
     }
 }

@@ -15,12 +15,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::acquire::{Node, Own};
-use super::chance::{self, Backoff};
+use super::backoff::{self, Backoff};
 use super::client::{Endpoints, Failure, FailureKind, Guard, Session};
 use super::health::Health;
-use super::keeper::{self, How, Kept};
 use super::map::Map;
-use super::saved::Saved;
+use super::renew::{self, How, Kept};
+use super::snapshot::Snapshot;
 use crate::route::{Announced, Public};
 use crate::store::flannel::Network;
 use crate::store::{Lost, Update};
@@ -181,7 +181,7 @@ impl Agent {
         let now = Instant::now();
         let mut timers = Timers {
             renew: now + self.own.granted / 3,
-            relist: now + chance::around(RELIST, 4),
+            relist: now + backoff::around(RELIST, 4),
             save: Some(now),
         };
         loop {
@@ -209,7 +209,7 @@ impl Agent {
                 }
                 () = tokio::time::sleep_until(timers.relist) => {
                     self.compare(session, |health| health.resyncs.periodic += 1).await?;
-                    timers.relist = Instant::now() + chance::around(RELIST, 4);
+                    timers.relist = Instant::now() + backoff::around(RELIST, 4);
                 }
                 () = tokio::time::sleep_until(save), if timers.save.is_some() => {
                     timers.save = None;
@@ -241,7 +241,7 @@ impl Agent {
 
     /// Sees to our lease.
     pub(super) async fn keep(&mut self, session: &mut Session) -> Result<(), End> {
-        match keeper::keep(session, &self.node, &mut self.own).await {
+        match renew::keep(session, &self.node, &mut self.own).await {
             Ok(Kept::Lost(lost)) => Err(End::Lost(lost)),
             Ok(Kept::Yes(how, notice)) => {
                 self.health.send_modify(|health| match how {
@@ -310,7 +310,7 @@ impl Agent {
         let (prefix, id) = (self.node.keys.root(), &self.node.identity.id);
         let known = self.health.borrow().stale_since.unwrap_or_else(SystemTime::now);
         let map = (self.map.revision(), known);
-        let saved = Saved::new(&prefix, id, &self.config, &self.own, map, leases);
+        let saved = Snapshot::new(&prefix, id, &self.config, &self.own, map, leases);
         if let Err(problem) = saved.store(&self.state_dir) {
             tracing::warn!("the map could not be saved for a start without etcd: {problem}");
         }

@@ -1,6 +1,6 @@
 //! One connection to one etcd endpoint: the few calls that we make, each with an end to its patience.
 //!
-//! Endpoints are used one at a time, in turn, the first by chance: with a balanced channel a dead member would swallow
+//! Endpoints are used one at a time, in turn, the first by backoff: with a balanced channel a dead member would swallow
 //! its share of calls for ever, while here the next [`Endpoints::connect`] goes elsewhere. Nothing here tries again;
 //! that is the agent's part.
 //!
@@ -21,7 +21,7 @@ use etcd_client::{
     LeaseClient, PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse, WatchClient, WatchOptions, WatchStream,
 };
 
-use super::chance;
+use super::backoff;
 use crate::config;
 
 /// For one call. A list of 5,000 leases (1.5 MB) takes 50 ms on a busy machine.
@@ -191,7 +191,7 @@ impl Endpoints {
             options = options.with_user(user, password.trim_end_matches(['\r', '\n']));
         }
         let count = config.endpoints.len();
-        let next = usize::try_from(chance::below(u64::try_from(count).unwrap_or(1))).unwrap_or(0);
+        let next = usize::try_from(backoff::below(u64::try_from(count).unwrap_or(1))).unwrap_or(0);
         Ok(Self { urls: config.endpoints.clone(), next, options })
     }
 

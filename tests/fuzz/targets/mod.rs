@@ -12,18 +12,18 @@ use std::sync::LazyLock;
 
 use hopsack::control::Request;
 use hopsack::forward::{
-    Arrival, Counters, DropReason, Forwarder, Frame, Gate, Train, VerifySource, egress, ingress,
+    Arrival, Counters, DropReason, EgressState, Frame, IngressState, Train, VerifySource, egress, ingress,
 };
 use hopsack::packet::checksum::{Sum, checksum};
 use hopsack::packet::coalesce::Coalescer;
 use hopsack::packet::ecn::Ecn;
-use hopsack::packet::icmp::Nanos;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::vnet::VnetHeader;
 use hopsack::packet::{Family, IpPacket, Transport, bundle, protocol};
 use hopsack::route::{Abilities, Change, Dialect, Fib, Hop, Lease, Local, Networks, Policy, Public, Rib};
 use hopsack::seal::{Agreement, Hello, OVERHEAD, OpenError, Role, Secret, Session, Suite};
 use hopsack::store::file::Map;
+use hopsack::time::Nanos;
 use sinks::{Sent, Sink};
 
 /// Takes any bytes, and panics if what must hold does not.
@@ -48,7 +48,7 @@ pub fn fuzz_ingress(data: &[u8]) {
     let (fib, counters, mut sink) = (&FIB, Counters::default(), Sink::default());
     let from = IpAddr::from([192, 0, 2, *from]);
     let arrival = Arrival { from, ecn: Ecn::Ce, train: Train::single(datagram) };
-    ingress(fib, arrival, VerifySource::Subnet, &mut Gate::default(), &counters, &mut sink);
+    ingress(fib, arrival, VerifySource::Subnet, &mut IngressState::default(), &counters, &mut sink);
     let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.ingress.dropped(reason)).sum();
     let is_known = fib.peer_by_address(from).is_some();
     let fates = if is_known { fates(datagram) } else { 1 };
@@ -109,7 +109,7 @@ pub fn fuzz_virtio(data: &[u8]) {
 
 /// Sends, and checks what is answered: packets for the network, and the account.
 fn send(frame: Frame<'_>, packet: &[u8]) -> (u64, Counters) {
-    let (counters, mut forwarder) = (Counters::default(), Forwarder::new(Nanos(0)));
+    let (counters, mut forwarder) = (Counters::default(), EgressState::new(Nanos(0)));
     let (mut net, mut tun) = (Sent::default(), Sink::default());
     egress(&FIB, frame, Nanos(0), &mut forwarder, &counters, &mut net, &mut tun);
     for sent in &net.packets {

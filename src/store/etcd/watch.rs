@@ -15,9 +15,9 @@ use super::acquire::{clash, network_of};
 use super::agent::{Agent, End, unreachable_end};
 use super::client::{FailureKind, Guard, Kv, Listing, Session};
 use super::health::Health;
-use super::keeper::{Verdict, judge, lost};
+use super::liveness;
 use super::map::Record;
-use super::question;
+use super::renew::{Verdict, judge, lost};
 use crate::route::Change;
 use crate::store::flannel::Network;
 use crate::store::{Lost, Update};
@@ -80,7 +80,7 @@ impl Agent {
                     self.configured(String::from_utf8_lossy(&kv.value).into_owned()).await;
                 }
                 EventType::Put if kv.key == self.node.keys.question(&self.node.identity.id) => {
-                    let notice = question::answer(session, &self.node, &kv).await?;
+                    let notice = liveness::answer(session, &self.node, &kv).await?;
                     self.say(Update::Notice(notice)).await;
                 }
                 EventType::Put => {

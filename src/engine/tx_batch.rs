@@ -8,11 +8,11 @@
 //! A [`Lane`] remembers the part that may still grow, one a peer, so that flows to several peers may alternate. Behind an
 //! open part some bytes stay free when another begins; who needs more begins a new part.
 //!
-//! What is for peers whose packets are sealed is sealed at the end ([`Outbox::seal`]), datagram by datagram, from where it was
+//! What is for peers whose packets are sealed is sealed at the end ([`TxBatch::seal`]), datagram by datagram, from where it was
 //! put together to behind all packets of the block: that pass is the copy, and what stays behind can be sealed again if the
 //! kernel refuses it.
 //!
-//! It does not send: it fills a [`Block`], and whoever owns it hands that on once [`Outbox::is_tight`], or at the end of
+//! It does not send: it fills a [`Block`], and whoever owns it hands that on once [`TxBatch::is_tight`], or at the end of
 //! a batch.
 //!
 //! Invariant: the packets for a peer stand in the parts, and in the bundles within them, in the order in which they came;
@@ -20,17 +20,17 @@
 
 use std::net::SocketAddr;
 
-use super::narrow::Narrow;
-use super::{Account, Parcel, Side};
-use crate::forward::{Counters, DropReason, Load, ToNet, Train};
+use super::pmtu_cache::PmtuCache;
+use super::{Account, SlowPathPackets, SlowPathQueue};
+use crate::forward::{Counters, DropReason, ToNet, Train, TrainMeta};
 use crate::packet::ecn::Ecn;
-use crate::packet::icmp::Nanos;
 use crate::packet::split::SPLIT_BUFFER;
 use crate::packet::{IPV4_HEADER, bundle};
 use crate::route::{Fib, Peer};
 use crate::seal::OVERHEAD;
 use crate::sys::block::{Block, Lot, MAX_PARTS, Part};
 use crate::sys::udp::{MAX_PAYLOAD, SEGMENTS};
+use crate::time::Nanos;
 
 /// Bytes for packets: what has gathered, and behind it room for whatever one more read brings. A train of small packets
 /// grows by less than half when it is bundled: each packet by two bytes, each bundle by its header and by padding for which
@@ -52,7 +52,7 @@ const LANES: usize = 16;
 const SLACK: usize = 9 * 1024;
 
 #[derive(Debug)]
-pub(super) struct Outbox {
+pub(super) struct TxBatch {
     block: Block,
     used: usize,
     /// The oldest first.
@@ -63,8 +63,8 @@ pub(super) struct Outbox {
     /// Datagrams that one send takes.
     segments: usize,
     /// What others carry.
-    diverted: Vec<Parcel>,
-    narrow: Narrow,
+    diverted: Vec<SlowPathPackets>,
+    narrow: PmtuCache,
 }
 
 /// A part that may grow.
@@ -95,7 +95,7 @@ enum Place {
     New(usize),
 }
 
-impl Outbox {
+impl TxBatch {
     /// For a kernel that takes so many `segments` in one send.
     pub(super) fn new(segments: usize) -> Self {
         Self {
@@ -106,14 +106,14 @@ impl Outbox {
             place: Place::Scratch,
             segments,
             diverted: Vec::new(),
-            narrow: Narrow::new(),
+            narrow: PmtuCache::new(),
         }
     }
 
     /// Hands over what others carry; what they have no room for is counted.
-    pub(super) fn hand_over(&mut self, side: &Side, account: &Account) {
+    pub(super) fn hand_over(&mut self, slow_path: &SlowPathQueue, account: &Account) {
         if !self.diverted.is_empty() {
-            let (reason, packets) = side.put(&mut self.diverted);
+            let (reason, packets) = slow_path.put(&mut self.diverted);
             account.counters.egress.drop_many(reason, packets);
         }
     }
@@ -183,8 +183,8 @@ impl Outbox {
     }
 
     /// Where the packets of a train for `peer` are to be written.
-    fn choose(&self, peer: &Peer, load: Load) -> Place {
-        let Load { bytes, stride, .. } = load;
+    fn choose(&self, peer: &Peer, load: TrainMeta) -> Place {
+        let TrainMeta { bytes, stride, .. } = load;
         if let Some(index) = self.lane(peer) {
             let lane = &self.lanes[index];
             match lane.bundle {
@@ -201,8 +201,8 @@ impl Outbox {
     }
 
     /// Whether a train can go on with these packets.
-    fn continues(&self, lane: &Lane, load: Load, peer: &Peer) -> bool {
-        let Load { bytes, stride, .. } = load;
+    fn continues(&self, lane: &Lane, load: TrainMeta, peer: &Peer) -> bool {
+        let TrainMeta { bytes, stride, .. } = load;
         let part = &self.block.parts()[lane.part];
         // A shorter packet may end a train, but only one that stands alone: of a train it is the last already.
         let fits = stride == part.stride || (stride < part.stride && bytes == stride);
@@ -233,7 +233,7 @@ impl Outbox {
         }
     }
 
-    /// Begins a part at a place that [`Outbox::start`] gave.
+    /// Begins a part at a place that [`TxBatch::start`] gave.
     fn begin(&mut self, part: Part, peer: &Peer, at: usize, bundle: Option<usize>) {
         let (to, overhead, longest) = (peer.endpoint, peer.overhead(), self.bundle_len(peer));
         if let Some(last) = self.lanes.iter_mut().find(|lane| lane.end == self.used) {
@@ -250,7 +250,7 @@ impl Outbox {
     }
 
     /// Begins as many parts as a train needs.
-    fn begin_train(&mut self, peer: &Peer, mut at: usize, load: Load, ecn: Ecn) {
+    fn begin_train(&mut self, peer: &Peer, mut at: usize, load: TrainMeta, ecn: Ecn) {
         let (most, end) = (self.longest(load.stride, peer.overhead()), at + load.bytes);
         while at < end {
             let part = Part { ecn, ..Part::train(at, most.min(end - at), load.stride, peer.endpoint) };
@@ -334,9 +334,9 @@ impl Outbox {
     }
 }
 
-impl ToNet for Outbox {
+impl ToNet for TxBatch {
     #[inline]
-    fn room(&mut self, peer: Option<&Peer>, load: Load) -> &mut [u8] {
+    fn room(&mut self, peer: Option<&Peer>, load: TrainMeta) -> &mut [u8] {
         self.place = peer.map_or(Place::Scratch, |peer| self.choose(peer, load));
         let free = match self.place {
             Place::Scratch => &mut self.scratch[..],
@@ -349,7 +349,7 @@ impl ToNet for Outbox {
     }
 
     #[inline]
-    fn push(&mut self, peer: &Peer, load: Load) {
+    fn push(&mut self, peer: &Peer, load: TrainMeta) {
         let ecn = load.outer_ecn(peer);
         match self.place {
             Place::Behind(index) => self.lengthen(index, load.bytes),
@@ -364,8 +364,8 @@ impl ToNet for Outbox {
         }
     }
 
-    fn divert(&mut self, peer: &Peer, Load { bytes, stride, .. }: Load) {
-        self.diverted.push(Parcel::new(peer, &self.scratch[..bytes], stride));
+    fn divert(&mut self, peer: &Peer, TrainMeta { bytes, stride, .. }: TrainMeta) {
+        self.diverted.push(SlowPathPackets::new(peer, &self.scratch[..bytes], stride));
     }
 }
 
@@ -392,12 +392,12 @@ mod tests {
         }
     }
 
-    fn load(bytes: usize, stride: usize) -> Load {
-        Load { bytes, stride, ecn: Ecn::NotEct }
+    fn load(bytes: usize, stride: usize) -> TrainMeta {
+        TrainMeta { bytes, stride, ecn: Ecn::NotEct }
     }
 
     /// Pushes trains of so many bytes and such a stride for such hosts.
-    fn fill(outbox: &mut Outbox, pushes: &[(u8, usize, usize)]) {
+    fn fill(outbox: &mut TxBatch, pushes: &[(u8, usize, usize)]) {
         for (number, (host, bytes, stride)) in pushes.iter().enumerate() {
             assert!(!outbox.is_tight());
             let peer = peer(*host);
@@ -412,8 +412,8 @@ mod tests {
     }
 
     /// One whose bundles for host 2 were too long for a path that takes so much.
-    fn narrowed(most: usize) -> Outbox {
-        let mut outbox = Outbox::new(SEGMENTS);
+    fn narrowed(most: usize) -> TxBatch {
+        let mut outbox = TxBatch::new(SEGMENTS);
         outbox.clear(&mut vec![(peer(2).endpoint, most)], Nanos(0));
         outbox
     }
@@ -428,10 +428,10 @@ mod tests {
 
     /// Host, bytes, stride and packets of each part.
     fn parts(pushes: &[(u8, usize, usize)]) -> Vec<(u8, usize, usize, u64)> {
-        parts_of(&mut Outbox::new(SEGMENTS), pushes)
+        parts_of(&mut TxBatch::new(SEGMENTS), pushes)
     }
 
-    fn parts_of(outbox: &mut Outbox, pushes: &[(u8, usize, usize)]) -> Vec<(u8, usize, usize, u64)> {
+    fn parts_of(outbox: &mut TxBatch, pushes: &[(u8, usize, usize)]) -> Vec<(u8, usize, usize, u64)> {
         fill(outbox, pushes);
         check(outbox, pushes);
         outbox.block().parts().iter().map(|part| (host(part), part.len, part.stride, part.packets)).collect()
@@ -445,7 +445,7 @@ mod tests {
     }
 
     /// What arrives is what was pushed, for each peer in its order; and every promise about parts is kept.
-    fn check(outbox: &Outbox, pushes: &[(u8, usize, usize)]) {
+    fn check(outbox: &TxBatch, pushes: &[(u8, usize, usize)]) {
         let mut arrived: Vec<(u8, Vec<u8>)> = Vec::new();
         let mut taken: Vec<std::ops::Range<usize>> = Vec::new();
         for part in outbox.block().parts() {
@@ -573,9 +573,9 @@ mod tests {
     #[test]
     fn marks_are_not_spread_and_not_lost() {
         let parts = |host: u8, pushes: &[(usize, Ecn)]| -> Vec<(u64, Ecn)> {
-            let (mut outbox, peer) = (Outbox::new(SEGMENTS), peer(host));
+            let (mut outbox, peer) = (TxBatch::new(SEGMENTS), peer(host));
             for (bytes, ecn) in pushes {
-                let load = Load { ecn: *ecn, ..load(*bytes, *bytes) };
+                let load = TrainMeta { ecn: *ecn, ..load(*bytes, *bytes) };
                 outbox.room(Some(&peer), load).fill(0x45);
                 outbox.push(&peer, load);
             }
@@ -590,7 +590,7 @@ mod tests {
 
     #[test]
     fn newer_kernels_take_longer_trains() {
-        let mut outbox = Outbox::new(2 * SEGMENTS);
+        let mut outbox = TxBatch::new(2 * SEGMENTS);
         for _ in 0..130 {
             outbox.room(Some(&peer(3)), load(40, 40)).fill(0x45);
             outbox.push(&peer(3), load(40, 40));
@@ -601,7 +601,7 @@ mod tests {
 
     #[test]
     fn full_and_open_parts_are_told() {
-        let mut outbox = Outbox::new(SEGMENTS);
+        let mut outbox = TxBatch::new(SEGMENTS);
         let (peer, mut reads) = (peer(3), 0);
         while !outbox.is_tight() {
             // The most parts that one read can make.

@@ -20,9 +20,9 @@ use std::time::Duration;
 use super::budget::Budget;
 use super::wait::Spin;
 use super::{Account, Start, WorkerError};
-use crate::packet::icmp::Nanos;
 use crate::sys::epoll::Epoll;
 use crate::sys::{Event, now};
+use crate::time::Nanos;
 
 /// What a thread serves.
 pub(super) trait Worker: Send + 'static {

@@ -158,5 +158,5 @@ fn taken(node: &Node, own: &Own, holdings: &Holdings) -> Option<Lost> {
 }
 
 #[cfg(test)]
-#[path = "keeper_tests.rs"]
+#[path = "renew_tests.rs"]
 mod tests;

@@ -11,7 +11,7 @@
 use std::net::SocketAddr;
 
 use super::link::RETRY;
-use crate::packet::icmp::Nanos;
+use crate::time::Nanos;
 
 /// Paths remembered at most. The search is linear; whose path is forgotten is refused one bundle more.
 const PATHS: usize = 16;
@@ -21,7 +21,7 @@ const SHORTEST: usize = 3 * 40;
 
 /// The paths, those that were refused last at the end.
 #[derive(Debug)]
-pub(super) struct Narrow(Vec<Path>);
+pub(super) struct PmtuCache(Vec<Path>);
 
 #[derive(Debug)]
 struct Path {
@@ -31,7 +31,7 @@ struct Path {
     until: Nanos,
 }
 
-impl Narrow {
+impl PmtuCache {
     pub(super) fn new() -> Self {
         Self(Vec::with_capacity(PATHS))
     }
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_path_is_remembered_for_a_minute_since_its_last_refusal() {
-        let (mut narrow, [start, later]) = (Narrow::new(), [Nanos(7), Nanos(1_000_000_007)]);
+        let (mut narrow, [start, later]) = (PmtuCache::new(), [Nanos(7), Nanos(1_000_000_007)]);
         assert_eq!(narrow.bundle_len(host(1), 1472), 1472);
         narrow.learn(host(1), 1372, start);
         narrow.learn(host(2), 1000, start);
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_oldest_gives_way() {
-        let mut narrow = Narrow::new();
+        let mut narrow = PmtuCache::new();
         for n in (0..17).chain([2]) {
             narrow.learn(host(n), 1000, Nanos(n.into()));
         }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn very_short_bundles_are_none() {
-        let mut narrow = Narrow::new();
+        let mut narrow = PmtuCache::new();
         for (inner, longest) in [(120, 120), (119, 0), (0, 0)] {
             narrow.learn(host(1), inner, Nanos(0));
             assert_eq!(narrow.bundle_len(host(1), 1472), longest);

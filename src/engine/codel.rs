@@ -11,7 +11,7 @@
 //!
 //! Invariant: while a queue is empty at least once an interval, nothing is asked for.
 
-use crate::packet::icmp::Nanos;
+use crate::time::Nanos;
 
 /// For how long a queue may go on without ever being empty, in nanoseconds: some round trips between hosts of one site, and a
 /// time slice of the scheduler, in which it fills because nobody serves it.
@@ -26,7 +26,7 @@ const MOST: u32 = 256;
 
 /// Of one queue.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct Codel {
     /// When it was last found empty, in nanoseconds.
     since: u64,
     /// How often it was served since.
@@ -37,7 +37,7 @@ pub(super) struct Standing {
     count: u32,
 }
 
-impl Standing {
+impl Codel {
     /// It was found empty.
     pub(super) fn emptied(&mut self, now: Nanos) {
         (self.since, self.turns) = (now.0, 0);
@@ -65,7 +65,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     /// Warnings of a queue that a turn each tenth of a millisecond serves, from `from` to `to` milliseconds.
-    fn serve(queue: &mut Standing, from: u64, to: u64, mut is_empty: impl FnMut(u64) -> bool) -> Vec<u64> {
+    fn serve(queue: &mut Codel, from: u64, to: u64, mut is_empty: impl FnMut(u64) -> bool) -> Vec<u64> {
         let mut warned = Vec::new();
         for tenth in 10 * from..10 * to {
             let now = Nanos(tenth * MS / 10);
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn who_is_empty_now_and_then_is_left_alone_and_who_never_is_warns_ever_sooner() {
-        let mut queue = Standing::default();
+        let mut queue = Codel::default();
         queue.emptied(Nanos(1000 * MS));
         assert!(
             serve(&mut queue, 1000, 2000, |tenth| tenth % 49 == 0).is_empty(),
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn time_in_which_nobody_served_it_is_not_enough() {
-        let mut queue = Standing::default();
+        let mut queue = Codel::default();
         queue.emptied(Nanos(1000 * MS));
         let late = Nanos(1100 * MS);
         let warned: Vec<bool> = (0..9).map(|_| queue.stands(late)).collect();

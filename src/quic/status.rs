@@ -11,7 +11,7 @@ use std::time::Instant;
 
 /// Counters and the state of each peer.
 #[derive(Debug, Default)]
-pub struct Board {
+pub struct QuicStatus {
     peers: Mutex<BTreeMap<IpAddr, PeerStatus>>,
     handshakes: AtomicU64,
     failures: AtomicU64,
@@ -46,7 +46,7 @@ pub struct Counts {
     pub connected: u64,
 }
 
-impl Board {
+impl QuicStatus {
     /// One peer's state.
     #[must_use]
     pub fn peer(&self, address: IpAddr) -> PeerStatus {

@@ -20,12 +20,12 @@ use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendDatagramErr
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::board::Board;
-use super::ledger::Way;
-use super::line::Line;
+use super::connection::Way;
+use super::peer::Line;
 use super::socket::Socket;
+use super::status::QuicStatus;
 use super::{QuicError, Report, Setup, tls};
-use crate::engine::{Entrance, Parcel, View};
+use crate::engine::{SlowPathPackets, SlowPathWriter, View};
 use crate::forward::DropReason;
 use crate::pki::{Identity, Trust};
 use crate::route::{Announced, Fib, Mode, Peer, Protection};
@@ -69,9 +69,9 @@ pub(super) struct Core {
     pub(super) client: RefCell<ClientConfig>,
     pub(super) trust: RefCell<Trust>,
     pub(super) view: View,
-    pub(super) board: Arc<Board>,
+    pub(super) board: Arc<QuicStatus>,
     pub(super) ours: Cell<SocketAddr>,
-    entrance: RefCell<Entrance>,
+    entrance: RefCell<SlowPathWriter>,
     lines: RefCell<BTreeMap<IpAddr, Rc<Line>>>,
     reports: mpsc::UnboundedSender<Report>,
     payload: u16,
@@ -90,7 +90,7 @@ pub(super) fn protected(fib: &Fib, address: IpAddr) -> Option<(&Peer, Announced)
 impl Core {
     pub(super) fn new(
         setup: Setup,
-        board: Arc<Board>,
+        board: Arc<QuicStatus>,
         reports: mpsc::UnboundedSender<Report>,
     ) -> Result<Rc<Self>, QuicError> {
         let Setup { address, payload, identity, trust, reset_key, idle, view, entrance } = setup;
@@ -126,9 +126,9 @@ impl Core {
 
     /// Takes what the workers put aside, for ever.
     pub(super) async fn dispatch(self: Rc<Self>) {
-        let side = self.view.side().clone();
+        let slow_path = self.view.slow_path().clone();
         loop {
-            let parcels = side.take().await;
+            let parcels = slow_path.take().await;
             let fib = self.view.fib();
             for parcel in parcels {
                 if protected(&fib, parcel.to).is_some() {
@@ -140,7 +140,7 @@ impl Core {
         }
     }
 
-    fn enqueue(self: &Rc<Self>, parcel: Parcel) {
+    fn enqueue(self: &Rc<Self>, parcel: SlowPathPackets) {
         let line = self.line(parcel.to);
         line.queue().push(parcel);
         while line.queue().bytes() > ROOM {
@@ -185,7 +185,7 @@ impl Core {
                     ) => {
                         let stride = packet.len();
                         line.queue().put_back(parcel);
-                        line.queue().put_back(Parcel { to: line.address, bytes: packet, stride });
+                        line.queue().put_back(SlowPathPackets { to: line.address, bytes: packet, stride });
                         self.lost(&line, way);
                         break;
                     }
@@ -430,7 +430,7 @@ impl Core {
     pub(super) async fn close(self: Rc<Self>) {
         /// Long enough for one packet to each peer.
         const PATIENCE: Duration = Duration::from_millis(300);
-        let left: u64 = self.view.side().close().iter().map(Parcel::count).sum();
+        let left: u64 = self.view.slow_path().close().iter().map(SlowPathPackets::count).sum();
         self.drop_packets(DropReason::Unconnected, left);
         self.endpoint.close(Goodbye::Stopping.code(), b"stopping");
         let _ = tokio::time::timeout(PATIENCE, self.endpoint.wait_idle()).await;

@@ -1,7 +1,7 @@
 //! The side way: packets that travel otherwise than by the workers' own sockets leave a worker here, and enter from here.
 //!
-//! A worker gives whole trains to a [`Side`]; whoever carries them (QUIC) takes them out, on a thread of its own. What came
-//! back that way goes to the overlay device through an [`Entrance`], which admits, merges and writes as a worker does.
+//! A worker gives whole trains to a [`SlowPathQueue`]; whoever carries them (QUIC) takes them out, on a thread of its own. What came
+//! back that way goes to the overlay device through an [`SlowPathWriter`], which admits, merges and writes as a worker does.
 //!
 //! It knows no connection. A worker takes the lock once a turn, and only if packets for such peers were in it.
 //!
@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use super::batch::Inbox;
 use super::link::Link;
 use super::{Account, Io, Op};
-use crate::forward::{DropReason, Forwarder, ToTun, Train, admit_authenticated};
+use crate::forward::{DropReason, EgressState, ToTun, Train, admit_authenticated};
 use crate::packet::IpPacket;
 use crate::packet::coalesce::{Coalescer, RUNS};
 use crate::packet::icmp::Problem;
@@ -36,7 +36,7 @@ const ROOM: usize = 1 << 20;
 
 /// A train for one peer.
 #[derive(Debug)]
-pub struct Parcel {
+pub struct SlowPathPackets {
     /// The peer's address on the underlay.
     pub to: IpAddr,
     /// The packets, back to back.
@@ -45,7 +45,7 @@ pub struct Parcel {
     pub stride: usize,
 }
 
-impl Parcel {
+impl SlowPathPackets {
     /// Of packets that stand in a worker's memory.
     #[must_use]
     pub fn new(peer: &Peer, bytes: &[u8], stride: usize) -> Self {
@@ -67,22 +67,22 @@ impl Parcel {
 
 /// Where workers put parcels and somebody takes them.
 #[derive(Debug, Default)]
-pub struct Side {
+pub struct SlowPathQueue {
     waiting: Mutex<Waiting>,
     come: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    parcels: VecDeque<Parcel>,
+    parcels: VecDeque<SlowPathPackets>,
     bytes: usize,
     /// Nobody takes any more.
     closed: bool,
 }
 
-impl Side {
+impl SlowPathQueue {
     /// Takes all of `parcels`. Returns how many packets are dropped for them, and why.
-    pub fn put(&self, parcels: &mut Vec<Parcel>) -> (DropReason, u64) {
+    pub fn put(&self, parcels: &mut Vec<SlowPathPackets>) -> (DropReason, u64) {
         let mut pushed_out = 0;
         {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,7 +105,7 @@ impl Side {
     }
 
     /// Waits until there is something, and takes it all. Cancel safe.
-    pub async fn take(&self) -> VecDeque<Parcel> {
+    pub async fn take(&self) -> VecDeque<SlowPathPackets> {
         loop {
             {
                 let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,14 +119,14 @@ impl Side {
     }
 
     /// Takes what is left, and no more from here on: whoever took it has ended.
-    pub fn close(&self) -> VecDeque<Parcel> {
+    pub fn close(&self) -> VecDeque<SlowPathPackets> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         (waiting.closed, waiting.bytes) = (true, 0);
         std::mem::take(&mut waiting.parcels)
     }
 }
 
-/// What an [`Entrance`] is made of: once more the first worker's ends.
+/// What an [`SlowPathWriter`] is made of: once more the first worker's ends.
 #[derive(Debug)]
 pub(super) enum Door {
     /// The simple engine's device: one packet a write.
@@ -156,7 +156,7 @@ impl Door {
     }
 }
 
-/// The overlay device, as an [`Entrance`] writes to it.
+/// The overlay device, as an [`SlowPathWriter`] writes to it.
 enum Writer {
     Simple(File),
     /// With all that a worker has around it.
@@ -164,21 +164,21 @@ enum Writer {
 }
 
 /// The way to the overlay device for packets that came by an authenticated connection. Whatever was pushed is written by
-/// [`Entrance::flush`].
-pub struct Entrance {
+/// [`SlowPathWriter::flush`].
+pub struct SlowPathWriter {
     writer: Writer,
     coalescer: Coalescer,
-    forwarder: Forwarder,
+    forwarder: EgressState,
     account: Arc<Account>,
 }
 
-impl std::fmt::Debug for Entrance {
+impl std::fmt::Debug for SlowPathWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Entrance").finish_non_exhaustive()
+        f.debug_struct("SlowPathWriter").finish_non_exhaustive()
     }
 }
 
-impl Entrance {
+impl SlowPathWriter {
     pub(super) fn new(door: Door, account: Arc<Account>) -> Self {
         let writer = match door {
             Door::Simple(device) => Writer::Simple(File::from(device)),
@@ -186,7 +186,7 @@ impl Entrance {
                 Writer::Queue(Box::new(Link::new(tun, socket, account.clone(), offload, NO_WORKER)))
             }
         };
-        Self { writer, coalescer: Coalescer::new(RUNS), forwarder: Forwarder::new(now()), account }
+        Self { writer, coalescer: Coalescer::new(RUNS), forwarder: EgressState::new(now()), account }
     }
 
     /// What passed here, both ways.
@@ -272,13 +272,14 @@ impl ToTun for Replies<'_> {
 mod tests {
     use super::*;
 
-    fn parcel(packets: usize, stride: usize) -> Parcel {
-        Parcel { to: [192, 0, 2, 2].into(), bytes: vec![7; packets * stride].into(), stride }
+    fn parcel(packets: usize, stride: usize) -> SlowPathPackets {
+        SlowPathPackets { to: [192, 0, 2, 2].into(), bytes: vec![7; packets * stride].into(), stride }
     }
 
     #[test]
     fn a_parcel_comes_apart_into_its_packets() {
-        let mut train = Parcel { to: [192, 0, 2, 2].into(), bytes: vec![7; 250].into(), stride: 100 };
+        let mut train =
+            SlowPathPackets { to: [192, 0, 2, 2].into(), bytes: vec![7; 250].into(), stride: 100 };
         assert_eq!(train.count(), 3);
         let lengths: Vec<usize> =
             std::iter::from_fn(|| train.take_next()).map(|packet| packet.len()).collect();
@@ -287,23 +288,23 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_gives_way_and_is_counted() {
-        let side = Side::default();
+        let slow_path = SlowPathQueue::default();
         let none = (DropReason::Congested, 0);
-        assert_eq!(side.put(&mut vec![parcel(10, 1000), parcel(1, 60)]), none);
+        assert_eq!(slow_path.put(&mut vec![parcel(10, 1000), parcel(1, 60)]), none);
         let full = ROOM / 1000;
         let pushed_out = (DropReason::Congested, 10);
-        assert_eq!(side.put(&mut vec![parcel(full, 1000)]), pushed_out, "the longest that was there");
-        let left = side.take().await;
+        assert_eq!(slow_path.put(&mut vec![parcel(full, 1000)]), pushed_out, "the longest that was there");
+        let left = slow_path.take().await;
         assert_eq!(left.len(), 2);
-        assert_eq!(side.put(&mut vec![parcel(1, 60)]), none, "there is room again");
+        assert_eq!(slow_path.put(&mut vec![parcel(1, 60)]), none, "there is room again");
     }
 
     #[test]
     fn what_nobody_carries_any_more_is_counted() {
-        let side = Side::default();
-        side.put(&mut vec![parcel(3, 100)]);
-        assert_eq!(side.close().iter().map(Parcel::count).sum::<u64>(), 3);
-        assert_eq!(side.put(&mut vec![parcel(2, 100), parcel(1, 60)]), (DropReason::Unconnected, 3));
-        assert!(side.close().is_empty());
+        let slow_path = SlowPathQueue::default();
+        slow_path.put(&mut vec![parcel(3, 100)]);
+        assert_eq!(slow_path.close().iter().map(SlowPathPackets::count).sum::<u64>(), 3);
+        assert_eq!(slow_path.put(&mut vec![parcel(2, 100), parcel(1, 60)]), (DropReason::Unconnected, 3));
+        assert!(slow_path.close().is_empty());
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use quinn::Connection;
 use tokio::sync::Notify;
 
-use super::ledger::Way;
+use super::connection::Way;
 use super::queue::Queue;
 
 /// A trouble with one peer is told once in this time.

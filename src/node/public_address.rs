@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where we are.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct PublicAddress {
     pub(super) interface: String,
     pub(super) index: u32,
     /// What is published, at most one of each family; from the first we send.
@@ -38,7 +38,7 @@ pub(super) enum Decision {
     Move(Vec<IpAddr>),
 }
 
-impl Place {
+impl PublicAddress {
     /// `public`: the address that the lease names.
     pub(super) fn new(underlay: &Underlay, public: IpAddr) -> Self {
         let known = underlay.addresses.clone();
@@ -150,7 +150,7 @@ mod tests {
             mtu: 1500,
             addresses: addresses("192.0.2.1 10.0.0.5"),
         };
-        let mut place = Place::new(&underlay, underlay.addresses[0]);
+        let mut place = PublicAddress::new(&underlay, underlay.addresses[0]);
         let start = Instant::now();
         let after = |millis: u64| start + Duration::from_millis(millis);
         assert_eq!(place.look(&addresses("10.0.0.5"), after(0)), Decision::Wait);

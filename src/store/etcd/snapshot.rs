@@ -26,7 +26,7 @@ const MAGIC: &str = "hopsack-map-1";
 
 /// The last map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Saved {
+pub(super) struct Snapshot {
     /// Of all keys; a map of another cluster is none.
     pub(super) prefix: String,
     pub(super) node_id: String,
@@ -74,7 +74,7 @@ impl SavedKv {
     }
 }
 
-impl Saved {
+impl Snapshot {
     pub(super) fn new<'a>(
         prefix: &str,
         node_id: &str,
@@ -159,14 +159,14 @@ impl Saved {
     }
 }
 
-fn pack(saved: &Saved) -> Vec<u8> {
+fn pack(saved: &Snapshot) -> Vec<u8> {
     let body = serde_json::to_vec(saved).expect("strings and numbers are plain JSON");
     let mut out = format!("{MAGIC} {:016x} {}\n", checksum(&body), body.len()).into_bytes();
     out.extend(body);
     out
 }
 
-fn unpack(bytes: &[u8]) -> Result<Saved, String> {
+fn unpack(bytes: &[u8]) -> Result<Snapshot, String> {
     let damaged = || "it is damaged: delete it".to_owned();
     let line = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(damaged)?;
     let (head, body) = (std::str::from_utf8(&bytes[..line]).map_err(|_| damaged())?, &bytes[line + 1..]);
@@ -257,7 +257,7 @@ pub(super) fn host_name(addresses: &[IpAddr]) -> String {
 mod tests {
     use super::*;
 
-    fn saved() -> Saved {
+    fn saved() -> Snapshot {
         let own = Own {
             key: "/p/subnets/10.1.2.0-24".into(),
             subnets: vec!["10.1.2.0/24".parse().expect("net")],
@@ -267,7 +267,7 @@ mod tests {
             granted: Duration::from_secs(86_400),
             expires: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)),
         };
-        Saved::new(
+        Snapshot::new(
             "/p",
             "id",
             "{\"Network\":\"10.1.0.0/16\"}",
@@ -280,16 +280,16 @@ mod tests {
     #[test]
     fn a_map_comes_back_as_it_was() {
         let dir = tempfile::tempdir().expect("a folder");
-        assert_eq!(Saved::load(dir.path()), Ok(None));
+        assert_eq!(Snapshot::load(dir.path()), Ok(None));
         saved().store(dir.path()).expect("written");
-        let back = Saved::load(dir.path()).expect("good").expect("there");
-        assert_eq!(Saved { written: 0, ..back.clone() }, Saved { written: 0, ..saved() });
+        let back = Snapshot::load(dir.path()).expect("good").expect("there");
+        assert_eq!(Snapshot { written: 0, ..back.clone() }, Snapshot { written: 0, ..saved() });
         assert_eq!((back.own().key, back.listing().kvs.len()), ("/p/subnets/10.1.2.0-24".into(), 1));
     }
 
     #[test]
     fn who_was_started_anew_is_another_boot() {
-        let (saved, old) = (saved(), Saved { boot: String::new(), ..saved() });
+        let (saved, old) = (saved(), Snapshot { boot: String::new(), ..saved() });
         assert!(saved.is_of_boot(&boot_id()) && !saved.is_of_boot("another"));
         assert!(!old.is_of_boot(&boot_id()) && !old.is_of_boot(""));
         let then = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);

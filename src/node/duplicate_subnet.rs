@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::Account;
-use crate::forward::{Counters, DropReason, Witness};
+use crate::forward::{Counters, DropReason, LastSeen};
 use crate::route::{Fib, Local};
 
 /// Between log lines about one address, and between questions to the store.
@@ -44,7 +44,7 @@ impl Seen {
         &mut self,
         accounts: &[Arc<Account>],
         reason: DropReason,
-        witness: impl Fn(&Counters) -> &Witness,
+        witness: impl Fn(&Counters) -> &LastSeen,
     ) -> Option<(IpAddr, u64)> {
         let counts: Vec<u64> =
             accounts.iter().map(|account| account.counters.ingress.dropped(reason)).collect();
@@ -136,7 +136,7 @@ fn sentence(fib: &Fib, name: &str, local: &Local, from: IpAddr, packets: u64) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward::{Arrival, Gate, ToTun, Train, VerifySource, ingress};
+    use crate::forward::{Arrival, IngressState, ToTun, Train, VerifySource, ingress};
     use crate::packet::IpPacket;
     use crate::packet::ecn::Ecn;
     use crate::route::{Abilities, Change, Dialect, Lease, Networks, Public, Rib};
@@ -187,7 +187,7 @@ mod tests {
                 let (from, train) = (from.parse().expect("an address"), Train::single(&packet));
                 let arrival = Arrival { from, ecn: Ecn::NotEct, train };
                 let (verify, counters) = (VerifySource::Subnet, &accounts[1].counters);
-                ingress(&fib, arrival, verify, &mut Gate::default(), counters, &mut Nowhere);
+                ingress(&fib, arrival, verify, &mut IngressState::default(), counters, &mut Nowhere);
             }
             alarm.look(&accounts, &fib, ("h1", &local), start + Duration::from_secs(second))
         };
@@ -224,7 +224,7 @@ mod tests {
             if comes {
                 let arrival = Arrival { from, ecn: Ecn::NotEct, train: Train::single(&packet) };
                 let (verify, counters) = (VerifySource::Subnet, &accounts[0].counters);
-                ingress(&fib, arrival, verify, &mut Gate::default(), counters, &mut Nowhere);
+                ingress(&fib, arrival, verify, &mut IngressState::default(), counters, &mut Nowhere);
             }
             forgers.look(&accounts, start + Duration::from_secs(second))
         };
