@@ -19,14 +19,15 @@ use criterion::{
 use etherparse::PacketBuilder;
 
 use hopsack::forward::{
-    self, Arrival, Counters, EgressState, Frame, IngressState, ToNet, ToTun, Train, TrainMeta, VerifySource,
+    self, Arrival, Counters, EgressState, Exit, Frame, IngressState, Reservation, ToNet, ToTun, Train,
+    TrainMeta, VerifySource,
 };
 use hopsack::packet::checksum::{Sum, checksum};
 use hopsack::packet::coalesce::{Coalescer, RUNS};
 use hopsack::packet::ecn::Ecn;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::{IpPacket, VnetHeader, bundle, protocol};
-use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Peer, Policy, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Policy, Public, Rib};
 use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
 use hopsack::time::Nanos;
 
@@ -308,15 +309,26 @@ struct Sink;
 /// Room, and no network.
 struct Net(Vec<u8>);
 
+/// Room for one train in a [`Net`].
+struct Room<'a> {
+    net: &'a mut Net,
+    exit: Exit<'a>,
+    train: TrainMeta,
+}
+
 impl ToNet for Net {
-    fn room(&mut self, _peer: Option<&Peer>, load: TrainMeta) -> &mut [u8] {
-        &mut self.0[..load.bytes]
+    type Reservation<'a> = Room<'a>;
+    fn reserve<'a>(&'a mut self, exit: Exit<'a>, train: TrainMeta) -> Room<'a> {
+        Room { net: self, exit, train }
     }
-    fn push(&mut self, peer: &Peer, load: TrainMeta) {
-        black_box((peer, &self.0[..load.bytes], load.stride));
+}
+
+impl Reservation for Room<'_> {
+    fn buffer(&mut self) -> &mut [u8] {
+        &mut self.net.0[..self.train.bytes]
     }
-    fn divert(&mut self, peer: &Peer, load: TrainMeta) {
-        self.push(peer, load);
+    fn commit(self, bytes: usize) {
+        black_box((self.exit, &self.net.0[..bytes], self.train.stride));
     }
 }
 

@@ -82,20 +82,38 @@ pub struct Arrival<'a> {
     pub train: Train<'a>,
 }
 
-/// Takes what must leave by UDP. The implementor counts each packet as sent, or as dropped for
+/// How a train leaves this host.
+#[derive(Debug, Clone, Copy)]
+pub enum Exit<'a> {
+    /// The worker's own socket sends it to this peer.
+    Socket(&'a Peer),
+    /// The slow path carries it to this peer, and counts it.
+    SlowPath(&'a Peer),
+    /// It does not leave. It is written all the same, so that its sender gets an ICMP error that quotes a packet it knows.
+    Refused,
+}
+
+/// Takes the trains that must leave by UDP. The implementor counts each packet as sent, or as dropped for
 /// [`DropReason::SendFailed`].
 ///
-/// Packets are written where they will be sent from: first room is asked for, then what stands there is pushed.
+/// A train is written where it will be sent from: the caller reserves room for it, writes it there and commits it. All that
+/// an implementor knows about a reservation stands in the guard, so that dropping the guard forgets the reservation.
 pub trait ToNet {
-    /// Bytes to write a train into that is for `peer`; `None` if it will not leave. What was written and not pushed before
-    /// the next call is forgotten.
-    fn room(&mut self, peer: Option<&Peer>, load: TrainMeta) -> &mut [u8];
-    /// Queues or sends the train that stands in the room that was asked for with these very words, or its first packets.
-    /// How it is framed, bare or in bundles, is the implementor's matter, within what the peer announces.
-    fn push(&mut self, peer: &Peer, load: TrainMeta);
-    /// Gives the train, which stands in room that was asked for without a peer, to those who carry packets to `peer`
-    /// otherwise than by the workers' sockets. They count it.
-    fn divert(&mut self, peer: &Peer, load: TrainMeta);
+    /// The guard of a reservation.
+    type Reservation<'a>: Reservation
+    where
+        Self: 'a;
+    /// Reserves room for a train that leaves by `exit`.
+    fn reserve<'a>(&'a mut self, exit: Exit<'a>, train: TrainMeta) -> Self::Reservation<'a>;
+}
+
+/// Room for one train. Dropping it forgets what was written.
+pub trait Reservation {
+    /// The room: as many bytes as the train has, or fewer if the implementor has no more.
+    fn buffer(&mut self) -> &mut [u8];
+    /// Queues or sends the first `bytes` bytes of the room, which are whole packets. The implementor decides how packets are
+    /// framed, bare or in bundles, within what the peer announces.
+    fn commit(self, bytes: usize);
 }
 
 /// Takes whole IP packets for the TUN. The implementor counts what it was given by [`ToTun::push`] as delivered, or as
@@ -141,17 +159,18 @@ impl EgressState {
         self.warning = is_standing;
     }
 
-    /// The train in `room` as it goes on from a queue that stands: its last packet is marked, or dropped if it cannot be.
+    /// Marks the last packet of the train in `room`, which comes from a queue that stands, or drops it if it cannot be
+    /// marked. Returns how many bytes of the train go on.
     #[cold]
-    fn warned(&mut self, room: &mut [u8], load: TrainMeta, counters: &Counters) -> TrainMeta {
+    fn warned(&mut self, room: &mut [u8], train: TrainMeta, counters: &Counters) -> usize {
         self.warning = false;
-        let last = (load.bytes - 1) / load.stride * load.stride;
-        if ecn::mark(&mut room[last..load.bytes]) {
+        let last = (train.bytes - 1) / train.stride * train.stride;
+        if ecn::mark(&mut room[last..train.bytes]) {
             counters.queue_marks.add(1);
-            return load;
+            return train.bytes;
         }
         counters.egress.drop(DropReason::StandingQueue);
-        TrainMeta { bytes: last, ..load }
+        last
     }
 
     /// Drops the packets of a train, all of one flow, for `reason`, and tells their sender once, within the rate limit.
@@ -181,7 +200,7 @@ impl EgressState {
     }
 }
 
-/// From the TUN to a peer: parse, look up, split, push.
+/// From the TUN to a peer: parse, look up, reserve, split, commit.
 #[inline]
 pub fn egress(
     fib: &Fib,
@@ -195,35 +214,38 @@ pub fn egress(
     let Ok((packet, plan)) = frame.plan() else { return counters.egress.drop(DropReason::Malformed) };
     let dst = packet.dst();
     let hop = fib.lookup(dst);
-    let taker = match hop {
-        Some(Hop::Peer(peer)) if plan.stride() <= usize::from(peer.mtu) => Some(peer),
-        _ => None,
+    let exit = match hop {
+        Some(Hop::Peer(peer)) if plan.stride() <= usize::from(peer.mtu) => {
+            let is_ready = peer.protection == Protection::Clear || peer.can_seal();
+            if is_ready { Exit::Socket(peer) } else { Exit::SlowPath(peer) }
+        }
+        _ => Exit::Refused,
     };
-    let load = TrainMeta { bytes: plan.len(), stride: plan.stride(), ecn: packet.ecn() };
-    let placed = taker.filter(|peer| peer.protection == Protection::Clear || peer.can_seal());
-    // A sender is answered about a packet that it would know, so what is refused is cut as well.
-    let room = to_net.room(placed, load);
-    let Ok(train) = plan.write(room) else {
+    let meta = TrainMeta { bytes: plan.len(), stride: plan.stride(), ecn: packet.ecn() };
+    let mut reservation = to_net.reserve(exit, meta);
+    let Ok(train) = plan.write(reservation.buffer()) else {
         return counters.egress.drop_many(DropReason::Malformed, plan.count());
     };
-    if let Some(peer) = placed {
-        let is_warned = forwarder.warning && load.bytes >= BULK;
-        let load = if is_warned { forwarder.warned(room, load, counters) } else { load };
-        if load.bytes > 0 {
-            to_net.push(peer, load);
+    match exit {
+        Exit::Socket(_) => {
+            let is_warned = forwarder.warning && meta.bytes >= BULK;
+            let bytes =
+                if is_warned { forwarder.warned(reservation.buffer(), meta, counters) } else { meta.bytes };
+            if bytes > 0 {
+                reservation.commit(bytes);
+            }
         }
-        return;
+        Exit::SlowPath(_) => reservation.commit(meta.bytes),
+        Exit::Refused => {
+            let refusal = match hop {
+                Some(Hop::Peer(peer)) => (DropReason::TooBig, Problem::TooBig { mtu: peer.mtu }),
+                Some(Hop::Local) => (DropReason::OwnSubnet, Problem::NoRoute),
+                None if dst.is_multicast() => (DropReason::Multicast, Problem::NoRoute),
+                None => (DropReason::NoRoute, Problem::NoRoute),
+            };
+            forwarder.refuse(fib, train, refusal, now, counters, to_tun);
+        }
     }
-    if let Some(peer) = taker {
-        return to_net.divert(peer, load);
-    }
-    let refusal = match hop {
-        Some(Hop::Peer(peer)) => (DropReason::TooBig, Problem::TooBig { mtu: peer.mtu }),
-        Some(Hop::Local) => (DropReason::OwnSubnet, Problem::NoRoute),
-        None if dst.is_multicast() => (DropReason::Multicast, Problem::NoRoute),
-        None => (DropReason::NoRoute, Problem::NoRoute),
-    };
-    forwarder.refuse(fib, train, refusal, now, counters, to_tun);
 }
 
 /// The way in, as one worker keeps it between packets: room for what was sealed, room to mark, and the time.
@@ -424,18 +446,24 @@ mod tests {
         room: Vec<u8>,
         sent: Vec<(String, Vec<u8>)>,
     }
+    struct Room<'a>(&'a mut Net, Exit<'a>, TrainMeta);
     impl ToNet for Net {
-        fn room(&mut self, _peer: Option<&Peer>, load: TrainMeta) -> &mut [u8] {
-            self.room.resize(load.bytes, 0);
-            &mut self.room
+        type Reservation<'a> = Room<'a>;
+        fn reserve<'a>(&'a mut self, exit: Exit<'a>, train: TrainMeta) -> Room<'a> {
+            self.room.resize(train.bytes, 0);
+            Room(self, exit, train)
         }
-        fn push(&mut self, peer: &Peer, load: TrainMeta) {
-            for datagram in (Train { bytes: &self.room[..load.bytes], stride: load.stride }).datagrams() {
-                self.sent.push((peer.name.clone(), datagram.to_vec()));
+    }
+    impl Reservation for Room<'_> {
+        fn buffer(&mut self) -> &mut [u8] {
+            &mut self.0.room
+        }
+        fn commit(self, bytes: usize) {
+            let Self(net, exit, train) = self;
+            let (Exit::Socket(peer) | Exit::SlowPath(peer)) = exit else { panic!("it was refused") };
+            for datagram in (Train { bytes: &net.room[..bytes], stride: train.stride }).datagrams() {
+                net.sent.push((peer.name.clone(), datagram.to_vec()));
             }
-        }
-        fn divert(&mut self, peer: &Peer, load: TrainMeta) {
-            self.push(peer, load);
         }
     }
     impl ToTun for Sink {

@@ -7,16 +7,16 @@ mod counting;
 use counting::allocations;
 use etherparse::PacketBuilder;
 use hopsack::forward::{
-    Arrival, Counters, EgressState, Frame, IngressState, ToNet, ToTun, Train, TrainMeta, VerifySource,
-    egress, ingress,
+    Arrival, Counters, EgressState, Exit, Frame, IngressState, Reservation, ToNet, ToTun, Train, TrainMeta,
+    VerifySource, egress, ingress,
 };
 use hopsack::packet::coalesce::{Coalescer, RUNS};
 use hopsack::packet::ecn::Ecn;
 use hopsack::packet::split::SPLIT_BUFFER;
 use hopsack::packet::{IpPacket, VnetHeader, bundle};
 use hopsack::route::{
-    Abilities, Announced, Change, Dialect, Fib, Fingerprint, Lease, Local, Mode, Networks, Peer, Policy,
-    Public, Rib, Sessions,
+    Abilities, Announced, Change, Dialect, Fib, Fingerprint, Lease, Local, Mode, Networks, Policy, Public,
+    Rib, Sessions,
 };
 use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
 use hopsack::time::Nanos;
@@ -26,15 +26,25 @@ struct Net {
     packets: u64,
 }
 
+struct Room<'a> {
+    net: &'a mut Net,
+    train: TrainMeta,
+}
+
 impl ToNet for Net {
-    fn room(&mut self, _peer: Option<&Peer>, load: TrainMeta) -> &mut [u8] {
-        &mut self.room[..load.bytes]
+    type Reservation<'a> = Room<'a>;
+    fn reserve<'a>(&'a mut self, _exit: Exit<'a>, train: TrainMeta) -> Room<'a> {
+        Room { net: self, train }
     }
-    fn push(&mut self, _peer: &Peer, load: TrainMeta) {
-        self.packets += Train { bytes: &self.room[..load.bytes], stride: load.stride }.count();
+}
+
+impl Reservation for Room<'_> {
+    fn buffer(&mut self) -> &mut [u8] {
+        &mut self.net.room[..self.train.bytes]
     }
-    fn divert(&mut self, peer: &Peer, load: TrainMeta) {
-        self.push(peer, load);
+    fn commit(self, bytes: usize) {
+        let Self { net, train } = self;
+        net.packets += Train { bytes: &net.room[..bytes], stride: train.stride }.count();
     }
 }
 

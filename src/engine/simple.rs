@@ -15,8 +15,8 @@ use arc_swap::{ArcSwap, Cache};
 use super::link::SEND_PATIENCE;
 use super::{Account, Op, SimpleIo, SlowPathPackets, SlowPathQueue, WorkerError};
 use crate::forward::{
-    Arrival, DropReason, EgressState, Frame, IngressState, ToNet, ToTun, Train, TrainMeta, VerifySource,
-    egress, ingress,
+    Arrival, DropReason, EgressState, Exit, Frame, IngressState, Reservation, ToNet, ToTun, Train, TrainMeta,
+    VerifySource, egress, ingress,
 };
 use crate::packet::ecn::Ecn;
 use crate::packet::icmp::Problem;
@@ -162,16 +162,43 @@ struct Net<'a> {
     too_big: Option<u16>,
 }
 
-impl ToNet for Net<'_> {
-    fn room(&mut self, _peer: Option<&Peer>, load: TrainMeta) -> &mut [u8] {
-        let length = self.outgoing.len().min(load.bytes);
-        &mut self.outgoing[..length]
+/// Room for one packet: this engine asks for no offloads, so each train is a train of one.
+struct Reserved<'a, 'n> {
+    net: &'a mut Net<'n>,
+    exit: Exit<'a>,
+    train: TrainMeta,
+}
+
+impl<'n> ToNet for Net<'n> {
+    type Reservation<'a>
+        = Reserved<'a, 'n>
+    where
+        Self: 'a;
+
+    fn reserve<'a>(&'a mut self, exit: Exit<'a>, train: TrainMeta) -> Reserved<'a, 'n> {
+        Reserved { net: self, exit, train }
+    }
+}
+
+impl Reservation for Reserved<'_, '_> {
+    fn buffer(&mut self) -> &mut [u8] {
+        let length = self.net.outgoing.len().min(self.train.bytes);
+        &mut self.net.outgoing[..length]
     }
 
-    /// A train of one: this engine asks for no offloads.
-    fn push(&mut self, peer: &Peer, load: TrainMeta) {
+    fn commit(self, bytes: usize) {
+        match self.exit {
+            Exit::Socket(peer) => self.net.send(peer, TrainMeta { bytes, ..self.train }),
+            Exit::SlowPath(peer) => self.net.divert(peer, TrainMeta { bytes, ..self.train }),
+            Exit::Refused => {}
+        }
+    }
+}
+
+impl Net<'_> {
+    fn send(&mut self, peer: &Peer, train: TrainMeta) {
         let counters = &self.account.counters;
-        let packet = &self.outgoing[..load.bytes];
+        let packet = &self.outgoing[..train.bytes];
         let datagram = match &peer.session {
             None => packet,
             Some(session) => {
@@ -181,10 +208,10 @@ impl ToNet for Net<'_> {
                 }
             }
         };
-        match send(self.socket, self.account, peer, datagram, load.outer_ecn(peer)) {
+        match send(self.socket, self.account, peer, datagram, train.outer_ecn(peer)) {
             Ok(()) => {
                 counters.egress_sends.add(1);
-                counters.egress.forwarded(load.bytes);
+                counters.egress.forwarded(train.bytes);
                 counters.sealed.add(u64::from(peer.session.is_some()));
             }
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => self.too_big(peer, &error),
@@ -196,8 +223,8 @@ impl ToNet for Net<'_> {
     }
 
     fn divert(&mut self, peer: &Peer, TrainMeta { bytes, stride, .. }: TrainMeta) {
-        let mut parcels = vec![SlowPathPackets::new(peer, &self.outgoing[..bytes], stride)];
-        let (reason, packets) = self.slow_path.put(&mut parcels);
+        let mut trains = vec![SlowPathPackets::new(peer, &self.outgoing[..bytes], stride)];
+        let (reason, packets) = self.slow_path.put(&mut trains);
         self.account.counters.egress.drop_many(reason, packets);
     }
 }

@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 
 use super::pmtu_cache::PmtuCache;
 use super::{Account, SlowPathPackets, SlowPathQueue};
-use crate::forward::{Counters, DropReason, ToNet, Train, TrainMeta};
+use crate::forward::{Counters, DropReason, Exit, Reservation, ToNet, Train, TrainMeta};
 use crate::packet::ecn::Ecn;
 use crate::packet::split::SPLIT_BUFFER;
 use crate::packet::{IPV4_HEADER, bundle};
@@ -59,7 +59,6 @@ pub(super) struct TxBatch {
     lanes: Vec<Lane>,
     /// Packets that will be bundled, or not sent.
     scratch: Box<[u8]>,
-    place: Place,
     /// Datagrams that one send takes.
     segments: usize,
     /// What others carry.
@@ -103,7 +102,6 @@ impl TxBatch {
             used: 0,
             lanes: Vec::with_capacity(LANES),
             scratch: vec![0; SPLIT_BUFFER].into(),
-            place: Place::Scratch,
             segments,
             diverted: Vec::new(),
             narrow: PmtuCache::new(),
@@ -283,6 +281,23 @@ impl TxBatch {
         self.segments.min(MAX_PAYLOAD / (stride + overhead)) * stride
     }
 
+    /// Adds the train that was written at `place`.
+    #[inline]
+    fn commit(&mut self, place: Place, peer: &Peer, train: TrainMeta) {
+        let ecn = train.outer_ecn(peer);
+        match place {
+            Place::Behind(index) => self.lengthen(index, train.bytes),
+            Place::New(at) => self.begin_train(peer, at, train, ecn),
+            Place::Scratch => {
+                let scratch = std::mem::take(&mut self.scratch);
+                for packet in scratch[..train.bytes].chunks(train.stride) {
+                    self.bundle(peer, packet, ecn);
+                }
+                self.scratch = scratch;
+            }
+        }
+    }
+
     /// Puts a packet into the last bundle for `peer`, into one behind it, or begins a part with it.
     fn bundle(&mut self, peer: &Peer, packet: &[u8], ecn: Ecn) {
         if let Some(index) = self.lane(peer)
@@ -334,38 +349,53 @@ impl TxBatch {
     }
 }
 
+/// Room in a [`TxBatch`] for one train.
+pub(super) struct Reserved<'a> {
+    batch: &'a mut TxBatch,
+    exit: Exit<'a>,
+    train: TrainMeta,
+    place: Place,
+}
+
 impl ToNet for TxBatch {
+    type Reservation<'a> = Reserved<'a>;
+
     #[inline]
-    fn room(&mut self, peer: Option<&Peer>, load: TrainMeta) -> &mut [u8] {
-        self.place = peer.map_or(Place::Scratch, |peer| self.choose(peer, load));
-        let free = match self.place {
-            Place::Scratch => &mut self.scratch[..],
-            Place::Behind(index) => &mut self.block.memory_mut()[self.lanes[index].end..PLAIN],
-            Place::New(at) => &mut self.block.memory_mut()[at..PLAIN],
+    fn reserve<'a>(&'a mut self, exit: Exit<'a>, train: TrainMeta) -> Reserved<'a> {
+        let place = match exit {
+            Exit::Socket(peer) => self.choose(peer, train),
+            Exit::SlowPath(_) | Exit::Refused => Place::Scratch,
         };
-        // Shorter than asked for where a super packet has more headers than a TCP of ours can make: it is refused.
-        let length = free.len().min(load.bytes).min(SPLIT_BUFFER);
+        Reserved { batch: self, exit, train, place }
+    }
+}
+
+impl Reservation for Reserved<'_> {
+    #[inline]
+    fn buffer(&mut self) -> &mut [u8] {
+        let Self { batch, train, .. } = self;
+        let free = match self.place {
+            Place::Scratch => &mut batch.scratch[..],
+            Place::Behind(index) => &mut batch.block.memory_mut()[batch.lanes[index].end..PLAIN],
+            Place::New(at) => &mut batch.block.memory_mut()[at..PLAIN],
+        };
+        // Shorter than the train if a super packet has more headers than a TCP of ours can make: it is refused.
+        let length = free.len().min(train.bytes).min(SPLIT_BUFFER);
         &mut free[..length]
     }
 
     #[inline]
-    fn push(&mut self, peer: &Peer, load: TrainMeta) {
-        let ecn = load.outer_ecn(peer);
-        match self.place {
-            Place::Behind(index) => self.lengthen(index, load.bytes),
-            Place::New(at) => self.begin_train(peer, at, load, ecn),
-            Place::Scratch => {
-                let scratch = std::mem::take(&mut self.scratch);
-                for packet in scratch[..load.bytes].chunks(load.stride) {
-                    self.bundle(peer, packet, ecn);
-                }
-                self.scratch = scratch;
+    fn commit(self, bytes: usize) {
+        let Self { batch, train: TrainMeta { stride, .. }, .. } = self;
+        let train = TrainMeta { bytes, ..self.train };
+        match self.exit {
+            Exit::Socket(peer) => batch.commit(self.place, peer, train),
+            Exit::SlowPath(peer) => {
+                batch.diverted.push(SlowPathPackets::new(peer, &batch.scratch[..bytes], stride));
             }
+            // A train that does not leave stays in the scratch memory, where the next one overwrites it.
+            Exit::Refused => {}
         }
-    }
-
-    fn divert(&mut self, peer: &Peer, TrainMeta { bytes, stride, .. }: TrainMeta) {
-        self.diverted.push(SlowPathPackets::new(peer, &self.scratch[..bytes], stride));
     }
 }
 
@@ -396,18 +426,24 @@ mod tests {
         TrainMeta { bytes, stride, ecn: Ecn::NotEct }
     }
 
+    fn push(outbox: &mut TxBatch, peer: &Peer, train: TrainMeta) {
+        let mut reserved = outbox.reserve(Exit::Socket(peer), train);
+        reserved.buffer().fill(0x45);
+        reserved.commit(train.bytes);
+    }
+
     /// Pushes trains of so many bytes and such a stride for such hosts.
     fn fill(outbox: &mut TxBatch, pushes: &[(u8, usize, usize)]) {
         for (number, (host, bytes, stride)) in pushes.iter().enumerate() {
             assert!(!outbox.is_tight());
             let peer = peer(*host);
-            let load = load(*bytes, *stride);
-            let room = outbox.room(Some(&peer), load);
+            let mut reserved = outbox.reserve(Exit::Socket(&peer), load(*bytes, *stride));
+            let room = reserved.buffer();
             assert_eq!(room.len(), *bytes);
             for (index, packet) in room.chunks_mut(*stride).enumerate() {
                 packet.copy_from_slice(&bytes_of(number, index, packet.len()));
             }
-            outbox.push(&peer, load);
+            reserved.commit(*bytes);
         }
     }
 
@@ -576,8 +612,7 @@ mod tests {
             let (mut outbox, peer) = (TxBatch::new(SEGMENTS), peer(host));
             for (bytes, ecn) in pushes {
                 let load = TrainMeta { ecn: *ecn, ..load(*bytes, *bytes) };
-                outbox.room(Some(&peer), load).fill(0x45);
-                outbox.push(&peer, load);
+                push(&mut outbox, &peer, load);
             }
             outbox.block().parts().iter().map(|part| (part.packets, part.ecn)).collect()
         };
@@ -592,8 +627,7 @@ mod tests {
     fn newer_kernels_take_longer_trains() {
         let mut outbox = TxBatch::new(2 * SEGMENTS);
         for _ in 0..130 {
-            outbox.room(Some(&peer(3)), load(40, 40)).fill(0x45);
-            outbox.push(&peer(3), load(40, 40));
+            push(&mut outbox, &peer(3), load(40, 40));
         }
         let packets: Vec<u64> = outbox.block().parts().iter().map(|part| part.packets).collect();
         assert_eq!(packets, [128, 2]);
@@ -606,8 +640,7 @@ mod tests {
         while !outbox.is_tight() {
             // The most parts that one read can make.
             let bytes = 8192 * 28;
-            outbox.room(Some(&peer), load(bytes, 28)).fill(0x45);
-            outbox.push(&peer, load(bytes, 28));
+            push(&mut outbox, &peer, load(bytes, 28));
             reads += 1;
         }
         assert!(reads >= 1 && outbox.block().parts().len() < MAX_PARTS);
@@ -626,8 +659,7 @@ mod tests {
             let mut outbox = narrowed(most);
             while !outbox.is_tight() {
                 let bytes = SPLIT_BUFFER / stride * stride;
-                outbox.room(Some(&peer), load(bytes, stride)).fill(0x45);
-                outbox.push(&peer, load(bytes, stride));
+                push(&mut outbox, &peer, load(bytes, stride));
             }
             assert!(outbox.used <= PLAIN);
         }

@@ -1,15 +1,14 @@
-//! Places for packets that remember what they were given.
+//! Stand-ins for the overlay device and the network, which keep the packets that they get.
 
-use hopsack::forward::{ToNet, ToTun, Train, TrainMeta};
+use hopsack::forward::{Exit, Reservation, ToNet, ToTun, Train, TrainMeta};
 use hopsack::packet::IpPacket;
-use hopsack::route::Peer;
 
-/// Instead of the TUN.
+/// Stands for the overlay device.
 #[derive(Debug, Default)]
 pub struct Sink {
-    /// From peers.
+    /// Packets that came from peers.
     pub packets: Vec<Vec<u8>>,
-    /// ICMP errors.
+    /// ICMP errors that were made here.
     pub replies: Vec<Vec<u8>>,
 }
 
@@ -22,24 +21,36 @@ impl ToTun for Sink {
     }
 }
 
-/// Instead of the network.
+/// Stands for the network.
 #[derive(Debug, Default)]
 pub struct Sent {
     room: Vec<u8>,
-    /// For peers, one datagram each.
+    /// Packets for peers, one datagram each.
     pub packets: Vec<Vec<u8>>,
 }
 
+/// Room for one train that is for the network.
+#[derive(Debug)]
+pub struct Room<'a> {
+    sent: &'a mut Sent,
+    train: TrainMeta,
+}
+
 impl ToNet for Sent {
-    fn room(&mut self, _peer: Option<&Peer>, load: TrainMeta) -> &mut [u8] {
-        self.room.resize(load.bytes, 0);
-        &mut self.room
+    type Reservation<'a> = Room<'a>;
+    fn reserve<'a>(&'a mut self, _exit: Exit<'a>, train: TrainMeta) -> Room<'a> {
+        self.room.resize(train.bytes, 0);
+        Room { sent: self, train }
     }
-    fn push(&mut self, _peer: &Peer, load: TrainMeta) {
-        let train = Train { bytes: &self.room[..load.bytes], stride: load.stride };
-        self.packets.extend(train.datagrams().map(<[u8]>::to_vec));
+}
+
+impl Reservation for Room<'_> {
+    fn buffer(&mut self) -> &mut [u8] {
+        &mut self.sent.room
     }
-    fn divert(&mut self, peer: &Peer, load: TrainMeta) {
-        self.push(peer, load);
+    fn commit(self, bytes: usize) {
+        let Self { sent: Sent { room, packets }, train } = self;
+        let train = Train { bytes: &room[..bytes], stride: train.stride };
+        packets.extend(train.datagrams().map(<[u8]>::to_vec));
     }
 }
