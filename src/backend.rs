@@ -6,9 +6,13 @@
 //! Invariant: after [`Userspace::apply`] returns, the next packet of every worker meets the new map.
 #![forbid(unsafe_code)]
 
+mod observe;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
+
+pub use observe::FibPart;
 
 use crate::engine::View;
 use crate::route::{Fib, Local, Networks, Rib, Sessions, Unreachable};

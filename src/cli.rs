@@ -19,8 +19,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
+use crate::api::{DropRow, Explanation, PeerRow, Request, RouteRow, Status};
 use crate::config::{Config, Sources};
-use crate::control::{self, Drop, Explanation, Peer, Request, Route, Status};
 use crate::lab;
 use crate::node::{self, Node, NodeError};
 use options::ConfigOptions;
@@ -173,7 +173,7 @@ impl Ask {
                 sources.load()?.node.control_socket()
             }
         };
-        Ok(control::ask(&socket, request)?)
+        Ok(crate::control::ask(&socket, request)?)
     }
 }
 
@@ -193,13 +193,13 @@ impl Cli {
             Command::Check { config, format } => return check(&config.sources(), &format),
             Command::Status(ask) => print(&ask.format, &ask.of::<Status>(Request::Status)?, status)?,
             Command::Peers(ask) => {
-                print(&ask.format, &ask.of::<Vec<Peer>>(Request::Peers)?, |list| peers(list))?
+                print(&ask.format, &ask.of::<Vec<PeerRow>>(Request::Peers)?, |list| peers(list))?
             }
             Command::Routes(ask) => {
-                print(&ask.format, &ask.of::<Vec<Route>>(Request::Routes)?, |list| routes(list))?
+                print(&ask.format, &ask.of::<Vec<RouteRow>>(Request::Routes)?, |list| routes(list))?
             }
             Command::Drops(ask) => {
-                print(&ask.format, &ask.of::<Vec<Drop>>(Request::Drops)?, |list| drops(list))?
+                print(&ask.format, &ask.of::<Vec<DropRow>>(Request::Drops)?, |list| drops(list))?
             }
             Command::Explain { address, ask } => {
                 let said = ask.of::<Explanation>(Request::Explain { address })?;
@@ -331,9 +331,7 @@ fn status(status: &Status) -> Table {
     let workers = if status.workers == 1 { "worker" } else { "workers" };
     let engine = format!("{}, {} {workers}: {}", status.engine, status.workers, status.engine_reason);
     table.row(&["engine", &engine]);
-    let trouble =
-        status.store_trouble.as_ref().map_or(String::new(), |problem| format!("; TROUBLE: {problem}"));
-    table.row(&["store", &format!("{}; map {} s old{trouble}", status.store, status.map_age_seconds)]);
+    table.row(&["store", &format!("{}; map {} s old", status.store, status.map_age_seconds)]);
     match status.lease_expires_seconds {
         Some(left) if left < 0 => {
             let past = -left / 60;
@@ -347,8 +345,8 @@ fn status(status: &Status) -> Table {
         }
         None => {}
     }
-    for problem in [&status.underlay_trouble, &status.alarm].into_iter().flatten() {
-        table.row(&["TROUBLE", problem]);
+    for problem in &status.problems {
+        table.row(&["PROBLEM", &format!("{problem} (for {} s)", problem.since_seconds)]);
     }
     table.row(&["encryption", &status.encryption]);
     table.row(&["peers", &status.peers.to_string()]);
@@ -361,7 +359,7 @@ fn status(status: &Status) -> Table {
     table
 }
 
-fn peers(list: &[Peer]) -> Table {
+fn peers(list: &[PeerRow]) -> Table {
     let mut table = Table::new(&["HOST", "ENDPOINT", "TRANSPORT", "ENCRYPTION", "KEY AGE", "MTU", "SUBNETS"]);
     for peer in list {
         let (mtu, subnets) = (peer.mtu.to_string(), peer.subnets.join(" "));
@@ -371,7 +369,7 @@ fn peers(list: &[Peer]) -> Table {
     table
 }
 
-fn routes(list: &[Route]) -> Table {
+fn routes(list: &[RouteRow]) -> Table {
     let mut table = Table::new(&["SUBNET", "HOST", "NEXT HOP", "MTU"]);
     for route in list {
         table.row(&[&route.subnet, &route.host, &route.next_hop, &route.mtu.to_string()]);
@@ -379,7 +377,7 @@ fn routes(list: &[Route]) -> Table {
     table
 }
 
-fn drops(list: &[Drop]) -> Table {
+fn drops(list: &[DropRow]) -> Table {
     let mut table = Table::new(&["DIRECTION", "REASON", "PACKETS", "MEANING"]);
     for drop in list {
         table.row(&[&drop.direction, &drop.reason, &drop.packets.to_string(), &drop.meaning]);

@@ -17,6 +17,7 @@ mod batch;
 mod budget;
 mod codel;
 mod link;
+mod observe;
 mod pmtu_cache;
 mod scheduler;
 #[cfg(test)]
@@ -39,6 +40,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+pub use observe::EnginePart;
+pub(crate) use observe::SOCKET_QUEUE_FULL;
 pub use slow_path::{SlowPathPackets, SlowPathQueue, SlowPathWriter};
 
 use crate::forward::{Counters, VerifySource};

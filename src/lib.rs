@@ -38,6 +38,9 @@
 //! * [`seal`]: sealed packets: keys, envelope, replay window. Pure.
 //! * [`route`]: what we were told (RIB), what packets meet (FIB). Pure.
 //! * [`forward`]: the two straight lines, the drop reasons, the counters. Pure.
+//! * [`api`]: requests and answers of the control socket, as plain data. Pure.
+//! * [`control`]: the control socket: server and client.
+//! * [`observe`]: status, drops, explain, metrics and problems, collected from the parts below that register themselves.
 //! * [`pki`]: certificates: who a node is, and whose word it takes.
 //! * [`config`]: this node's configuration, in four layers.
 //! * [`store`]: where the subnet-to-host map is kept.
@@ -46,12 +49,12 @@
 //! * [`engine`]: threads that move packets.
 //! * [`quic`]: encrypted connections to other hosts, the packets in them, keys for sealed ones.
 //! * [`backend`]: puts a map into effect.
-//! * [`control`], [`metrics`]: what a running node says of itself.
 //! * [`node`]: the daemon: start, one select loop, stop.
 //! * [`cni`]: the CNI plugin's answers.
 //! * [`lab`]: clusters of namespaces on one machine, for `hopsack lab`, tests and benches.
 //! * [`cli`]: the command line.
 
+pub mod api;
 pub mod backend;
 pub mod cli;
 pub mod cni;
@@ -60,9 +63,9 @@ pub mod control;
 pub mod engine;
 pub mod forward;
 pub mod lab;
-pub mod metrics;
 pub mod netlink;
 pub mod node;
+pub mod observe;
 pub mod packet;
 pub mod pki;
 pub mod quic;

@@ -14,6 +14,7 @@ mod device;
 mod duplicate_subnet;
 mod follow;
 mod join;
+mod observe;
 mod public_address;
 mod security;
 mod signals;
@@ -31,15 +32,17 @@ use tokio::task::JoinSet;
 pub use check::{Finding, check};
 pub use clean::{Cleaned, clean};
 
-use crate::backend::Userspace;
+use crate::backend::{FibPart, Userspace};
 use crate::config::{Config, ConfigError, Sources};
-use crate::control::{ControlError, Facts, Identity, Server, State, Watch};
-use crate::engine::{Engine, Rules, WorkerError};
-use crate::metrics::Metrics;
+use crate::control::{ControlError, Server};
+use crate::engine::{Engine, EnginePart, Rules, WorkerError};
 use crate::netlink::{Monitor, Netlink, NetlinkError};
+use crate::observe::Registry;
+use crate::quic::QuicPart;
 use crate::route::{Change, Fib, Local, Networks, Rib};
-use crate::store::{Lost, Store, StoreError, Update};
+use crate::store::{Lost, Store, StoreError, StorePart, Update};
 use crate::sys::Capabilities;
+use observe::{HostPart, Reports};
 use security::{Encryption, Material};
 use signals::{Signals, notify};
 
@@ -105,8 +108,7 @@ pub struct Node {
     choice: dataplane::Choice,
     /// The device's queues once more, for other sockets beside them.
     tun: dataplane::Tun,
-    state: Arc<State>,
-    metrics: Arc<Metrics>,
+    reports: Reports,
     device: device::Device,
     networks: Networks,
     local: Local,
@@ -135,19 +137,18 @@ impl Node {
         let capabilities = Capabilities::probe();
         join::privileged(&capabilities)?;
         let mut choice = dataplane::choose(&config.dataplane, &capabilities)?;
-        let watch = Arc::new(Watch::default());
-        let metrics = Arc::new(Metrics::new(watch.clone()));
+        let registry = Arc::<Registry>::default();
         let mut servers = JoinSet::new();
-        servers.spawn(Server::bind(&config.node.control_socket())?.serve(watch.clone()));
+        servers.spawn(Server::bind(&config.node.control_socket())?.serve(registry.clone()));
         if let Some(listener) = join::bind_metrics(config.metrics).await? {
-            servers.spawn(metrics.clone().serve(listener));
+            servers.spawn(crate::observe::serve(registry.clone(), listener));
         }
 
         // First the monitor: what changes while we look is told.
         let (monitor, netlink) = (Monitor::new()?, Netlink::new()?);
         let underlay = underlay::find(&netlink, &config.node).await?;
         let material = Material::announce(&mut config)?;
-        let opened = join::open_store(&config, &underlay, &watch, &mut signals).await?;
+        let opened = join::open_store(&config, &underlay, &registry, &mut signals).await?;
         let Some((store, opened)) = opened else { return Ok(None) };
         let local = join::local(&config, &underlay, &opened)?;
         if let Some(material) = &material {
@@ -208,18 +209,26 @@ impl Node {
             return Err(error);
         }
         let place = public_address::PublicAddress::new(&underlay, local.public);
-        let identity = Identity {
-            name: opened.lease.name,
-            networks: networks.iter().map(|net| net.to_string()).collect(),
-            device: config.overlay.device.clone(),
-            store: store.describe(),
-            engine_reason,
-            policy: local.policy,
-            board: encryption.as_ref().map(Encryption::board),
-        };
-        let facts = Facts::new(local.clone(), underlay.interface);
-        let state = Arc::new(State::new(identity, facts, engine.view(), netlink.clone()));
-        watch.attach(state.clone());
+        let problems = registry.problems().clone();
+        let host = Arc::new(HostPart::new(
+            (opened.lease.name, config.overlay.device.clone()),
+            networks,
+            (local.clone(), underlay.interface),
+            netlink.clone(),
+            problems.clone(),
+        ));
+        let fib = Arc::new(FibPart::new(engine.view(), &networks, local.policy));
+        let store_part = Arc::new(StorePart::new(store.describe(), problems));
+        // In the order in which a packet meets them.
+        registry.add(host.clone());
+        registry.add(fib.clone());
+        registry.add(Arc::new(EnginePart::new(engine.view(), engine_reason)));
+        if let Some(encryption) = &encryption {
+            registry.add(Arc::new(QuicPart::new(encryption.board(), local.policy)));
+        }
+        registry.add(store_part.clone());
+        registry.set_ready();
+        let reports = Reports { registry, host, fib, store: store_part };
         Ok(Some(Self {
             config,
             signals,
@@ -232,8 +241,7 @@ impl Node {
             engine,
             choice,
             tun: shared,
-            state,
-            metrics,
+            reports,
             device,
             networks,
             local,
@@ -252,7 +260,7 @@ impl Node {
     /// Serves until a signal, or until a worker cannot go on or our subnet is another's. `reconfigure` is told the new
     /// configuration on SIGHUP, as far as it can change while running (the log filter).
     pub async fn run(mut self, sources: &Sources, reconfigure: impl Fn(&Config)) -> Result<(), NodeError> {
-        self.state.facts().health = self.store.health();
+        self.reports.store.set_health(self.store.health());
         self.tell(false);
         let result = self.serve(sources, reconfigure).await;
         self.stop().await;
@@ -283,7 +291,7 @@ impl Node {
                     return Ok(());
                 }
                 _ = tick.tick() => {
-                    self.state.facts().health = self.store.health();
+                    self.reports.store.set_health(self.store.health());
                     self.look_for_doubles();
                     self.look_again().await?;
                     notify(&[NotifyState::Watchdog]);
@@ -303,7 +311,7 @@ impl Node {
             self.update(update)?;
             next = self.store.try_next();
         }
-        self.state.facts().health = self.store.health();
+        self.reports.store.set_health(self.store.health());
         if !self.heard.is_empty() && self.published.elapsed() >= SPACING {
             self.publish();
         }
@@ -321,16 +329,10 @@ impl Node {
                 if self.rib.apply(change) {
                     self.heard.push(heard);
                 }
-                self.state.facts().trouble = None;
+                self.reports.store.available();
             }
-            Update::Recovered => {
-                tracing::info!("the store is in order again");
-                self.state.facts().trouble = None;
-            }
-            Update::Trouble(problem) => {
-                tracing::error!("{problem}; the last good map stays in force");
-                self.state.facts().trouble(problem);
-            }
+            Update::Recovered => self.reports.store.available(),
+            Update::Trouble(problem) => self.reports.store.unavailable(problem),
             Update::Notice(text) => tracing::warn!("{text}"),
             Update::Lost(lost) => return Err(NodeError::Lost(lost)),
         }
@@ -341,7 +343,7 @@ impl Node {
     fn publish(&mut self) {
         self.published = self.backend.apply(&self.rib);
         for heard in self.heard.drain(..) {
-            self.metrics.publish_seconds.observe(self.published.duration_since(heard).as_secs_f64());
+            self.reports.fib.published(self.published.duration_since(heard).as_secs_f64());
         }
         self.encryption.iter().for_each(Encryption::refresh);
     }
@@ -373,16 +375,11 @@ impl Node {
 
     /// Tells systemd how we are, if that has changed or it asked.
     fn tell(&mut self, asked: bool) {
-        let facts = self.state.facts();
-        let peers = self.state.view.fib().peers().len();
+        let peers = self.engine.view().fib().peers().len();
         let mut status = format!("forwarding to {peers} hosts");
-        if let Some(problem) = &facts.trouble {
-            status = format!("{status} by an old map: {problem}");
-        }
-        for problem in [&facts.underlay_trouble, &facts.alarm].into_iter().flatten() {
+        for problem in self.reports.problems().list() {
             status = format!("{status}; {problem}");
         }
-        drop(facts);
         if asked || status != self.told {
             notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
             self.told = status;

@@ -25,6 +25,7 @@ mod connect;
 mod connection;
 mod datagrams;
 mod keys;
+mod observe;
 mod peer;
 mod queue;
 mod socket;
@@ -42,6 +43,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use datagrams::Core;
+pub use observe::QuicPart;
 pub use status::{Counts, PeerStatus, QuicStatus};
 
 use crate::engine::{SlowPathWriter, View};

@@ -11,9 +11,12 @@
 pub mod etcd;
 pub mod file;
 pub mod flannel;
+mod observe;
 
 use std::net::IpAddr;
 use std::time::Instant;
+
+pub use observe::StorePart;
 
 use crate::config;
 use crate::route::{Announced, Change, Lease, Networks};

@@ -12,20 +12,22 @@ const LAYERS: &[&[&str]] = &[
     &["seal"],
     &["route"],
     &["forward"],
+    &["api"],
+    &["control"],
+    &["observe"],
     &["config", "pki"],
     &["store"],
     &["sys"],
     &["netlink", "engine"],
     &["quic"],
-    &["backend", "control"],
-    &["metrics"],
+    &["backend"],
     &["node", "cni", "lab"],
     &["cli"],
     &["main", "hopsack-cni"],
 ];
 
 /// Pure modules: bytes and tables. They may not even use the standard library's doors to the world.
-const PURE: &[&str] = &["time", "packet", "seal", "route", "forward"];
+const PURE: &[&str] = &["time", "packet", "seal", "route", "forward", "api"];
 const DOORS: &[&str] = &[
     "std::fs",
     "std::net::Udp",

@@ -195,7 +195,7 @@ fn who_uses_our_subnet_is_named_and_stops_nobody() {
         &lab.host(1).netns,
         &[HOPSACK, "status", "--config", &lab.daemon(1).config_path().display().to_string()],
     );
-    assert!(said.contains("TROUBLE") && said.contains("h2"), "{said}");
+    assert!(said.contains("duplicate_subnet") && said.contains("h2"), "{said}");
     // The store was asked, and knows nothing of it: the node goes on, and has written nothing.
     assert_eq!((lab.daemon(1).pid(), &status(&lab, 1)["ready"]), (pid, &Value::Bool(true)));
     let after =

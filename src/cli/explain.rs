@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Table;
-use crate::control::{Explanation, Keys};
+use crate::api::{Explanation, KeyState};
 
 /// The answer's sentence, and the table below it.
 pub(super) struct Page {
@@ -63,8 +63,8 @@ pub(super) fn explanation(said: &Explanation) -> Page {
     Page { sentence: format!("a packet for {}: {}", said.address, said.sentence), table }
 }
 
-fn keys(keys: &Keys) -> String {
-    let Keys { age_seconds, packets, rekeys, name, .. } = keys;
+fn keys(keys: &KeyState) -> String {
+    let KeyState { age_seconds, packets, rekeys, name, .. } = keys;
     format!(
         "{age_seconds} s old, {packets} datagrams sealed, changed {rekeys} times; the name {name} at both hosts"
     )

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::join::{bind_metrics, bind_udp, local, privileged};
 use super::{NodeError, dataplane, device, underlay};
 use crate::config::{self, Config};
-use crate::control::answers;
+use crate::control::running_daemon;
 use crate::netlink::Netlink;
 use crate::store::Store;
 use crate::store::etcd::commands;
@@ -43,7 +43,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
             Err(error) => format!("{}; the batch engine does without", dataplane::no_ring(error)),
         }),
     );
-    let running = answers(&config.node.control_socket());
+    let running = running_daemon(&config.node.control_socket());
     if let Some(who) = &running {
         findings.add("daemon", Ok(format!("runs{who}: port and device are its own")));
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{NodeError, device, subnet_env};
 use crate::config::Config;
-use crate::control::{ControlError, answers};
+use crate::control::{ControlError, running_daemon};
 use crate::netlink::Netlink;
 
 /// Something that was found, and what became of it.
@@ -25,8 +25,8 @@ pub struct Cleaned {
 /// Removes, or with `dry_run` only lists.
 pub async fn clean(config: &Config, dry_run: bool) -> Result<Vec<Cleaned>, NodeError> {
     let socket = config.node.control_socket();
-    if let Some(who) = answers(&socket) {
-        return Err(ControlError::Running { who, path: socket }.into());
+    if let Some(process) = running_daemon(&socket) {
+        return Err(ControlError::Running { process, path: socket }.into());
     }
     let mut cleaned = Vec::new();
     let mut add = |what: String, problem: Option<String>| cleaned.push(Cleaned { what, problem });

@@ -15,6 +15,7 @@ use super::duplicate_subnet::Look;
 use super::public_address::Decision;
 use super::underlay::{self, Underlay};
 use super::{Node, NodeError, dataplane, join, no_worker, subnet_env};
+use crate::api::ProblemCode;
 
 impl Node {
     /// The interface or its addresses may have changed, or what the store says of them.
@@ -24,10 +25,10 @@ impl Node {
             Ok(found) => found,
             Err(error) => {
                 let _ = self.place.look(&[], Instant::now());
-                self.out_of_place(Some(format!(
+                self.address_problem(format!(
                     "{error}; forwarding goes on from {}, which others may not reach",
                     self.place.public()
-                )));
+                ));
                 return Ok(());
             }
         };
@@ -35,7 +36,7 @@ impl Node {
             found.addresses.iter().copied().filter(|address| self.store.admits(*address)).collect();
         match self.place.look(&admitted, Instant::now()) {
             Decision::Stay => self.stay(found).await,
-            Decision::Wait => self.out_of_place(Some(self.why_nowhere(&found))),
+            Decision::Wait => self.address_problem(self.why_nowhere(&found)),
             Decision::Move(held) => self.relocate(held, found).await?,
         }
         Ok(())
@@ -46,7 +47,10 @@ impl Node {
         if self.unpublished {
             self.unpublished = !self.store.readdress(&self.place.held);
         }
-        let in_order = !self.place.is_missing() && self.state.facts().underlay_trouble.is_none();
+        let problems = self.reports.problems();
+        let in_order = !self.place.is_missing()
+            && !problems.has(ProblemCode::UnderlayAddress)
+            && !problems.has(ProblemCode::UnderlayMtu);
         if in_order { Ok(()) } else { self.look_around().await }
     }
 
@@ -65,8 +69,7 @@ impl Node {
 
     /// Same address; the MTU may be another.
     async fn stay(&mut self, found: Underlay) {
-        let trouble = self.resize(&found).await.err().map(|error| error.to_string());
-        self.out_of_place(trouble);
+        self.address_in_order(&found).await;
         (self.place.interface, self.place.index) = (found.interface, found.index);
     }
 
@@ -80,9 +83,9 @@ impl Node {
             {
                 Ok(sockets) => sockets,
                 Err(error) => {
-                    self.out_of_place(Some(format!(
+                    self.address_problem(format!(
                         "{before} is gone, and {public} cannot be taken: {error}; forwarding goes on as before"
-                    )));
+                    ));
                     return Ok(());
                 }
             };
@@ -96,11 +99,11 @@ impl Node {
         }
         self.unpublished = !self.store.readdress(&held);
         self.place.moved(held, found.clone());
-        let trouble = match self.place.is_missing() {
-            true => Some(self.why_nowhere(&found)),
-            false => self.resize(&found).await.err().map(|error| error.to_string()),
-        };
-        self.out_of_place(trouble);
+        if self.place.is_missing() {
+            self.address_problem(self.why_nowhere(&found));
+        } else {
+            self.address_in_order(&found).await;
+        }
         Ok(())
     }
 
@@ -126,28 +129,32 @@ impl Node {
     fn put_in_force(&mut self) {
         self.backend.relocate(self.local.clone());
         self.publish();
-        let mut facts = self.state.facts();
-        facts.local = self.local.clone();
-        facts.interface.clone_from(&self.place.interface);
+        self.reports.host.moved(self.local.clone(), self.place.interface.clone());
     }
 
-    fn out_of_place(&mut self, trouble: Option<String>) {
-        let mut facts = self.state.facts();
-        if facts.underlay_trouble == trouble {
-            return;
+    /// The address of this host cannot be used. Whether the MTU fits is not known then.
+    fn address_problem(&mut self, cause: String) {
+        let problems = self.reports.problems();
+        problems.end_all(ProblemCode::UnderlayMtu);
+        problems.raise(ProblemCode::UnderlayAddress, &self.place.interface, cause);
+        self.tell(false);
+    }
+
+    /// The address of this host can be used: follows the underlay's MTU.
+    async fn address_in_order(&mut self, found: &Underlay) {
+        let resized = self.resize(found).await;
+        let problems = self.reports.problems();
+        problems.end_all(ProblemCode::UnderlayAddress);
+        match resized {
+            Ok(()) => problems.end_all(ProblemCode::UnderlayMtu),
+            Err(error) => problems.raise(ProblemCode::UnderlayMtu, &found.interface, error.to_string()),
         }
-        match &trouble {
-            Some(problem) => tracing::error!("{problem}"),
-            None => tracing::info!("the underlay is in order again"),
-        }
-        facts.underlay_trouble = trouble;
-        drop(facts);
         self.tell(false);
     }
 
     /// Looks whether another host has used our subnet since the last look, or one that is not its own.
     pub(super) fn look_for_doubles(&mut self) {
-        let view = &self.state.view;
+        let view = self.engine.view();
         if let Some(from) = self.forgers.look(view.accounts(), Instant::now()) {
             let fib = view.fib();
             let name = fib.peer_by_address(from).map_or("?", |peer| peer.name.as_str());
@@ -156,26 +163,23 @@ impl Node {
                 "it sends packets from a subnet that is not its own; they are dropped (spoofed_source)"
             );
         }
-        let us = (self.state.identity.name.as_str(), &self.local);
-        let alarm = match self.alarm.look(view.accounts(), &view.fib(), us, Instant::now()) {
+        let us = (self.reports.host.name.as_str(), &self.local);
+        let subnets: Vec<String> = self.local.subnets.iter().map(ToString::to_string).collect();
+        let (subnets, problems) = (subnets.join(" "), self.reports.problems());
+        match self.alarm.look(view.accounts(), &view.fib(), us, Instant::now()) {
             Look::Quiet => return,
-            Look::Over => {
-                tracing::info!(
-                    "no packets with a source in our own subnet came for a while: the alarm is over"
-                );
-                None
-            }
+            Look::Over => problems.end(ProblemCode::DuplicateSubnet, &subnets),
             Look::Raised { sentence, log, ask } => {
                 if log {
-                    tracing::error!("{sentence}");
+                    problems.raise(ProblemCode::DuplicateSubnet, &subnets, sentence);
+                } else {
+                    problems.refresh(ProblemCode::DuplicateSubnet, &subnets, sentence);
                 }
                 if ask {
                     self.store.verify();
                 }
-                Some(sentence)
             }
-        };
-        self.state.facts().alarm = alarm;
+        }
         self.tell(false);
     }
 }

@@ -12,7 +12,7 @@ use super::signals::{Signals, notify};
 use super::underlay::Underlay;
 use super::{NodeError, security};
 use crate::config::{Config, Origin};
-use crate::control::Watch;
+use crate::observe::Registry;
 use crate::packet::{Family, outer_overhead};
 use crate::route::{Local, Networks};
 use crate::store::{Opened, Store, StoreError};
@@ -22,7 +22,7 @@ use crate::sys::{Capabilities, udp};
 pub(super) async fn open_store(
     config: &Config,
     underlay: &Underlay,
-    watch: &Watch,
+    registry: &Registry,
     signals: &mut Signals,
 ) -> Result<Option<(Store, Opened)>, NodeError> {
     tracing::info!(store = config.store.describe(), "asking for this host's place in the cluster");
@@ -41,7 +41,7 @@ pub(super) async fn open_store(
         };
         if problem != said {
             tracing::warn!("{problem}; trying on");
-            watch.wait_for(&problem);
+            registry.wait_for(&problem);
             notify(&[NotifyState::Status(&format!("waiting: {problem}"))]);
             said = problem;
         }

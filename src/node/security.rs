@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::underlay::Underlay;
 use super::{Node, NodeError, no_worker};
+use crate::api::ProblemCode;
 use crate::config::{self, Config};
 use crate::engine::Engine;
 use crate::packet::{Family, outer_overhead};
@@ -255,14 +256,22 @@ impl Node {
     /// Takes certificates as they are on disk, by another configuration or our own.
     pub(super) fn renew(&mut self, config: Option<&Config>) {
         let Some(encryption) = &mut self.encryption else { return };
+        let problems = self.reports.problems();
         match encryption.renew(config.unwrap_or(&self.config), config.is_some()) {
-            Ok(None) => {}
-            Ok(Some(announced)) => {
-                tracing::info!(fingerprint = %announced.fingerprint, "this host shows another certificate");
-                self.store.announce(announced);
+            Ok(announced) => {
+                problems.end_all(ProblemCode::Certificate);
+                if let Some(announced) = announced {
+                    tracing::info!(fingerprint = %announced.fingerprint, "certificate of this host changed");
+                    self.store.announce(announced);
+                }
             }
-            Err(error) => tracing::error!("{error}; the certificate that is in use stays so"),
+            Err(error) => problems.raise(
+                ProblemCode::Certificate,
+                "security.cert",
+                format!("{error}; the certificate that was loaded before stays in use"),
+            ),
         }
+        self.tell(false);
     }
 }
 

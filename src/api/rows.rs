@@ -1,0 +1,49 @@
+//! Rows of the lists that the daemon answers: peers, routes, drops.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+
+/// A peer: another host to which packets can be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// Name of the peer in the store.
+    pub name: String,
+    /// Underlay address and UDP port of the peer.
+    pub endpoint: String,
+    /// Subnets of the peer's lease.
+    pub subnets: Vec<String>,
+    /// Length in bytes of the longest inner packet that can be sent to the peer.
+    pub mtu: u16,
+    /// Transport of the packets: `udp`, `sealed` or `quic`.
+    pub transport: String,
+    /// Encryption in use, in words; `none` means that packets are sent in clear.
+    pub encryption: String,
+    /// Age of the keys in seconds; `None` means that there are no keys.
+    pub key_age_seconds: Option<u64>,
+}
+
+/// A route of the overlay: one subnet and the host that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteRow {
+    /// Prefix of the subnet.
+    pub subnet: String,
+    /// Name of the host that holds the subnet's lease.
+    pub host: String,
+    /// Address and port to which packets for the subnet are sent, or `local` for this host's own subnet.
+    pub next_hop: String,
+    /// Length in bytes of the longest inner packet that the route takes.
+    pub mtu: u16,
+}
+
+/// A counter of dropped packets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropRow {
+    /// `egress` for packets read from the overlay device, `ingress` for datagrams from the network.
+    pub direction: String,
+    /// Reason of the drops, as in the metric label `reason`.
+    pub reason: String,
+    /// Number of dropped packets.
+    pub packets: u64,
+    /// Explanation of the reason, as one sentence.
+    pub meaning: String,
+}

@@ -1,0 +1,268 @@
+//! Reports of the userspace backend: the route table in use, its peers, and the route step of `explain`.
+
+use std::fmt;
+
+use ipnet::IpNet;
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::api::{Explanation, KeyState, Outcome, PeerRow, RouteRow, Status, StepCode};
+use crate::engine::View;
+use crate::forward::DropReason;
+use crate::observe::{Encoder, Part, Pending};
+use crate::packet::{Family, outer_overhead};
+use crate::route::{Fib, Hop, Mode, Networks, Peer, Policy, Protection};
+use crate::seal;
+use crate::sys::now;
+
+/// The route table as a part of the daemon's reports.
+#[derive(Debug)]
+pub struct FibPart {
+    view: View,
+    networks: Vec<IpNet>,
+    policy: Policy,
+    publish_seconds: Histogram,
+}
+
+impl FibPart {
+    /// Reports the table that `view`'s engine uses.
+    #[must_use]
+    pub fn new(view: View, networks: &Networks, policy: Policy) -> Self {
+        // From a table of ten leases to one of ten thousand on a busy machine; the promise is 5 ms.
+        let buckets = [
+            2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3, 4e-3, 5e-3, 7.5e-3, 0.01,
+            0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+        ];
+        Self { view, networks: networks.iter().collect(), policy, publish_seconds: Histogram::new(buckets) }
+    }
+
+    /// Records the time from when the store reported a change until the new table was in use.
+    pub fn published(&self, seconds: f64) {
+        self.publish_seconds.observe(seconds);
+    }
+
+    /// The address lies in the subnet of `peer`.
+    fn to_peer(&self, explanation: &mut Explanation, peer: &Peer) {
+        let subnet = longest_match(&peer.subnets, explanation);
+        let name = &peer.name;
+        explanation.step(
+            StepCode::RouteToPeer,
+            format!("it lies in {}, the subnet of {name}", subnet.as_deref().unwrap_or("a subnet")),
+        );
+        explanation.subnet = subnet;
+        explanation.host = Some(name.clone());
+        explanation.announced = Some(announced(peer));
+        explanation.next_hop = Some(peer.endpoint.to_string());
+        explanation.mtu = Some(peer.mtu);
+        explanation.transport = Some(transport(peer).to_owned());
+        explanation.encryption = match (peer.protection, self.policy.mode, peer.abilities.secure) {
+            (Protection::Clear, Mode::None, _) => {
+                Some("none: this host does not encrypt (security.mode)".to_owned())
+            }
+            (Protection::Clear, _, None) => Some(format!("none: {name} announces no encryption")),
+            (Protection::Clear, ..) => Some("none".to_owned()),
+            _ => keys(peer).as_ref().map(encryption),
+        };
+        explanation.keys = keys(peer);
+        if peer.protection != Protection::Quic {
+            explanation.frame = Some(self.frame(peer));
+        }
+        if !explanation.has(StepCode::KernelToOverlay) {
+            return;
+        }
+        let endpoint = peer.endpoint;
+        if peer.protection == Protection::Clear {
+            explanation.outcome = Outcome::Sent;
+            explanation.sentence = format!("it is sent in clear to {name} at {endpoint}");
+            explanation.step(StepCode::SendClear, explanation.sentence.clone());
+        } else if peer.can_seal() {
+            explanation.outcome = Outcome::Sent;
+            explanation.sentence = format!("it is sealed and sent to {name} at {endpoint}");
+            explanation.step(StepCode::SendSealed, explanation.sentence.clone());
+        }
+    }
+
+    fn frame(&self, peer: &Peer) -> String {
+        // The simple engine makes no bundles.
+        let bundles = peer.abilities.bundles && self.view.engine() != "simple";
+        let frame = if bundles { "small packets may share a datagram" } else { "one packet a datagram" };
+        let overhead = usize::from(outer_overhead(Family::of(peer.endpoint.ip()))) + peer.overhead();
+        let seal = if peer.overhead() == seal::OVERHEAD { ", sealed" } else { "" };
+        format!("{frame}{seal}: {overhead} bytes more a datagram")
+    }
+
+    /// The address lies in no subnet to which packets can be sent.
+    fn to_nowhere(&self, explanation: &mut Explanation, fib: &Fib) {
+        let to = explanation.address;
+        let lost =
+            fib.unreachable().iter().find(|lost| lost.subnets.iter().any(|subnet| subnet.contains(&to)));
+        if let Some(lost) = lost {
+            explanation.subnet = longest_match(&lost.subnets, explanation);
+            explanation.host = Some(lost.name.clone());
+        }
+        let is_inside = self.networks.iter().any(|network| network.contains(&to));
+        let (code, why) = match lost {
+            _ if to.is_multicast() => (
+                StepCode::RouteMulticast,
+                "it is a multicast packet, which the overlay does not carry".to_owned(),
+            ),
+            Some(lost) => {
+                (StepCode::RouteUnreachable, format!("it belongs to {}, but {}", lost.name, lost.reason))
+            }
+            None if is_inside => (
+                StepCode::RouteNoLease,
+                "no lease holds its address: see `hopsack routes`, and `hopsack leases list` for etcd"
+                    .to_owned(),
+            ),
+            None => {
+                let networks: Vec<_> = self.networks.iter().map(ToString::to_string).collect();
+                let text =
+                    format!("its address lies outside the overlay's networks ({})", networks.join(", "));
+                (StepCode::RouteOutside, text)
+            }
+        };
+        if explanation.has(StepCode::KernelToOverlay) {
+            let reason = if to.is_multicast() { DropReason::Multicast } else { DropReason::NoRoute };
+            explanation.outcome = Outcome::Dropped;
+            explanation.drop = Some(reason.label().to_owned());
+            explanation.sentence = format!("{why}; it is dropped");
+        } else {
+            explanation.sentence = format!("{why}; {}", explanation.sentence);
+        }
+        explanation.step(code, why);
+    }
+}
+
+impl Part for FibPart {
+    fn status(&self, status: &mut Status) {
+        let fib = self.view.fib();
+        status.peers = fib.peers().len();
+        let unreachable = fib.unreachable().iter();
+        status.unreachable = unreachable.map(|lost| format!("{}: {}", lost.name, lost.reason)).collect();
+    }
+
+    /// Leaves the encryption of peers without keys empty: the part of the encrypted connections knows it.
+    fn peers(&self, rows: &mut Vec<PeerRow>) {
+        rows.extend(self.view.fib().peers().iter().map(|peer| {
+            let keys = keys(peer);
+            let encryption = match peer.protection {
+                Protection::Clear => "none".to_owned(),
+                Protection::Sealed | Protection::Quic => keys.as_ref().map(encryption).unwrap_or_default(),
+            };
+            PeerRow {
+                name: peer.name.clone(),
+                endpoint: peer.endpoint.to_string(),
+                subnets: peer.subnets.iter().map(ToString::to_string).collect(),
+                mtu: peer.mtu,
+                transport: transport(peer).to_owned(),
+                encryption,
+                key_age_seconds: keys.map(|keys| keys.age_seconds),
+            }
+        }));
+    }
+
+    fn routes(&self, rows: &mut Vec<RouteRow>) {
+        for peer in self.view.fib().peers() {
+            rows.extend(peer.subnets.iter().map(|subnet| RouteRow {
+                subnet: subnet.to_string(),
+                host: peer.name.clone(),
+                next_hop: peer.endpoint.to_string(),
+                mtu: peer.mtu,
+            }));
+        }
+    }
+
+    fn explain<'a>(&'a self, explanation: &'a mut Explanation) -> Pending<'a> {
+        let fib = self.view.fib();
+        match fib.lookup(explanation.address) {
+            Some(Hop::Peer(peer)) => self.to_peer(explanation, peer),
+            Some(Hop::Local) => to_own_subnet(explanation),
+            None => self.to_nowhere(explanation, &fib),
+        }
+        Box::pin(std::future::ready(()))
+    }
+
+    fn metrics(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
+        let fib = self.view.fib();
+        let routes: usize = fib.peers().iter().map(|peer| peer.subnets.len()).sum();
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        encoder.gauge("routes", "Subnets of peers to which packets can be sent", gauge(routes))?;
+        encoder.gauge("peers", "Hosts to which packets can be sent", gauge(fib.peers().len()))?;
+        let help = "Hosts in the store to which no packet can be sent";
+        encoder.gauge("unreachable_hosts", help, gauge(fib.unreachable().len()))?;
+        let help = "Number of route tables published since the start";
+        encoder.gauge("fib_generation", help, fib.generation().cast_signed())?;
+        let help = "Seconds from when the store reported a change until the new route table was in use";
+        encoder.histogram("fib_publish_seconds", help, &self.publish_seconds)
+    }
+}
+
+/// The address lies in this host's own subnet. `subnet` and `host` are filled in by the part of this host.
+fn to_own_subnet(explanation: &mut Explanation) {
+    if explanation.has(StepCode::KernelToThisHost) {
+        return;
+    }
+    let code = if explanation.has(StepCode::KernelToOtherDevice) {
+        let device = explanation.device.as_deref().unwrap_or_default();
+        explanation.outcome = Outcome::Local;
+        explanation.sentence =
+            format!("it lies in this host's own subnet: the kernel delivers it by {device}");
+        StepCode::RouteOwnSubnet
+    } else {
+        explanation.outcome = Outcome::Dropped;
+        explanation.drop = Some(DropReason::OwnSubnet.label().to_owned());
+        explanation.sentence =
+            "it lies in this host's own subnet, but no interface here carries it: the sender \
+                                receives \"destination net unreachable\""
+                .to_owned();
+        StepCode::RouteOwnSubnetMissing
+    };
+    explanation.step(code, explanation.sentence.clone());
+}
+
+/// The longest of `subnets` that contains the address in question.
+fn longest_match(subnets: &[IpNet], explanation: &Explanation) -> Option<String> {
+    let matching = subnets.iter().filter(|subnet| subnet.contains(&explanation.address));
+    matching.max_by_key(|subnet| subnet.prefix_len()).map(ToString::to_string)
+}
+
+fn transport(peer: &Peer) -> &'static str {
+    match peer.protection {
+        Protection::Clear => "udp",
+        Protection::Sealed => "sealed",
+        Protection::Quic => "quic",
+    }
+}
+
+fn keys(peer: &Peer) -> Option<KeyState> {
+    let status = peer.session.as_ref()?.status(now())?;
+    Some(KeyState {
+        suite: status.suite.name().to_owned(),
+        epoch: status.epoch,
+        age_seconds: status.age / 1_000_000_000,
+        packets: status.packets,
+        rekeys: status.rekeys,
+        name: status.name,
+    })
+}
+
+fn encryption(keys: &KeyState) -> String {
+    format!("sealed by {}, epoch {}", keys.suite, keys.epoch)
+}
+
+/// The abilities that the peer's lease announces.
+fn announced(peer: &Peer) -> String {
+    let abilities = peer.abilities;
+    let words = [
+        (abilities.ipv6, "IPv6"),
+        (abilities.bundles, "bundles"),
+        (abilities.ecn, "ECN"),
+        (abilities.control, "control messages"),
+    ];
+    let mut words: Vec<String> =
+        words.iter().filter(|(is, _)| *is).map(|(_, word)| (*word).to_owned()).collect();
+    if let Some(secure) = abilities.secure {
+        let (mode, port, fingerprint) = (secure.mode.word(), secure.port, secure.fingerprint);
+        words.push(format!("{mode} with QUIC at port {port} and the certificate sha256:{fingerprint}"));
+    }
+    if words.is_empty() { "nothing: a plain flanneld".to_owned() } else { words.join(", ") }
+}
