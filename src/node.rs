@@ -7,6 +7,7 @@
 //!
 //! Invariant: while the node is ready, its routes are those of the last good map; a store out of order changes nothing.
 
+pub mod admin;
 mod check;
 mod clean;
 mod dataplane;
@@ -18,6 +19,7 @@ mod observe;
 mod public_address;
 mod security;
 mod signals;
+mod store_settings;
 mod subnet_env;
 mod underlay;
 
@@ -85,10 +87,7 @@ impl NodeError {
 
 impl From<StoreError> for NodeError {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Invalid(text) => Self::Invalid(text),
-            StoreError::Unreachable(text) => Self::Environment(text),
-        }
+        if error.is_permanent() { Self::Invalid(error.text) } else { Self::Environment(error.text) }
     }
 }
 
@@ -333,7 +332,7 @@ impl Node {
             }
             Update::Recovered => self.reports.store.available(),
             Update::Trouble(problem) => self.reports.store.unavailable(problem),
-            Update::Notice(text) => tracing::warn!("{text}"),
+            Update::Notice(notice) => tracing::warn!("{notice}"),
             Update::Lost(lost) => return Err(NodeError::Lost(lost)),
         }
         Ok(())

@@ -1,83 +1,30 @@
-//! The subnet-to-host map, wherever it is kept: what a node learns from a store, and nothing of how.
+//! The map of subnets to hosts, wherever it is kept.
 //!
-//! [`Store::open`] finds this host in the map and returns an [`Opened`]: the cluster's networks, our own lease and the
-//! first snapshot. [`Store::next`] waits for what comes after. A store knows leases, not packets; it never decides
+//! [`Store::open`] finds this host in the map and returns [`Opened`]: the cluster's networks, our lease and the first
+//! snapshot. [`Store::next`] waits for the changes that follow. A store knows leases and no packets. It never decides
 //! what a change means for forwarding.
 //!
-//! Invariant: after `open` has succeeded no failure of the store is fatal: it is an [`Update::Trouble`], and the last
-//! good map stays in force.
+//! Invariant: after `open` has succeeded, no failure of the store is fatal. A failure is an [`Update::Trouble`], and the
+//! last good map stays in use.
 #![forbid(unsafe_code)]
 
+pub mod admin;
+mod error;
 pub mod etcd;
 pub mod file;
 pub mod flannel;
 mod observe;
+mod settings;
+mod update;
 
 use std::net::IpAddr;
-use std::time::Instant;
 
+pub use error::{ErrorCode, SnapshotError, StoreError};
 pub use observe::StorePart;
+pub use settings::{EtcdSettings, LEASE_TTL, Settings, Tls};
+pub use update::{Cluster, Lost, LostCause, Notice, NoticeCode, Opened, Update};
 
-use crate::config;
-use crate::route::{Announced, Change, Lease, Networks};
-
-/// Why a store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The map itself is wrong, or has no place for us: configuration, exit code 2.
-    #[error("{0}")]
-    Invalid(String),
-    /// The map cannot be reached, is not there yet, or is full for now: environment, exit code 1; trying again may help.
-    #[error("{0}")]
-    Unreachable(String),
-}
-
-/// What is true of the whole cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cluster {
-    /// Its address space.
-    pub networks: Networks,
-    /// The UDP port of every host; `None`: the store says none.
-    pub port: Option<u16>,
-}
-
-/// What a node learns when it joins.
-#[derive(Debug)]
-pub struct Opened {
-    /// The cluster.
-    pub cluster: Cluster,
-    /// Our own lease.
-    pub lease: Lease,
-    /// All leases, as a [`Change::Snapshot`].
-    pub snapshot: Change,
-}
-
-/// What happened after.
-#[derive(Debug)]
-pub enum Update {
-    /// The map changed, and when the store said so.
-    Change(Change, Instant),
-    /// The store is in order again after an [`Update::Trouble`].
-    Recovered,
-    /// The map cannot be read; the last good one stays in force. One sentence for the operator.
-    Trouble(String),
-    /// The map is in force and up to date, but somebody should know this. One sentence for the operator.
-    Notice(String),
-    /// Our own lease belongs to somebody else. The node stops forwarding and exits with code 1; nothing follows.
-    Lost(Lost),
-}
-
-/// Why a node must stop: two hosts in one subnet are worse than one host without.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct Lost {
-    /// Us, as the store names us.
-    pub ours: String,
-    /// Who has it now.
-    pub theirs: String,
-    /// One sentence that names both, and what mends it.
-    pub reason: String,
-}
+use crate::route::Announced;
 
 /// An open store.
 #[derive(Debug)]
@@ -89,21 +36,21 @@ pub enum Store {
 }
 
 impl Store {
-    /// Opens the configured store as the host that is reached at one of `addresses` (in order of preference).
-    pub async fn open(config: &config::Store, addresses: &[IpAddr]) -> Result<(Self, Opened), StoreError> {
-        match config {
-            config::Store::File { path } => {
+    /// Opens the store for the host that has `addresses` (in order of preference).
+    pub async fn open(settings: &Settings, addresses: &[IpAddr]) -> Result<(Self, Opened), StoreError> {
+        match settings {
+            Settings::File { path } => {
                 let (store, opened) = file::FileStore::open(path, addresses)?;
                 Ok((Self::File(store), opened))
             }
-            config::Store::Etcd(config) => {
-                let (store, opened) = etcd::EtcdStore::open(config, addresses).await?;
+            Settings::Etcd(settings) => {
+                let (store, opened) = etcd::EtcdStore::open(settings, addresses).await?;
                 Ok((Self::Etcd(store), opened))
             }
         }
     }
 
-    /// Waits for the next update. Cancel safe: nothing is lost if the future is dropped.
+    /// Waits for the next update. Cancel safe: dropping the future loses nothing.
     pub async fn next(&mut self) -> Update {
         match self {
             Self::File(store) => store.next().await,
@@ -111,7 +58,7 @@ impl Store {
         }
     }
 
-    /// The next update, if one is waiting: what came together is put into effect together.
+    /// Returns the next update if one is waiting, so that the node can put several into effect together.
     pub fn try_next(&mut self) -> Option<Update> {
         match self {
             Self::File(_) => None,
@@ -119,7 +66,7 @@ impl Store {
         }
     }
 
-    /// Looks again now (SIGHUP): at the file, or by a fresh list.
+    /// Reads the whole map again soon (on SIGHUP).
     pub fn reload(&mut self) {
         match self {
             Self::File(store) => store.reload(),
@@ -127,7 +74,8 @@ impl Store {
         }
     }
 
-    /// Whether this host may be reached at `address`: in a file, only what stands there.
+    /// Whether the store allows this host to be reached at `address`. A cluster file allows only the addresses that it
+    /// lists for this host.
     #[must_use]
     pub fn admits(&self, address: IpAddr) -> bool {
         match self {
@@ -136,8 +84,8 @@ impl Store {
         }
     }
 
-    /// This host is reached at other addresses now: publishes them in our own lease, where the store lets us. `false`: the
-    /// store has no time for it now; to be tried again.
+    /// Publishes new addresses of this host in its lease, if the store can be written. Returns `false` if the store is
+    /// too busy now; the caller tries again.
     pub fn readdress(&mut self, addresses: &[IpAddr]) -> bool {
         match self {
             Self::File(_) => true,
@@ -145,8 +93,7 @@ impl Store {
         }
     }
 
-    /// Asks the store whether our lease is still ours, because something speaks against it. The answer, if it is not, is
-    /// an [`Update::Lost`].
+    /// Asks the store whether our lease is still ours. If it is not, the answer is an [`Update::Lost`].
     pub fn verify(&mut self) {
         match self {
             Self::File(store) => store.reload(),
@@ -154,7 +101,8 @@ impl Store {
         }
     }
 
-    /// Our lease tells this of encryption from here on, where the store lets us; in a file it is written by hand.
+    /// Changes what our lease announces about encryption, if the store can be written. In a cluster file the operator
+    /// writes this.
     pub fn announce(&mut self, announced: Announced) {
         match self {
             Self::File(_) => {}
@@ -162,7 +110,7 @@ impl Store {
         }
     }
 
-    /// How the store is, where there is more to say than what [`Store::next`] brings.
+    /// State of the connection and of our lease, for stores that have them.
     #[must_use]
     pub fn health(&self) -> Option<etcd::Health> {
         match self {
@@ -171,8 +119,8 @@ impl Store {
         }
     }
 
-    /// Leaves in order: keeps what a restart needs, and gives the lease back if the node leaves for good
-    /// (`store.revoke_on_exit`). The error is one sentence.
+    /// Closes the store: saves what a restart needs, and gives the lease back if `store.revoke_on_exit` is set. The
+    /// error is one sentence.
     pub async fn close(self) -> Result<(), String> {
         match self {
             Self::File(_) => Ok(()),
@@ -180,7 +128,7 @@ impl Store {
         }
     }
 
-    /// What kind of store, and where: for `status`.
+    /// Kind and place of the store, for `status`.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {

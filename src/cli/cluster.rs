@@ -1,37 +1,39 @@
-//! `hopsack network` and `hopsack leases`: what an operator does to the store by hand. They need no running daemon.
+//! `hopsack network` and `hopsack leases`: operator commands on the store, and how their results are printed.
+//!
+//! The commands need no running daemon. They only print: the work is done in [`crate::node::admin`].
 
 use clap::Subcommand;
 use ipnet::IpNet;
+use serde::Serialize;
 
 use super::options::ConfigOptions;
 use super::{CliError, Format, runtime};
-use crate::config::{self, Store};
+use crate::config::{Etcd, Store};
 use crate::node::NodeError;
-use crate::store::StoreError;
-use crate::store::etcd::commands;
+use crate::node::admin::{self, LeaseTable, NetworkShown, PoolShown, Released};
 
-/// The cluster's network configuration in etcd, in Flannel's JSON.
+/// The cluster's network configuration in etcd, in Flannel's JSON
 #[derive(Debug, Subcommand)]
 pub(super) enum NetworkCommand {
-    /// Write it, if there is none
+    /// Write the network configuration if there is none
     #[command(
         after_help = "Example: hopsack network init '{\"Network\":\"10.244.0.0/16\",\"Backend\":{\"Type\":\"udp\"}}'"
     )]
     Init {
-        /// Flannel's JSON
+        /// Network configuration in Flannel's JSON
         #[arg(value_name = "JSON")]
         text: String,
         #[command(flatten)]
         common: Common,
     },
-    /// Show it, and the subnets that it means
+    /// Show the network configuration and the subnets that it describes
     Show {
         #[command(flatten)]
         common: Common,
     },
-    /// Replace it; running nodes keep the old one until they are restarted
+    /// Replace the network configuration; running nodes keep the old one until they are restarted
     Set {
-        /// Flannel's JSON
+        /// Network configuration in Flannel's JSON
         #[arg(value_name = "JSON")]
         text: String,
         #[command(flatten)]
@@ -39,23 +41,23 @@ pub(super) enum NetworkCommand {
     },
 }
 
-/// The leases in etcd: who owns which subnet.
+/// The leases in etcd: which host has which subnet
 #[derive(Debug, Subcommand)]
 pub(super) enum LeasesCommand {
-    /// List them
+    /// List all leases
     List {
-        /// Ask for the time to live too: one call a lease
+        /// Also show when each lease expires (one more call to etcd for each lease)
         #[arg(long)]
         expiry: bool,
         #[command(flatten)]
         common: Common,
     },
-    /// Delete the lease of a subnet: for a node that will not come back
+    /// Delete the lease of a subnet, for a node that will not come back
     #[command(after_help = "Example: hopsack leases release 10.244.7.0/24")]
     Release {
-        /// The subnet, as `hopsack leases list` shows it
+        /// Subnet, as `hopsack leases list` shows it
         subnet: IpNet,
-        /// Also if it is a reservation
+        /// Delete the lease even if it is a reservation
         #[arg(long)]
         reserved: bool,
         #[command(flatten)]
@@ -72,34 +74,38 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// These commands are about etcd, whatever store the daemon of this host uses.
-    fn etcd(&self) -> Result<config::Etcd, NodeError> {
+    /// The etcd settings. These commands are about etcd, whichever store the daemon of this host uses.
+    fn etcd(&self) -> Result<Etcd, NodeError> {
         let mut sources = self.config.sources();
         sources.options.push(("store", "kind", "etcd".into()));
         match sources.load()?.store {
             Store::Etcd(etcd) => Ok(*etcd),
-            Store::File { .. } => Err(NodeError::Invalid("store.kind = \"file\" has no leases".into())),
+            Store::File { .. } => {
+                Err(NodeError::Invalid("store.kind = \"file\" has no leases: set store.endpoints".into()))
+            }
         }
     }
 
-    fn call<T, F>(&self, command: impl FnOnce(config::Etcd) -> F) -> Result<(), CliError>
+    fn call<T, F>(&self, command: impl FnOnce(Etcd) -> F, text: fn(&T) -> String) -> Result<(), CliError>
     where
-        T: serde::Serialize + std::fmt::Display,
-        F: Future<Output = Result<T, StoreError>>,
+        T: Serialize,
+        F: Future<Output = Result<T, NodeError>>,
     {
-        let answer = runtime()?.block_on(command(self.etcd()?)).map_err(NodeError::from)?;
-        super::print(&self.format, &answer, |answer| format!("{answer}\n"))
+        let answer = runtime()?.block_on(command(self.etcd()?))?;
+        super::print(&self.format, &answer, |answer| text(answer) + "\n")
     }
 }
 
 pub(super) fn network(command: NetworkCommand) -> Result<(), CliError> {
     match command {
         NetworkCommand::Init { text, common } => {
-            common.call(async move |etcd| commands::network_init(&etcd, &text).await)
+            common.call(async move |etcd| admin::network_init(&etcd, &text).await, network_text)
         }
-        NetworkCommand::Show { common } => common.call(async move |etcd| commands::network_show(&etcd).await),
+        NetworkCommand::Show { common } => {
+            common.call(async move |etcd| admin::network_show(&etcd).await, network_text)
+        }
         NetworkCommand::Set { text, common } => {
-            common.call(async move |etcd| commands::network_set(&etcd, &text).await)
+            common.call(async move |etcd| admin::network_set(&etcd, &text).await, network_text)
         }
     }
 }
@@ -107,10 +113,91 @@ pub(super) fn network(command: NetworkCommand) -> Result<(), CliError> {
 pub(super) fn leases(command: LeasesCommand) -> Result<(), CliError> {
     match command {
         LeasesCommand::List { expiry, common } => {
-            common.call(async move |etcd| commands::leases_list(&etcd, expiry).await)
+            common.call(async move |etcd| admin::leases_list(&etcd, expiry).await, leases_text)
         }
         LeasesCommand::Release { subnet, reserved, common } => {
-            common.call(async move |etcd| commands::leases_release(&etcd, subnet, reserved).await)
+            common.call(async move |etcd| admin::leases_release(&etcd, subnet, reserved).await, released_text)
         }
+    }
+}
+
+fn network_text(shown: &NetworkShown) -> String {
+    let mut lines: Vec<String> = shown.pools.iter().map(pool_line).collect();
+    lines.push(format!("backend   {}, port {}", shown.backend, shown.port));
+    lines.push(format!("key       {}", shown.key));
+    lines.push(format!("value     {}", shown.config));
+    if let Some(before) = &shown.before {
+        lines.push(format!("before    {before}"));
+        lines.push("restart hopsack on every host: running nodes keep the old configuration".to_owned());
+    }
+    lines.join("\n")
+}
+
+fn pool_line(pool: &PoolShown) -> String {
+    let PoolShown { network, subnet_len, min, max, capacity } = pool;
+    format!("network   {network}, subnets of /{subnet_len} from {min} to {max} ({capacity})")
+}
+
+fn leases_text(table: &LeaseTable) -> String {
+    let line = |cells: [&str; 5]| {
+        let [subnets, name, public, daemon, expires] = cells;
+        format!("{subnets:<36} {name:<20} {public:<24} {daemon:<9} {expires}")
+    };
+    let mut lines = vec![line(["SUBNET", "NODE", "PUBLIC", "DAEMON", "EXPIRES"])];
+    for row in &table.leases {
+        let expires = match (row.reserved, row.expires_in) {
+            (true, _) => "never (reserved)".to_owned(),
+            (false, Some(seconds)) => format!("in {}h {:02}m", seconds / 3600, seconds / 60 % 60),
+            (false, None) => "-".to_owned(),
+        };
+        let (subnets, public) = (joined(&row.subnets, " and "), joined(&row.public, ","));
+        lines.push(line([&subnets, &row.name, &public, &row.daemon, &expires]));
+    }
+    for (network, used, capacity) in &table.used {
+        lines.push(format!("{used} of {capacity} subnets of {network} are taken"));
+    }
+    lines.extend(table.bad.iter().map(|(key, reason)| format!("{key}: {reason}")));
+    lines.join("\n")
+}
+
+fn released_text(released: &Released) -> String {
+    let subnets = joined(&released.lease.subnets, " and ");
+    format!(
+        "released {subnets} of {}; if that node still runs, it takes the subnet again",
+        released.lease.name
+    )
+}
+
+fn joined<T: ToString>(items: &[T], separator: &str) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(separator)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lease_table_shows_reservations_and_expiry() {
+        let row = |name: &str, reserved, expires_in| admin::LeaseRow {
+            subnets: vec!["10.1.2.0/24".parse().expect("a prefix")],
+            name: name.to_owned(),
+            public: vec!["192.0.2.1".parse().expect("an address")],
+            daemon: "hopsack".to_owned(),
+            node_id: None,
+            reserved,
+            expires_in,
+        };
+        let table = LeaseTable {
+            revision: 7,
+            leases: vec![row("alpha", true, None), row("beta", false, Some(3725)), row("gamma", false, None)],
+            bad: vec![("/p/subnets/x".to_owned(), "why".to_owned())],
+            used: vec![("10.1.0.0/16".parse().expect("a prefix"), 2, 255)],
+        };
+        let text = leases_text(&table);
+        let last_words: Vec<&str> = text.lines().map(|line| line.rsplit("  ").next().expect("one")).collect();
+        assert_eq!(last_words[0], "EXPIRES");
+        assert!(text.contains("alpha") && last_words[1].ends_with("never (reserved)"), "{text}");
+        assert!(last_words[2].ends_with("in 1h 02m") && last_words[3].ends_with('-'), "{text}");
+        assert_eq!(last_words[4..], ["2 of 255 subnets of 10.1.0.0/16 are taken", "/p/subnets/x: why"]);
     }
 }

@@ -8,12 +8,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::join::{bind_metrics, bind_udp, local, privileged};
+use super::store_settings::{etcd_settings, settings};
 use super::{NodeError, dataplane, device, underlay};
 use crate::config::{self, Config};
 use crate::control::running_daemon;
 use crate::netlink::Netlink;
-use crate::store::Store;
-use crate::store::etcd::commands;
+use crate::store::{Store, admin};
 use crate::sys::Capabilities;
 
 /// One question and its answer.
@@ -90,8 +90,8 @@ async fn of_the_network(config: &Config, running: bool, findings: &mut Findings)
         config::Store::File { .. } => of_the_file(config, &underlay, running, findings).await,
         config::Store::Etcd(etcd) => {
             // Joining would take a lease; a check only looks.
-            let shown = commands::network_show(etcd).await.map_err(NodeError::from);
-            let text = |shown: commands::NetworkShown| format!("etcd has the network {}", shown.config);
+            let shown = admin::network_show(&etcd_settings(etcd)).await.map_err(NodeError::from);
+            let text = |shown: admin::NetworkShown| format!("etcd has the network {}", shown.config);
             findings.add("store", shown.map(text));
             port(running, (underlay.addresses[0], config.overlay.port).into(), findings);
         }
@@ -100,7 +100,7 @@ async fn of_the_network(config: &Config, running: bool, findings: &mut Findings)
 }
 
 async fn of_the_file(config: &Config, underlay: &underlay::Underlay, running: bool, findings: &mut Findings) {
-    let (store, opened) = match Store::open(&config.store, &underlay.addresses).await {
+    let (store, opened) = match Store::open(&settings(&config.store), &underlay.addresses).await {
         Ok(opened) => opened,
         Err(error) => return findings.add("store", Err(error.into())),
     };

@@ -9,13 +9,14 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 
 use super::signals::{Signals, notify};
+use super::store_settings::settings;
 use super::underlay::Underlay;
 use super::{NodeError, security};
 use crate::config::{Config, Origin};
 use crate::observe::Registry;
 use crate::packet::{Family, outer_overhead};
 use crate::route::{Local, Networks};
-use crate::store::{Opened, Store, StoreError};
+use crate::store::{Opened, Store};
 use crate::sys::{Capabilities, udp};
 
 /// Opens the store, and waits for one that cannot be reached: `None` if a signal ended the wait.
@@ -26,13 +27,14 @@ pub(super) async fn open_store(
     signals: &mut Signals,
 ) -> Result<Option<(Store, Opened)>, NodeError> {
     tracing::info!(store = config.store.describe(), "asking for this host's place in the cluster");
+    let settings = settings(&config.store);
     let (mut pause, mut said) = (Duration::from_millis(500), String::new());
     loop {
         let problem = tokio::select! {
-            opened = Store::open(&config.store, &underlay.addresses) => match opened {
+            opened = Store::open(&settings, &underlay.addresses) => match opened {
                 Ok(opened) => return Ok(Some(opened)),
-                Err(StoreError::Invalid(text)) => return Err(NodeError::Invalid(text)),
-                Err(StoreError::Unreachable(text)) => text,
+                Err(error) if error.is_permanent() => return Err(error.into()),
+                Err(error) => error.text,
             },
             name = signals.end() => {
                 tracing::info!("{name}: stopping");

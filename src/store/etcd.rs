@@ -11,14 +11,13 @@
 //! revision on or cancelled).
 #![forbid(unsafe_code)]
 
-mod acquire;
+pub(super) mod acquire;
 mod agent;
 mod backoff;
-mod client;
-pub mod commands;
+pub(super) mod client;
 mod health;
 mod liveness;
-mod map;
+pub(super) mod map;
 mod renew;
 mod snapshot;
 mod watch;
@@ -37,9 +36,10 @@ use client::{Endpoints, Failure, FailureKind, Session};
 pub use health::{Health, Renewals, Resyncs};
 use snapshot::Snapshot;
 
+use super::error::{ErrorCode, SnapshotError, StoreError};
 use super::flannel::{Attributes, DEFAULT_PORT, Identity, Keys, Network};
-use super::{Cluster, Opened, StoreError, Update};
-use crate::config;
+use super::settings::EtcdSettings;
+use super::update::{Cluster, Notice, NoticeCode, Opened, Update};
 use crate::route::{Abilities, Announced, Lease, Public};
 
 /// How long a start without map on disk waits for etcd before it fails, and the service manager tries again.
@@ -60,12 +60,14 @@ pub struct EtcdStore {
 
 impl EtcdStore {
     /// Joins the cluster as the host that is reached at `addresses`: of each family the first is published.
-    pub async fn open(config: &config::Etcd, addresses: &[IpAddr]) -> Result<(Self, Opened), StoreError> {
-        let mut endpoints = Endpoints::new(config).map_err(StoreError::Invalid)?;
+    pub async fn open(config: &EtcdSettings, addresses: &[IpAddr]) -> Result<(Self, Opened), StoreError> {
+        let mut endpoints =
+            Endpoints::new(config).map_err(|text| StoreError::new(ErrorCode::Credentials, text))?;
         let node = Node {
             keys: Keys::new(&config.prefix),
             identity: Identity {
-                id: snapshot::node_id(&config.state_dir).map_err(StoreError::Invalid)?,
+                id: snapshot::node_id(&config.state_dir)
+                    .map_err(|text| StoreError::new(ErrorCode::NodeId, text))?,
                 name: config.node_name.clone().unwrap_or_else(|| snapshot::host_name(addresses)),
                 abilities: Abilities { secure: config.announced, ..Abilities::OURS },
             },
@@ -73,8 +75,9 @@ impl EtcdStore {
             ttl: config.lease_ttl,
         };
         if node.public == Public::default() {
-            return Err(StoreError::Invalid(
-                "this host has no address at which others reach it: set node.public_ip".into(),
+            return Err(StoreError::new(
+                ErrorCode::NoAddress,
+                "this host has no address at which other hosts reach it: set node.public_ip",
             ));
         }
         let saved = Snapshot::load(&config.state_dir);
@@ -92,12 +95,8 @@ impl EtcdStore {
                 (Joined::Before(saved, Box::new(network), failure), None)
             }
             (Err(NoLease::Failed(failure)), unusable) => {
-                let disk = match (saved, unusable) {
-                    (Err(problem), _) => format!("; the map on disk is refused: {problem}"),
-                    (_, Some(Err(problem))) => format!("; the map on disk is refused: {problem}"),
-                    _ => String::new(),
-                };
-                return Err(unreachable(&failure, &disk));
+                let refused = saved.err().or_else(|| unusable.and_then(Result::err));
+                return Err(failure.into_error().with_snapshot(refused));
             }
         };
         Ok(start(endpoints, node, config, joined, complaint))
@@ -190,18 +189,14 @@ fn public(addresses: &[IpAddr]) -> Public {
 /// with it, as a daemon that was not restarted would: its pods run, and most likely nobody could take it, because who
 /// cannot reach etcd can neither renew nor join (USERS: flannel#29). A host that was started anew has no pods to lose and
 /// may have been away for days: it waits, rather than share a subnet (flannel#1289).
-fn usable(saved: &Snapshot, node: &Node, boot: &str, now: SystemTime) -> Result<Network, String> {
+fn usable(saved: &Snapshot, node: &Node, boot: &str, now: SystemTime) -> Result<Network, SnapshotError> {
     if saved.prefix != node.keys.root() || saved.node_id != node.identity.id {
-        return Err("it is of another node or another store.prefix".into());
+        return Err(SnapshotError::OtherNode);
     }
     if saved.ran_out(now) && !saved.is_of_boot(boot) {
-        return Err(
-            "this node's lease has run out since and the host was started anew, another node may have its \
-                    subnet"
-                .into(),
-        );
+        return Err(SnapshotError::LeaseExpired);
     }
-    Network::parse(&saved.config)
+    Network::parse(&saved.config).map_err(SnapshotError::Network)
 }
 
 /// How we joined.
@@ -216,9 +211,9 @@ enum Joined {
 async fn join(
     endpoints: &mut Endpoints,
     node: &Node,
-    config: &config::Etcd,
-    saved: &Result<Option<Snapshot>, String>,
-    usable: &Option<Result<Network, String>>,
+    config: &EtcdSettings,
+    saved: &Result<Option<Snapshot>, SnapshotError>,
+    usable: &Option<Result<Network, SnapshotError>>,
 ) -> Result<(Session, Acquired), NoLease> {
     let mut previous: Vec<Vec<IpNet>> = Vec::new();
     previous.extend(saved.as_ref().ok().and_then(Option::as_ref).map(|saved| saved.own().subnets));
@@ -251,19 +246,6 @@ async fn ask(
     Ok((session, acquired))
 }
 
-fn unreachable(failure: &Failure, disk: &str) -> StoreError {
-    match failure.kind {
-        FailureKind::Denied => {
-            let mend = "see store.username, store.password_file and store.cert";
-            StoreError::Invalid(format!("etcd does not let us in: {failure}; {mend}{disk}"))
-        }
-        FailureKind::Unreachable | FailureKind::Compacted => {
-            let mend = "see that etcd runs and store.endpoints is right";
-            StoreError::Unreachable(format!("cannot read the map from etcd: {failure}; {mend}{disk}"))
-        }
-    }
-}
-
 /// Our lease, for the node.
 fn own_lease(own: &Own, node: &Node) -> Lease {
     let revision = u64::try_from(own.mod_revision).unwrap_or(0);
@@ -274,9 +256,9 @@ fn own_lease(own: &Own, node: &Node) -> Lease {
 fn start(
     endpoints: Endpoints,
     node: Node,
-    config: &config::Etcd,
+    config: &EtcdSettings,
     joined: Joined,
-    complaint: Option<String>,
+    complaint: Option<SnapshotError>,
 ) -> (EtcdStore, Opened) {
     let (updates, from_agent) = mpsc::channel(QUEUE);
     let (to_agent, commands) = mpsc::channel(8);
@@ -307,10 +289,11 @@ fn start(
     // Later versions and other addresses say something else in the same key.
     own.value = node.value();
     if let Some(sentence) = watch::about_bad(&bad) {
-        let _ = updates.try_send(Update::Notice(sentence));
+        let _ = updates.try_send(Update::Notice(Notice::new(NoticeCode::InvalidKeys, sentence)));
     }
     if let Some(complaint) = complaint {
-        let _ = updates.try_send(Update::Notice(format!("the map on disk was not used: {complaint}")));
+        let text = format!("the map on disk was refused: {complaint}");
+        let _ = updates.try_send(Update::Notice(Notice::new(NoticeCode::SnapshotRefused, text)));
     }
     let opened = Opened {
         cluster: Cluster { networks: network.networks(), port: Some(network.port.unwrap_or(DEFAULT_PORT)) },

@@ -29,8 +29,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Cluster, Opened, StoreError, Update};
-use crate::config;
+use super::error::{ErrorCode, StoreError};
+use super::update::{Cluster, Opened, Update};
 use crate::route::{Abilities, Announced, Change, Dialect, Fingerprint, Lease, Mode, Networks, Public};
 
 /// How often the file is looked at (one `stat`).
@@ -111,8 +111,9 @@ pub struct MapError {
 impl Map {
     /// Reads the text of a cluster file.
     pub fn parse(text: &str) -> Result<Self, MapError> {
-        let file: FileCluster = toml::from_str(text)
-            .map_err(|error| MapError::at(text, error.span().unwrap_or(0..0), config::one_line(&error)))?;
+        let file: FileCluster = toml::from_str(text).map_err(|error| {
+            MapError::at(text, error.span().unwrap_or(0..0), error.message().trim().replace('\n', ", "))
+        })?;
         let fail = |span: Range<usize>, problem: String| MapError::at(text, span, problem);
         let networks = networks(&file).map_err(|(span, problem)| fail(span, problem))?;
         let mut leases: Vec<Lease> = Vec::new();
@@ -132,9 +133,17 @@ impl Map {
 
 impl MapError {
     fn at(text: &str, span: Range<usize>, problem: String) -> Self {
-        let (line, column) = config::place(text, span.start);
+        let (line, column) = place(text, span.start);
         Self { line, column, problem }
     }
+}
+
+/// Line and column of a byte offset, both from 1.
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    (line, column)
 }
 
 type Problem = (Range<usize>, String);
@@ -309,21 +318,26 @@ impl FileStore {
         let seen = stamp(path);
         let text = std::fs::read_to_string(path).map_err(|error| {
             let problem = format!("cannot read the cluster file {}: {error}; ", path.display());
-            StoreError::Invalid(
+            StoreError::new(
+                ErrorCode::FileUnreadable,
                 problem + "write it (see configs/cluster.toml), or name another with store.path",
             )
         })?;
-        let map = Map::parse(&text).map_err(|e| StoreError::Invalid(format!("{}: {e}", path.display())))?;
+        let map = Map::parse(&text)
+            .map_err(|e| StoreError::new(ErrorCode::FileInvalid, format!("{}: {e}", path.display())))?;
         let own = addresses.iter().find_map(|address| {
             map.leases.iter().find(|lease| lease.public.iter().any(|known| known == *address)).cloned()
         });
         let Some(own) = own else {
             let ours: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-            return Err(StoreError::Invalid(format!(
-                "{} lists no host with this host's address {}: add it under [[hosts]], or set node.public_ip",
-                path.display(),
-                ours.join(" or "),
-            )));
+            return Err(StoreError::new(
+                ErrorCode::HostNotListed,
+                format!(
+                    "{} lists no host with this host's address {}: add it under [[hosts]], or set node.public_ip",
+                    path.display(),
+                    ours.join(" or "),
+                ),
+            ));
         };
         let opened = Opened { cluster: map.cluster.clone(), lease: own.clone(), snapshot: map.snapshot(1) };
         let cluster = map.cluster;

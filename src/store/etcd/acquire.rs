@@ -18,7 +18,7 @@ use super::client::{Failure, Guard, Kv, Listing, Session, Written};
 use super::liveness;
 use super::map::{Map, Reading, Record, read};
 use crate::route::Public;
-use crate::store::StoreError;
+use crate::store::error::{ErrorCode, StoreError};
 use crate::store::flannel::{Attributes, Identity, Keys, Network};
 
 /// Longest wait after a lost race, times the races lost so far.
@@ -26,41 +26,41 @@ const RACE_WAIT: Duration = Duration::from_millis(20);
 
 /// Who we are in etcd.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) keys: Keys,
-    pub(super) identity: Identity,
-    pub(super) public: Public,
-    pub(super) ttl: Duration,
+pub(crate) struct Node {
+    pub(crate) keys: Keys,
+    pub(crate) identity: Identity,
+    pub(crate) public: Public,
+    pub(crate) ttl: Duration,
 }
 
 impl Node {
     /// The value that our key has.
-    pub(super) fn value(&self) -> String {
+    pub(crate) fn value(&self) -> String {
         Attributes::ours(self.public, &self.identity).to_json()
     }
 
     /// We, for a sentence.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         Attributes::ours(self.public, &self.identity).writer()
     }
 }
 
 /// Our own lease, as last seen in etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Own {
-    pub(super) key: String,
-    pub(super) subnets: Vec<IpNet>,
+pub(crate) struct Own {
+    pub(crate) key: String,
+    pub(crate) subnets: Vec<IpNet>,
     /// As we wrote it, or are about to.
-    pub(super) value: String,
-    pub(super) mod_revision: i64,
+    pub(crate) value: String,
+    pub(crate) mod_revision: i64,
     /// etcd's lease; 0: a reservation, which does not run out.
-    pub(super) lease: i64,
-    pub(super) granted: Duration,
-    pub(super) expires: Option<SystemTime>,
+    pub(crate) lease: i64,
+    pub(crate) granted: Duration,
+    pub(crate) expires: Option<SystemTime>,
 }
 
 impl Own {
-    pub(super) fn kv(&self) -> Kv {
+    pub(crate) fn kv(&self) -> Kv {
         Kv {
             key: self.key.clone(),
             value: self.value.clone().into_bytes(),
@@ -70,34 +70,34 @@ impl Own {
     }
 
     /// It has its whole time again.
-    pub(super) fn renewed(&mut self) {
+    pub(crate) fn renewed(&mut self) {
         self.expires = (self.lease != 0).then(|| SystemTime::now() + self.granted);
     }
 
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         name(&self.subnets)
     }
 }
 
 /// Subnets for a sentence.
-pub(super) fn name(subnets: &[IpNet]) -> String {
+pub(crate) fn name(subnets: &[IpNet]) -> String {
     subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }
 
 /// What joining brought.
 #[derive(Debug)]
-pub(super) struct Acquired {
-    pub(super) own: Own,
-    pub(super) network: Network,
-    pub(super) config: String,
-    pub(super) map: Map,
+pub(crate) struct Acquired {
+    pub(crate) own: Own,
+    pub(crate) network: Network,
+    pub(crate) config: String,
+    pub(crate) map: Map,
     /// Keys that are no leases.
-    pub(super) bad: Vec<(String, String)>,
+    pub(crate) bad: Vec<(String, String)>,
 }
 
 /// Why there is no lease.
 #[derive(Debug)]
-pub(super) enum NoLease {
+pub(crate) enum NoLease {
     /// etcd did not answer.
     Failed(Failure),
     /// There is none for us.
@@ -112,7 +112,7 @@ impl From<Failure> for NoLease {
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Plan {
+pub(crate) enum Plan {
     /// This lease is ours: make it say so.
     Adopt(Record),
     /// This lease is ours, but the configuration has no place for it: delete it.
@@ -123,14 +123,14 @@ pub(super) enum Plan {
 
 /// What a list says about leases, whether they fit the configuration or not.
 #[derive(Debug, Default)]
-pub(super) struct Holdings {
-    pub(super) records: Vec<Record>,
+pub(crate) struct Holdings {
+    pub(crate) records: Vec<Record>,
     /// Subnets that have a key, be its value good or bad.
-    pub(super) taken: Vec<IpNet>,
+    pub(crate) taken: Vec<IpNet>,
 }
 
 impl Holdings {
-    pub(super) fn of(keys: &Keys, kvs: &[Kv]) -> Self {
+    pub(crate) fn of(keys: &Keys, kvs: &[Kv]) -> Self {
         let mut holdings = Self::default();
         for kv in kvs {
             match read(keys, None, kv) {
@@ -151,7 +151,7 @@ impl Holdings {
 }
 
 /// Decides what to do about `holdings`. `previous`: what we held before, the likeliest first.
-pub(super) fn plan(
+pub(crate) fn plan(
     holdings: &Holdings,
     network: &Network,
     node: &Node,
@@ -163,7 +163,7 @@ pub(super) fn plan(
     let foreign = |record: &&Record| record.node_id().is_some() && !ours(record);
 
     if let Some(other) = holdings.records.iter().filter(at_our_address).find(foreign) {
-        return Err(StoreError::Invalid(clash(node, other)));
+        return Err(StoreError::new(ErrorCode::AddressTaken, clash(node, other)));
     }
     let held = holdings.records.iter().find(ours).or_else(|| holdings.records.iter().find(at_our_address));
     if let Some(held) = held {
@@ -171,13 +171,16 @@ pub(super) fn plan(
             return Ok(Plan::Adopt(held.clone()));
         }
         if held.is_reserved() {
-            return Err(StoreError::Invalid(format!(
-                "{} is reserved for this host ({}), but the network configuration hands out no such subnet: delete \
+            return Err(StoreError::new(
+                ErrorCode::ReservationOutside,
+                format!(
+                    "{} is reserved for this host ({}), but the network configuration hands out no such subnet: delete \
                  the key {}, or mend the configuration",
-                name(&held.subnets),
-                node.describe(),
-                held.kv.key,
-            )));
+                    name(&held.subnets),
+                    node.describe(),
+                    held.kv.key,
+                ),
+            ));
         }
         return Ok(Plan::Clear(held.clone()));
     }
@@ -186,7 +189,7 @@ pub(super) fn plan(
         return Ok(Plan::Create(subnets.clone()));
     }
     network.choose(&holdings.taken, random).map(Plan::Create).map_err(|full| {
-        StoreError::Unreachable(format!(
+        StoreError::new(ErrorCode::NetworkFull, format!(
             "all subnets of {full} are taken: see `hopsack leases list` and release what is not used, or wait for \
              leases of lost nodes to run out (24 h), or use a larger network",
         ))
@@ -194,7 +197,7 @@ pub(super) fn plan(
 }
 
 /// Two nodes, one address.
-pub(super) fn clash(node: &Node, other: &Record) -> String {
+pub(crate) fn clash(node: &Node, other: &Record) -> String {
     let subnet = name(&other.subnets);
     format!(
         "{} has the lease of {subnet} with an address of this node, {}: set node.public_ip to an address that only \
@@ -206,29 +209,36 @@ pub(super) fn clash(node: &Node, other: &Record) -> String {
 }
 
 /// The network configuration in a list.
-pub(super) fn network_of(keys: &Keys, listing: &Listing) -> Result<(Network, String), StoreError> {
+pub(crate) fn network_of(keys: &Keys, listing: &Listing) -> Result<(Network, String), StoreError> {
     let key = keys.config();
     let Some(kv) = listing.kvs.iter().find(|kv| kv.key == key) else {
-        return Err(StoreError::Unreachable(format!(
-            "etcd has no network configuration ({key}): write one with `hopsack network init`"
-        )));
+        return Err(StoreError::new(
+            ErrorCode::NetworkMissing,
+            format!("etcd has no network configuration ({key}): write one with `hopsack network init`"),
+        ));
     };
     let text = String::from_utf8_lossy(&kv.value).into_owned();
     let network = Network::parse(&text).map_err(|problem| {
-        StoreError::Invalid(format!("the network configuration in etcd ({key}) is wrong: {problem}"))
+        StoreError::new(
+            ErrorCode::NetworkInvalid,
+            format!("the network configuration in etcd ({key}) is wrong: {problem}"),
+        )
     })?;
     if network.backend != "udp" {
-        return Err(StoreError::Invalid(format!(
-            "the network configuration in etcd ({key}) asks for the backend {}: this version of hopsack has udp \
+        return Err(StoreError::new(
+            ErrorCode::BackendUnsupported,
+            format!(
+                "the network configuration in etcd ({key}) asks for the backend {}: this version of hopsack has udp \
              only",
-            network.backend
-        )));
+                network.backend
+            ),
+        ));
     }
     Ok((network, text))
 }
 
 /// Joins: lists, plans and does it until it is done.
-pub(super) async fn acquire(
+pub(crate) async fn acquire(
     session: &mut Session,
     node: &Node,
     previous: &[Vec<IpNet>],
@@ -246,7 +256,10 @@ pub(super) async fn acquire(
             Plan::Adopt(record)
                 if is_elsewhere(node, &record) && liveness::is_alive(session, node).await? =>
             {
-                return Err(NoLease::Refused(StoreError::Invalid(liveness::refusal(node, &record))));
+                return Err(NoLease::Refused(StoreError::new(
+                    ErrorCode::StateCopied,
+                    liveness::refusal(node, &record),
+                )));
             }
             Plan::Adopt(record) => adopt(session, node, &record).await?,
             Plan::Clear(record) => {
@@ -341,7 +354,7 @@ async fn create(
 
 /// What must hold for a lease of `subnets` to be made. With both families two nodes may choose one IPv6 subnet under
 /// different keys, so there all keys are guarded: slower when many start together, but never two for one subnet.
-pub(super) fn guard(node: &Node, key: &str, subnets: &[IpNet], listed: i64) -> Guard {
+pub(crate) fn guard(node: &Node, key: &str, subnets: &[IpNet], listed: i64) -> Guard {
     match subnets {
         [_] => Guard::NoKey(key.to_owned()),
         _ => Guard::Unwritten(node.keys.subnets(), listed),

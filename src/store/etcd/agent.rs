@@ -23,7 +23,7 @@ use super::renew::{self, How, Kept};
 use super::snapshot::Snapshot;
 use crate::route::{Announced, Public};
 use crate::store::flannel::Network;
-use crate::store::{Lost, Update};
+use crate::store::update::{Lost, Update};
 
 /// Between lists that look for drift, give or take a quarter. One range read a node: 5,000 nodes make 17 a second.
 const RELIST: Duration = Duration::from_secs(300);
@@ -32,7 +32,7 @@ const SAVE: Duration = Duration::from_secs(2);
 
 /// What the node asks of the agent.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(crate) enum Command {
     Relist,
     Readdress(Public),
     Verify,
@@ -42,7 +42,7 @@ pub(super) enum Command {
 
 /// Why the loop over a connection ended.
 #[derive(Debug)]
-pub(super) enum End {
+pub(crate) enum End {
     Failed(Failure),
     Lost(Lost),
     /// Our address is another: the connection may hang on the old one, which would take seconds to notice.
@@ -57,26 +57,26 @@ impl From<Failure> for End {
 }
 
 #[derive(Debug)]
-pub(super) struct Agent {
-    pub(super) endpoints: Endpoints,
-    pub(super) node: Node,
-    pub(super) network: Network,
+pub(crate) struct Agent {
+    pub(crate) endpoints: Endpoints,
+    pub(crate) node: Node,
+    pub(crate) network: Network,
     /// The network configuration as it is in etcd.
-    pub(super) config: String,
-    pub(super) own: Own,
-    pub(super) map: Map,
+    pub(crate) config: String,
+    pub(crate) own: Own,
+    pub(crate) map: Map,
     /// Whether this process has seen etcd: a map from disk may be wrong in any way.
-    pub(super) seen: bool,
-    pub(super) state_dir: PathBuf,
-    pub(super) revoke_on_exit: bool,
-    pub(super) updates: mpsc::Sender<Update>,
-    pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) health: watch::Sender<Health>,
+    pub(crate) seen: bool,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) revoke_on_exit: bool,
+    pub(crate) updates: mpsc::Sender<Update>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) health: watch::Sender<Health>,
     /// Keys of nodes at our address that were reported.
-    pub(super) clashes: BTreeSet<String>,
-    pub(super) in_trouble: bool,
+    pub(crate) clashes: BTreeSet<String>,
+    pub(crate) in_trouble: bool,
     /// Our lease in etcd has an older address than we.
-    pub(super) moved: bool,
+    pub(crate) moved: bool,
 }
 
 /// What is due when.
@@ -88,7 +88,7 @@ struct Timers {
 
 impl Agent {
     /// Runs until the store is dropped or closed, or the lease is lost. `session`: the connection that made the map.
-    pub(super) async fn run(mut self, mut session: Option<Session>) {
+    pub(crate) async fn run(mut self, mut session: Option<Session>) {
         let mut backoff = Backoff::default();
         loop {
             let end = match session.take() {
@@ -240,7 +240,7 @@ impl Agent {
     }
 
     /// Sees to our lease.
-    pub(super) async fn keep(&mut self, session: &mut Session) -> Result<(), End> {
+    pub(crate) async fn keep(&mut self, session: &mut Session) -> Result<(), End> {
         match renew::keep(session, &self.node, &mut self.own).await {
             Ok(Kept::Lost(lost)) => Err(End::Lost(lost)),
             Ok(Kept::Yes(how, notice)) => {
@@ -273,7 +273,7 @@ impl Agent {
         self.own.value = self.node.value();
     }
 
-    pub(super) async fn connected(&mut self) {
+    pub(crate) async fn connected(&mut self) {
         self.health.send_modify(|health| {
             health.connected = true;
             health.stale_since = None;
@@ -286,7 +286,7 @@ impl Agent {
     }
 
     /// Puts what is known into `health`: what may change a thousand times a second.
-    pub(super) fn note(&self) {
+    pub(crate) fn note(&self) {
         self.health.send_modify(|health| {
             health.revision = self.map.revision();
             health.leases = self.map.len();
@@ -295,7 +295,7 @@ impl Agent {
     }
 
     /// The same, with what takes a look at every lease.
-    pub(super) fn note_all(&self) {
+    pub(crate) fn note_all(&self) {
         let taken: Vec<_> = self.map.records().flat_map(|record| &record.subnets).copied().collect();
         self.health.send_modify(|health| {
             health.bad_keys.clone_from(self.map.bad());
@@ -335,11 +335,11 @@ impl Agent {
     }
 
     /// Nobody listens any more: then nothing needs to be said.
-    pub(super) async fn say(&self, update: Update) {
+    pub(crate) async fn say(&self, update: Update) {
         let _ = self.updates.send(update).await;
     }
 }
 
-pub(super) fn unreachable_end(session: &Session, what: &str) -> End {
+pub(crate) fn unreachable_end(session: &Session, what: &str) -> End {
     End::Failed(Failure::new(session.endpoint(), what, FailureKind::Unreachable))
 }

@@ -8,17 +8,17 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 /// A random number.
-pub(super) fn number() -> u64 {
+pub(crate) fn number() -> u64 {
     RandomState::new().hash_one(0u8)
 }
 
 /// A random number below `bound`; 0 if that is 0.
-pub(super) fn below(bound: u64) -> u64 {
+pub(crate) fn below(bound: u64) -> u64 {
     number().checked_rem(bound).unwrap_or(0)
 }
 
 /// `whole`, give or take a part of it: `parts` = 4 means from three to five quarters.
-pub(super) fn around(whole: Duration, parts: u32) -> Duration {
+pub(crate) fn around(whole: Duration, parts: u32) -> Duration {
     let part = whole / parts;
     let nanos = u64::try_from(part.as_nanos() * 2).unwrap_or(u64::MAX);
     whole - part + Duration::from_nanos(below(nanos.saturating_add(1)))
@@ -26,7 +26,7 @@ pub(super) fn around(whole: Duration, parts: u32) -> Duration {
 
 /// Waits between attempts: 100 ms doubling to 5 s, each anything from half of that on.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     attempts: u32,
 }
 
@@ -34,7 +34,7 @@ impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
     const MOST: Duration = Duration::from_secs(5);
 
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let doubled = Self::FIRST * (1 << self.attempts.min(6));
         self.attempts = self.attempts.saturating_add(1);
         let wait = doubled.min(Self::MOST);

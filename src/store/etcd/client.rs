@@ -22,7 +22,8 @@ use etcd_client::{
 };
 
 use super::backoff;
-use crate::config;
+use crate::store::error::{ErrorCode, StoreError};
+use crate::store::settings::EtcdSettings;
 
 /// For one call. A list of 5,000 leases (1.5 MB) takes 50 ms on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,46 +39,73 @@ const MAX_MESSAGE: usize = 64 << 20;
 /// Why a call brought nothing.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{endpoint}: {what}")]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     endpoint: String,
     what: String,
-    pub(super) kind: FailureKind,
+    pub(crate) kind: FailureKind,
 }
 
 /// What can be done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FailureKind {
+pub(crate) enum FailureKind {
     /// Try again, elsewhere.
     Unreachable,
     /// We are not let in.
     Denied,
-    /// The revision is older than what etcd remembers.
-    Compacted,
+    /// etcd does not have the revision: it was compacted, or etcd was restored from a backup that is older.
+    RevisionGone,
 }
 
 impl Failure {
-    pub(super) fn new(endpoint: &str, what: impl Into<String>, kind: FailureKind) -> Self {
+    pub(crate) fn new(endpoint: &str, what: impl Into<String>, kind: FailureKind) -> Self {
         Self { endpoint: endpoint.to_owned(), what: what.into(), kind }
     }
 
     fn of(endpoint: &str, error: &Error) -> Self {
-        let mut kind = FailureKind::Unreachable;
-        if let Error::GRpcStatus(status) = error {
-            if status.message().contains("has been compacted") {
-                kind = FailureKind::Compacted;
-            } else if is_denied(status.message()) {
-                kind = FailureKind::Denied;
-            }
+        Self::new(endpoint, sentence(error), FailureKind::of(error))
+    }
+
+    /// The error that ends a start or an operator command.
+    pub(crate) fn into_error(self) -> StoreError {
+        match self.kind {
+            FailureKind::Denied => StoreError::new(
+                ErrorCode::Denied,
+                format!(
+                    "etcd refuses access: {self}; check store.username, store.password_file and store.cert"
+                ),
+            ),
+            FailureKind::Unreachable | FailureKind::RevisionGone => StoreError::new(
+                ErrorCode::Unreachable,
+                format!(
+                    "cannot read the map from etcd: {self}; check that etcd runs and that store.endpoints is right"
+                ),
+            ),
         }
-        Self::new(endpoint, sentence(error), kind)
     }
 }
 
-/// etcd says these under several codes (`api/v3rpc/rpctypes/error.go`).
-fn is_denied(message: &str) -> bool {
-    ["authentication failed", "permission denied", "user name is empty", "invalid auth token"]
-        .iter()
-        .any(|text| message.contains(text))
+/// Numbers of gRPC status codes (`doc/statuscodes.md` in grpc/grpc).
+const INVALID_ARGUMENT: i32 = 3;
+const PERMISSION_DENIED: i32 = 7;
+const OUT_OF_RANGE: i32 = 11;
+const UNAUTHENTICATED: i32 = 16;
+
+impl FailureKind {
+    /// By gRPC code, as etcd assigns them in `api/v3rpc/rpctypes/error.go`. `OutOfRange` is a revision that was
+    /// compacted, or one that is above etcd's own. A wrong password and a missing user name share `InvalidArgument` with
+    /// unrelated errors, so only there the message decides.
+    fn of(error: &Error) -> Self {
+        let Error::GRpcStatus(status) = error else { return Self::Unreachable };
+        let text_says = |text: &str| status.message().contains(text);
+        match i32::from(status.code()) {
+            OUT_OF_RANGE => Self::RevisionGone,
+            PERMISSION_DENIED | UNAUTHENTICATED => Self::Denied,
+            INVALID_ARGUMENT if text_says("authentication failed") || text_says("user name is empty") => {
+                Self::Denied
+            }
+            _ => Self::Unreachable,
+        }
+    }
 }
 
 /// The innermost cause: the outer ones say only that there was one.
@@ -97,16 +125,16 @@ fn sentence(error: &Error) -> String {
 
 /// A key as etcd holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Kv {
-    pub(super) key: String,
-    pub(super) value: Vec<u8>,
-    pub(super) mod_revision: i64,
+pub(crate) struct Kv {
+    pub(crate) key: String,
+    pub(crate) value: Vec<u8>,
+    pub(crate) mod_revision: i64,
     /// 0: none.
-    pub(super) lease: i64,
+    pub(crate) lease: i64,
 }
 
 impl Kv {
-    pub(super) fn of(kv: &KeyValue) -> Self {
+    pub(crate) fn of(kv: &KeyValue) -> Self {
         Self {
             key: String::from_utf8_lossy(kv.key()).into_owned(),
             value: kv.value().to_vec(),
@@ -118,14 +146,14 @@ impl Kv {
 
 /// Everything under the prefix at one revision.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Listing {
-    pub(super) revision: i64,
-    pub(super) kvs: Vec<Kv>,
+pub(crate) struct Listing {
+    pub(crate) revision: i64,
+    pub(crate) kvs: Vec<Kv>,
 }
 
 /// What must still hold for a write to happen.
 #[derive(Debug, Clone)]
-pub(super) enum Guard {
+pub(crate) enum Guard {
     /// No key begins so: neither this lease, nor one of the same IPv4 subnet with some IPv6 subnet.
     NoKey(String),
     /// No key that begins so was written after this revision.
@@ -151,7 +179,7 @@ impl Guard {
 
 /// What a guarded write brought.
 #[derive(Debug)]
-pub(super) enum Written {
+pub(crate) enum Written {
     /// It happened at this revision.
     At(i64),
     /// It didn't: this is what is there.
@@ -160,7 +188,7 @@ pub(super) enum Written {
 
 /// Where etcd is, and how it is spoken to.
 #[derive(Debug)]
-pub(super) struct Endpoints {
+pub(crate) struct Endpoints {
     urls: Vec<String>,
     next: usize,
     options: ConnectOptions,
@@ -168,7 +196,7 @@ pub(super) struct Endpoints {
 
 impl Endpoints {
     /// Reads certificates and password. The error is a sentence with the mend.
-    pub(super) fn new(config: &config::Etcd) -> Result<Self, String> {
+    pub(crate) fn new(config: &EtcdSettings) -> Result<Self, String> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(CONNECT_PATIENCE)
             .with_keep_alive(PING, PING_PATIENCE)
@@ -196,12 +224,12 @@ impl Endpoints {
     }
 
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.urls.len()
     }
 
     /// Turns to the next endpoint.
-    pub(super) async fn connect(&mut self) -> Result<Session, Failure> {
+    pub(crate) async fn connect(&mut self) -> Result<Session, Failure> {
         let url = self.urls[self.next % self.urls.len()].clone();
         self.next = self.next.wrapping_add(1);
         let connect = Client::connect([url.as_str()], Some(self.options.clone()));
@@ -218,7 +246,7 @@ impl Endpoints {
     }
 
     /// The next connection goes where the last one went.
-    pub(super) fn same_again(&mut self) {
+    pub(crate) fn same_again(&mut self) {
         self.next = self.next.wrapping_add(self.urls.len() - 1);
     }
 }
@@ -243,7 +271,7 @@ fn secret(key: &str, path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// One connection.
-pub(super) struct Session {
+pub(crate) struct Session {
     kv: KvClient,
     watch: WatchClient,
     lease: LeaseClient,
@@ -257,12 +285,12 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    pub(super) fn endpoint(&self) -> &str {
+    pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
     /// One range read of everything under `root`, now or as it was at a revision.
-    pub(super) async fn list(&mut self, root: &str, at: Option<i64>) -> Result<Listing, Failure> {
+    pub(crate) async fn list(&mut self, root: &str, at: Option<i64>) -> Result<Listing, Failure> {
         let options = GetOptions::new().with_prefix().with_revision(at.unwrap_or(0));
         let response = call(&self.endpoint, self.kv.get(root, Some(options))).await?;
         // etcd's header says the newest revision, whichever was asked for.
@@ -272,14 +300,14 @@ impl Session {
     }
 
     /// One key, and etcd's revision.
-    pub(super) async fn get(&mut self, key: &str) -> Result<(Option<Kv>, i64), Failure> {
+    pub(crate) async fn get(&mut self, key: &str) -> Result<(Option<Kv>, i64), Failure> {
         let response = call(&self.endpoint, self.kv.get(key, None)).await?;
         let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
         Ok((response.kvs().first().map(Kv::of), revision))
     }
 
     /// Writes `key` if the guard holds.
-    pub(super) async fn put(
+    pub(crate) async fn put(
         &mut self,
         key: &str,
         value: &str,
@@ -291,7 +319,7 @@ impl Session {
     }
 
     /// Deletes `key` if the guard holds.
-    pub(super) async fn delete(&mut self, key: &str, guard: &Guard) -> Result<Written, Failure> {
+    pub(crate) async fn delete(&mut self, key: &str, guard: &Guard) -> Result<Written, Failure> {
         self.guarded(key, guard, TxnOp::delete(key, None)).await
     }
 
@@ -310,18 +338,18 @@ impl Session {
     }
 
     /// A new etcd lease: its id, and the time to live that etcd made of ours.
-    pub(super) async fn grant(&mut self, ttl: Duration) -> Result<(i64, Duration), Failure> {
+    pub(crate) async fn grant(&mut self, ttl: Duration) -> Result<(i64, Duration), Failure> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         let response = call(&self.endpoint, self.lease.grant(seconds, None)).await?;
         Ok((response.id(), seconds_of(response.ttl())))
     }
 
-    pub(super) async fn revoke(&mut self, lease: i64) -> Result<(), Failure> {
+    pub(crate) async fn revoke(&mut self, lease: i64) -> Result<(), Failure> {
         call(&self.endpoint, self.lease.revoke(lease)).await.map(drop)
     }
 
     /// Gives an etcd lease its whole time again; `false`: it ran out.
-    pub(super) async fn keep_alive(&mut self, lease: i64) -> Result<bool, Failure> {
+    pub(crate) async fn keep_alive(&mut self, lease: i64) -> Result<bool, Failure> {
         match tokio::time::timeout(PATIENCE, self.lease.keep_alive(lease)).await {
             Ok(Ok(_keeper)) => Ok(true),
             Ok(Err(Error::LeaseKeepAliveError(_))) => Ok(false),
@@ -331,14 +359,14 @@ impl Session {
     }
 
     /// What is left of an etcd lease, and what it had; `None`: it ran out.
-    pub(super) async fn time_to_live(&mut self, lease: i64) -> Result<Option<(Duration, Duration)>, Failure> {
+    pub(crate) async fn time_to_live(&mut self, lease: i64) -> Result<Option<(Duration, Duration)>, Failure> {
         let response = call(&self.endpoint, self.lease.time_to_live(lease, None)).await?;
         let alive = response.ttl() > 0;
         Ok(alive.then(|| (seconds_of(response.ttl()), seconds_of(response.granted_ttl()))))
     }
 
     /// All changes under `root` from a revision on.
-    pub(super) async fn watch(&mut self, root: &str, from: i64) -> Result<WatchStream, Failure> {
+    pub(crate) async fn watch(&mut self, root: &str, from: i64) -> Result<WatchStream, Failure> {
         let options = WatchOptions::new().with_prefix().with_start_revision(from).with_progress_notify();
         call(&self.endpoint, self.watch.watch(root, Some(options))).await
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::acquire::{Node, name};
 use super::client::{Failure, Guard, Kv, Session, Written};
 use super::map::Record;
+use crate::store::update::{Notice, NoticeCode};
 
 /// A question outlives whoever asked it by no more.
 const TTL: Duration = Duration::from_secs(10);
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Asks. `true`: somebody answered for our id.
-pub(super) async fn is_alive(session: &mut Session, node: &Node) -> Result<bool, Failure> {
+pub(crate) async fn is_alive(session: &mut Session, node: &Node) -> Result<bool, Failure> {
     let key = node.keys.question(&node.identity.id);
     let (lease, _) = session.grant(TTL).await?;
     let answered = match session.put(&key, &node.describe(), lease, &Guard::NoKey(key.clone())).await? {
@@ -44,18 +45,21 @@ async fn wait(session: &mut Session, key: &str) -> Result<bool, Failure> {
 }
 
 /// Somebody asks for our id. Returns what the operator should know.
-pub(super) async fn answer(session: &mut Session, node: &Node, question: &Kv) -> Result<String, Failure> {
+pub(crate) async fn answer(session: &mut Session, node: &Node, question: &Kv) -> Result<Notice, Failure> {
     session.delete(&question.key, &Guard::Version(question.mod_revision)).await?;
     let who = String::from_utf8_lossy(&question.value);
-    Ok(format!(
-        "{who} has a copy of node.state_dir of this node, {}, and wanted its subnet: refused; delete node-id and map in \
+    Ok(Notice::new(
+        NoticeCode::StateCopied,
+        format!(
+            "{who} has a copy of node.state_dir of this node, {}, and wanted its subnet: refused; delete node-id and map in \
          that directory there",
-        node.describe()
+            node.describe()
+        ),
     ))
 }
 
 /// Why a copy may not join.
-pub(super) fn refusal(node: &Node, record: &Record) -> String {
+pub(crate) fn refusal(node: &Node, record: &Record) -> String {
     format!(
         "a living node with the id of this one, {}, holds {} as {}: node.state_dir was copied: delete node-id and map in it \
          here, and this node gets a subnet of its own",

@@ -18,25 +18,25 @@ use crate::store::flannel::{Attributes, Key, Keys};
 
 /// A lease and the key that says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) kv: Kv,
-    pub(super) subnets: Vec<IpNet>,
-    pub(super) attributes: Attributes,
+pub(crate) struct Record {
+    pub(crate) kv: Kv,
+    pub(crate) subnets: Vec<IpNet>,
+    pub(crate) attributes: Attributes,
 }
 
 impl Record {
     /// Its etcd lease, if it runs out.
-    pub(super) fn is_reserved(&self) -> bool {
+    pub(crate) fn is_reserved(&self) -> bool {
         self.kv.lease == 0
     }
 
     /// Whether it claims an address of `public`.
-    pub(super) fn claims(&self, public: &Public) -> bool {
+    pub(crate) fn claims(&self, public: &Public) -> bool {
         self.attributes.public.iter().any(|theirs| public.iter().any(|ours: IpAddr| ours == theirs))
     }
 
     /// Who wrote it, if that was a hopsack.
-    pub(super) fn node_id(&self) -> Option<&str> {
+    pub(crate) fn node_id(&self) -> Option<&str> {
         self.attributes.identity.as_ref().map(|identity| identity.id.as_str())
     }
 
@@ -47,7 +47,7 @@ impl Record {
 
 /// What a key turned out to be.
 #[derive(Debug)]
-pub(super) enum Reading {
+pub(crate) enum Reading {
     Lease(Record),
     /// The name says which subnets are meant, if it does.
     Bad(Option<Vec<IpNet>>, String),
@@ -56,7 +56,7 @@ pub(super) enum Reading {
 }
 
 /// Reads one key. `networks`: where leases must lie; `None`: anywhere.
-pub(super) fn read(keys: &Keys, networks: Option<&Networks>, kv: &Kv) -> Reading {
+pub(crate) fn read(keys: &Keys, networks: Option<&Networks>, kv: &Kv) -> Reading {
     match keys.read(&kv.key) {
         Key::Config => Reading::Config,
         Key::Other => Reading::Other,
@@ -83,7 +83,7 @@ fn exposed(base: u64, revision: i64) -> u64 {
 
 /// All leases.
 #[derive(Debug, Clone)]
-pub(super) struct Map {
+pub(crate) struct Map {
     keys: Keys,
     networks: Networks,
     records: BTreeMap<String, Record>,
@@ -93,13 +93,13 @@ pub(super) struct Map {
 }
 
 impl Map {
-    pub(super) fn new(keys: &Keys, networks: Networks) -> Self {
+    pub(crate) fn new(keys: &Keys, networks: Networks) -> Self {
         let (records, bad) = (BTreeMap::new(), BTreeMap::new());
         Self { keys: keys.clone(), networks, records, bad, revision: 0, base: 0 }
     }
 
     /// Takes a list for all there is. Returns the keys that are newly bad.
-    pub(super) fn list(&mut self, listing: &Listing) -> Vec<(String, String)> {
+    pub(crate) fn list(&mut self, listing: &Listing) -> Vec<(String, String)> {
         if listing.revision < self.revision {
             self.base = exposed(self.base, self.revision);
         }
@@ -118,7 +118,7 @@ impl Map {
     }
 
     /// Takes a written key. Returns what it means for routes, and why it is bad if it is.
-    pub(super) fn put(&mut self, kv: &Kv) -> (Option<Event>, Option<String>) {
+    pub(crate) fn put(&mut self, kv: &Kv) -> (Option<Event>, Option<String>) {
         if kv.mod_revision <= self.known(&kv.key) {
             return (None, None);
         }
@@ -139,7 +139,7 @@ impl Map {
     }
 
     /// Takes a deleted key. Returns what it means for routes.
-    pub(super) fn delete(&mut self, key: &str, revision: i64) -> Option<Event> {
+    pub(crate) fn delete(&mut self, key: &str, revision: i64) -> Option<Event> {
         if revision <= self.known(key) {
             return None;
         }
@@ -148,40 +148,40 @@ impl Map {
     }
 
     /// Everything up to `revision` was delivered.
-    pub(super) fn reached(&mut self, revision: i64) {
+    pub(crate) fn reached(&mut self, revision: i64) {
         self.revision = self.revision.max(revision);
     }
 
     /// The whole map for the node.
-    pub(super) fn snapshot(&self) -> Change {
+    pub(crate) fn snapshot(&self) -> Change {
         let leases = self.records.values().map(|record| record.lease(self.base)).collect();
         Change::Snapshot { leases, revision: exposed(self.base, self.revision) }
     }
 
     /// etcd's revision.
-    pub(super) fn revision(&self) -> i64 {
+    pub(crate) fn revision(&self) -> i64 {
         self.revision
     }
 
-    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
     }
 
-    pub(super) fn record(&self, key: &str) -> Option<&Record> {
+    pub(crate) fn record(&self, key: &str) -> Option<&Record> {
         self.records.get(key)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.records.len()
     }
 
     /// Keys that are no leases though they stand where leases do, with reasons.
-    pub(super) fn bad(&self) -> &BTreeMap<String, String> {
+    pub(crate) fn bad(&self) -> &BTreeMap<String, String> {
         &self.bad
     }
 
     /// Leases of `self` and `other` that differ or are in one of them only.
-    pub(super) fn differences<'a>(&'a self, other: &'a Self) -> Vec<&'a str> {
+    pub(crate) fn differences<'a>(&'a self, other: &'a Self) -> Vec<&'a str> {
         let here = self.records.iter().filter(|(key, record)| other.records.get(*key) != Some(record));
         let there = other.records.keys().filter(|key| !self.records.contains_key(*key));
         here.map(|(key, _)| key.as_str()).chain(there.map(String::as_str)).collect()

@@ -10,16 +10,16 @@
 
 use super::acquire::{Holdings, Node, Own, guard, name};
 use super::client::{Failure, FailureKind, Guard, Kv, Session, Written};
-use crate::store::Lost;
 use crate::store::flannel::Attributes;
+use crate::store::update::{Lost, LostCause, Notice, NoticeCode};
 
 /// Whose our key is.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// It says what we say.
     Ours,
     /// It is ours, and says something else; what the operator should know about that, if anything.
-    Rewrite(Option<String>),
+    Rewrite(Option<Notice>),
     /// It is somebody else's.
     Stolen(Lost),
     /// There is no such key.
@@ -27,7 +27,7 @@ pub(super) enum Verdict {
 }
 
 /// Decides whose `found`, the key of our lease, is.
-pub(super) fn judge(node: &Node, own: &Own, found: Option<&Kv>) -> Verdict {
+pub(crate) fn judge(node: &Node, own: &Own, found: Option<&Kv>) -> Verdict {
     let Some(kv) = found else { return Verdict::Gone };
     if kv.value == own.value.as_bytes() {
         return Verdict::Ours;
@@ -35,7 +35,7 @@ pub(super) fn judge(node: &Node, own: &Own, found: Option<&Kv>) -> Verdict {
     let Ok(attributes) = Attributes::parse(&kv.value) else {
         let notice =
             format!("somebody wrote what is no lease into {}, the key of this node: written anew", kv.key);
-        return Verdict::Rewrite(Some(notice));
+        return Verdict::Rewrite(Some(Notice::new(NoticeCode::WrittenInvalid, notice)));
     };
     let theirs = attributes.writer();
     let our_address = attributes.public.iter().any(|address| node.public.iter().any(|ours| ours == address));
@@ -43,56 +43,62 @@ pub(super) fn judge(node: &Node, own: &Own, found: Option<&Kv>) -> Verdict {
         Some(identity) if identity.id == node.identity.id => match kv.mod_revision == own.mod_revision {
             // What we wrote ourselves, before our address or version changed.
             true => Verdict::Rewrite(None),
-            false if our_address => Verdict::Rewrite(Some(format!(
-                "another hopsack with the id and an address of this node wrote {}: stop one of the two",
-                kv.key
+            false if our_address => Verdict::Rewrite(Some(Notice::new(
+                NoticeCode::WrittenByTwin,
+                format!(
+                    "another hopsack with the id and an address of this node wrote {}: stop one of the two",
+                    kv.key
+                ),
             ))),
             false => {
                 let mend =
                     "node.state_dir was copied: delete node-id in it on one of the two, and restart that";
-                Verdict::Stolen(lost(node, &own.name(), &theirs, mend))
+                Verdict::Stolen(lost(node, LostCause::StateCopied, &own.name(), &theirs, mend))
             }
         },
         Some(_) => {
             let mend = "restart hopsack on this node to get another subnet";
-            Verdict::Stolen(lost(node, &own.name(), &theirs, mend))
+            Verdict::Stolen(lost(node, LostCause::Taken, &own.name(), &theirs, mend))
         }
-        None if our_address => Verdict::Rewrite(Some(format!(
-            "a flanneld with an address of this node wrote {}: stop one of the two; the key is written anew",
-            kv.key
+        None if our_address => Verdict::Rewrite(Some(Notice::new(
+            NoticeCode::WrittenByFlanneld,
+            format!(
+                "a flanneld with an address of this node wrote {}: stop one of the two; the key is written anew",
+                kv.key
+            ),
         ))),
         None => {
             let mend = "restart hopsack on this node to get another subnet";
-            Verdict::Stolen(lost(node, &own.name(), &theirs, mend))
+            Verdict::Stolen(lost(node, LostCause::Taken, &own.name(), &theirs, mend))
         }
     }
 }
 
-pub(super) fn lost(node: &Node, subnet: &str, theirs: &str, mend: &str) -> Lost {
+pub(crate) fn lost(node: &Node, cause: LostCause, subnet: &str, theirs: &str, mend: &str) -> Lost {
     let ours = node.describe();
     let reason = format!("the subnet {subnet} of this node, {ours}, is held by {theirs} now: {mend}");
-    Lost { ours, theirs: theirs.to_owned(), reason }
+    Lost { cause, ours, theirs: theirs.to_owned(), reason }
 }
 
 /// What keeping brought.
 #[derive(Debug)]
-pub(super) enum Kept {
+pub(crate) enum Kept {
     /// It is ours and has its whole time; maybe with something that the operator should know.
-    Yes(How, Option<String>),
+    Yes(How, Option<Notice>),
     /// It is somebody else's.
     Lost(Lost),
 }
 
 /// What had to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum How {
+pub(crate) enum How {
     Renewed,
     Rewritten,
     Recreated,
 }
 
 /// Looks at our key, sets it right, and gives it its whole time.
-pub(super) async fn keep(session: &mut Session, node: &Node, own: &mut Own) -> Result<Kept, Failure> {
+pub(crate) async fn keep(session: &mut Session, node: &Node, own: &mut Own) -> Result<Kept, Failure> {
     let mut notice = None;
     // Each turn ends it, unless somebody wrote meanwhile; who writes that often is not to be outrun.
     for _ in 0..10 {
@@ -117,7 +123,8 @@ pub(super) async fn keep(session: &mut Session, node: &Node, own: &mut Own) -> R
                 if let Some(lost) = taken(node, own, &Holdings::of(&node.keys, &listing.kvs)) {
                     return Ok(Kept::Lost(lost));
                 }
-                notice = Some(format!("the lease of {} had run out or been deleted: made anew", own.name()));
+                let text = format!("the lease of {} had run out or been deleted: made anew", own.name());
+                notice = Some(Notice::new(NoticeCode::LeaseRecreated, text));
                 (guard(node, &own.key, &own.subnets, listing.revision), false, How::Recreated)
             }
         };
@@ -154,7 +161,13 @@ fn taken(node: &Node, own: &Own, holdings: &Holdings) -> Option<Lost> {
         |net: &ipnet::IpNet| own.subnets.iter().any(|ours| ours.contains(net) || net.contains(ours));
     let thief = holdings.records.iter().find(|record| record.subnets.iter().any(overlaps))?;
     let theirs = format!("{} ({})", thief.attributes.writer(), name(&thief.subnets));
-    Some(lost(node, &own.name(), &theirs, "restart hopsack on this node to get another subnet"))
+    Some(lost(
+        node,
+        LostCause::Taken,
+        &own.name(),
+        &theirs,
+        "restart hopsack on this node to get another subnet",
+    ))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::acquire::Own;
 use super::client::{Kv, Listing};
+use crate::store::error::SnapshotError;
 
 const MAP: &str = "map";
 const NODE_ID: &str = "node-id";
@@ -26,13 +27,13 @@ const MAGIC: &str = "hopsack-map-1";
 
 /// The last map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Snapshot {
+pub(crate) struct Snapshot {
     /// Of all keys; a map of another cluster is none.
-    pub(super) prefix: String,
-    pub(super) node_id: String,
-    pub(super) revision: i64,
+    pub(crate) prefix: String,
+    pub(crate) node_id: String,
+    pub(crate) revision: i64,
     /// The network configuration, as it is in etcd.
-    pub(super) config: String,
+    pub(crate) config: String,
     /// Seconds since 1970.
     written: u64,
     /// The kernel's name for the time since the host was started; a map without is of another.
@@ -75,7 +76,7 @@ impl SavedKv {
 }
 
 impl Snapshot {
-    pub(super) fn new<'a>(
+    pub(crate) fn new<'a>(
         prefix: &str,
         node_id: &str,
         config: &str,
@@ -100,7 +101,7 @@ impl Snapshot {
         }
     }
 
-    pub(super) fn own(&self) -> Own {
+    pub(crate) fn own(&self) -> Own {
         Own {
             key: self.own.key.clone(),
             subnets: self.subnets.clone(),
@@ -113,12 +114,12 @@ impl Snapshot {
     }
 
     /// Our lease has run out by `now`.
-    pub(super) fn ran_out(&self, now: SystemTime) -> bool {
+    pub(crate) fn ran_out(&self, now: SystemTime) -> bool {
         self.own().expires.is_some_and(|expires| expires < now)
     }
 
     /// The host runs by this map again.
-    pub(super) fn taken_up(mut self, dir: &Path) -> Self {
+    pub(crate) fn taken_up(mut self, dir: &Path) -> Self {
         let boot = boot_id();
         if self.boot != boot {
             self.boot = boot;
@@ -130,32 +131,32 @@ impl Snapshot {
     }
 
     /// The host has not been started anew since: pods with addresses of our subnet may run.
-    pub(super) fn is_of_boot(&self, boot: &str) -> bool {
+    pub(crate) fn is_of_boot(&self, boot: &str) -> bool {
         !boot.is_empty() && self.boot == boot
     }
 
-    pub(super) fn written(&self) -> SystemTime {
+    pub(crate) fn written(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(self.written)
     }
 
-    pub(super) fn listing(&self) -> Listing {
+    pub(crate) fn listing(&self) -> Listing {
         Listing { revision: self.revision, kvs: self.leases.iter().map(SavedKv::kv).collect() }
     }
 
     /// Reads the last map. `None`: there is none. The error says what is wrong with the file.
-    pub(super) fn load(dir: &Path) -> Result<Option<Self>, String> {
+    pub(crate) fn load(dir: &Path) -> Result<Option<Self>, SnapshotError> {
         let path = dir.join(MAP);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(format!("{}: {error}", path.display())),
+            Err(error) => return Err(io_error(&path, &error)),
         };
-        unpack(&bytes).map(Some).map_err(|problem| format!("{}: {problem}", path.display()))
+        unpack(&path, &bytes).map(Some)
     }
 
     /// Writes the map in place of the last one.
-    pub(super) fn store(&self, dir: &Path) -> Result<(), String> {
-        replace(dir, MAP, &pack(self)).map_err(|error| format!("{}: {error}", dir.join(MAP).display()))
+    pub(crate) fn store(&self, dir: &Path) -> Result<(), SnapshotError> {
+        replace(dir, MAP, &pack(self)).map_err(|error| io_error(&dir.join(MAP), &error))
     }
 }
 
@@ -166,8 +167,13 @@ fn pack(saved: &Snapshot) -> Vec<u8> {
     out
 }
 
-fn unpack(bytes: &[u8]) -> Result<Snapshot, String> {
-    let damaged = || "it is damaged: delete it".to_owned();
+fn io_error(path: &Path, error: &std::io::Error) -> SnapshotError {
+    SnapshotError::Io { path: path.display().to_string(), error: error.to_string() }
+}
+
+fn unpack(path: &Path, bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
+    let path = || path.display().to_string();
+    let damaged = || SnapshotError::Damaged { path: path() };
     let line = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(damaged)?;
     let (head, body) = (std::str::from_utf8(&bytes[..line]).map_err(|_| damaged())?, &bytes[line + 1..]);
     match head.split(' ').collect::<Vec<_>>().as_slice() {
@@ -176,10 +182,11 @@ fn unpack(bytes: &[u8]) -> Result<Snapshot, String> {
             if !whole {
                 return Err(damaged());
             }
-            serde_json::from_slice(body).map_err(|error| format!("it is no map ({error}): delete it"))
+            serde_json::from_slice(body)
+                .map_err(|error| SnapshotError::NotAMap { path: path(), error: error.to_string() })
         }
         [other, ..] if other.starts_with("hopsack-map-") => {
-            Err(format!("it is of another version of hopsack ({other}, not {MAGIC}): delete it"))
+            Err(SnapshotError::OtherVersion { path: path(), format: (*other).to_owned() })
         }
         _ => Err(damaged()),
     }
@@ -203,12 +210,12 @@ fn replace(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 /// Another one each time that the host is started; empty if the kernel does not tell.
-pub(super) fn boot_id() -> String {
+pub(crate) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// This installation's id; made at the first start.
-pub(super) fn node_id(dir: &Path) -> Result<String, String> {
+pub(crate) fn node_id(dir: &Path) -> Result<String, String> {
     let path = dir.join(NODE_ID);
     let failed = |error: std::io::Error| {
         format!("{}: {error}: this node cannot keep its identity; set node.state_dir", path.display())
@@ -230,7 +237,7 @@ pub(super) fn node_id(dir: &Path) -> Result<String, String> {
 }
 
 /// The subnets in Flannel's environment file, as a lease would hold them; `None` if it is not there or says none.
-pub(super) fn subnet_env(path: &Path) -> Option<Vec<IpNet>> {
+pub(crate) fn subnet_env(path: &Path) -> Option<Vec<IpNet>> {
     let text = std::fs::read_to_string(path).ok()?;
     let value = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
     let v4 = value("FLANNEL_SUBNET").and_then(|text| text.parse::<Ipv4Net>().ok());
@@ -245,7 +252,7 @@ pub(super) fn subnet_env(path: &Path) -> Option<Vec<IpNet>> {
 }
 
 /// What this host is called.
-pub(super) fn host_name(addresses: &[IpAddr]) -> String {
+pub(crate) fn host_name(addresses: &[IpAddr]) -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match name.trim() {
         "" => addresses.first().map(ToString::to_string).unwrap_or_default(),
@@ -300,6 +307,7 @@ mod tests {
     fn every_damage_is_noticed() {
         let whole = saved();
         let good = pack(&whole);
+        let unpack = |bytes: &[u8]| unpack(Path::new("map"), bytes);
         assert_eq!(unpack(&good), Ok(whole));
         for at in 0..good.len() {
             let mut bad = good.clone();
@@ -309,7 +317,7 @@ mod tests {
         }
         assert!(unpack(&[good.as_slice(), b"x"].concat()).is_err());
         let later = String::from_utf8(good).expect("text").replacen("map-1", "map-2", 1);
-        assert!(unpack(later.as_bytes()).expect_err("refused").contains("another version"));
+        assert!(matches!(unpack(later.as_bytes()), Err(SnapshotError::OtherVersion { .. })));
     }
 
     #[test]

@@ -20,14 +20,14 @@ use super::map::Record;
 use super::renew::{Verdict, judge, lost};
 use crate::route::Change;
 use crate::store::flannel::Network;
-use crate::store::{Lost, Update};
+use crate::store::update::{Lost, LostCause, Notice, NoticeCode, Update};
 
 /// Keys that are named in one notice.
 const NAMED: usize = 3;
 
 impl Agent {
     /// Reads the whole list for `cause`, and sends it.
-    pub(super) async fn resync(&mut self, session: &mut Session, cause: fn(&mut Health)) -> Result<(), End> {
+    pub(crate) async fn resync(&mut self, session: &mut Session, cause: fn(&mut Health)) -> Result<(), End> {
         let listing = session.list(&self.node.keys.root(), None).await?;
         let heard = Instant::now();
         self.health.send_modify(cause);
@@ -39,7 +39,7 @@ impl Agent {
         self.report_bad(bad).await;
         match network_of(&self.node.keys, listing) {
             Ok((_, config)) => self.configured(config).await,
-            Err(error) => self.say(Update::Notice(error.to_string())).await,
+            Err(error) => self.say(Update::Notice(Notice::new(NoticeCode::NetworkInvalid, error.text))).await,
         }
         self.say(Update::Change(self.map.snapshot(), heard)).await;
         let others: Vec<String> = self.map.records().map(|record| record.kv.key.clone()).collect();
@@ -51,7 +51,7 @@ impl Agent {
     }
 
     /// Takes what a watch brought. Returns whether the map is different.
-    pub(super) async fn heard(
+    pub(crate) async fn heard(
         &mut self,
         session: &mut Session,
         response: &WatchResponse,
@@ -123,7 +123,7 @@ impl Agent {
     }
 
     /// etcd ended the watch.
-    pub(super) async fn cancelled(
+    pub(crate) async fn cancelled(
         &mut self,
         session: &mut Session,
         response: &WatchResponse,
@@ -136,12 +136,12 @@ impl Agent {
 
     /// Reads the list as it was at our revision, and sets right what the watch has missed: nothing, if etcd and this code
     /// are right.
-    pub(super) async fn compare(&mut self, session: &mut Session, cause: fn(&mut Health)) -> Result<(), End> {
+    pub(crate) async fn compare(&mut self, session: &mut Session, cause: fn(&mut Health)) -> Result<(), End> {
         let revision = self.map.revision();
         let listing = match session.list(&self.node.keys.root(), Some(revision)).await {
             Ok(listing) => listing,
             // Nothing was written for so long that etcd forgot: nothing to compare with, then.
-            Err(failure) if failure.kind == FailureKind::Compacted => {
+            Err(failure) if failure.kind == FailureKind::RevisionGone => {
                 return self.resync(session, cause).await;
             }
             Err(failure) => return Err(failure.into()),
@@ -157,7 +157,7 @@ impl Agent {
         self.health.send_modify(|health| health.drift += u64::try_from(drifted.len()).unwrap_or(u64::MAX));
         self.report_bad(bad).await;
         let what = format!("the watch had missed {}: the map was set right", some_of(&drifted));
-        self.say(Update::Notice(what)).await;
+        self.say(Update::Notice(Notice::new(NoticeCode::Drift, what))).await;
         self.say(Update::Change(self.map.snapshot(), heard)).await;
         self.note();
         Ok(())
@@ -185,17 +185,17 @@ impl Agent {
             }
             return Err(End::Lost(Lost {
                 reason: sentence,
-                ..lost(&self.node, &self.own.name(), &theirs, "")
+                ..lost(&self.node, LostCause::AddressTaken, &self.own.name(), &theirs, "")
             }));
         }
         if self.clashes.insert(key.to_owned()) {
-            self.say(Update::Notice(sentence)).await;
+            self.say(Update::Notice(Notice::new(NoticeCode::AddressShared, sentence))).await;
         }
         Ok(())
     }
 
     /// After a change of our address: its last owner may be gone while its lease is not, so nobody has to give way.
-    pub(super) async fn report_clashes(&mut self) {
+    pub(crate) async fn report_clashes(&mut self) {
         let at_our_address =
             |record: &&Record| record.kv.key != self.own.key && record.claims(&self.node.public);
         let found: Vec<(String, String)> = self
@@ -206,7 +206,7 @@ impl Agent {
             .collect();
         for (key, sentence) in found {
             if self.clashes.insert(key) {
-                self.say(Update::Notice(sentence)).await;
+                self.say(Update::Notice(Notice::new(NoticeCode::AddressShared, sentence))).await;
             }
         }
     }
@@ -216,30 +216,34 @@ impl Agent {
         if config == self.config {
             return;
         }
-        let sentence = match Network::parse(&config) {
-            Err(problem) => format!("the network configuration in etcd was changed and is wrong: {problem}"),
+        let (code, sentence) = match Network::parse(&config) {
+            Err(problem) => (
+                NoticeCode::NetworkInvalid,
+                format!("the network configuration in etcd was changed and is wrong: {problem}"),
+            ),
             Ok(network) if network == self.network => {
                 self.config = config;
                 return;
             }
-            Ok(_) => {
-                "the network configuration in etcd was changed: restart hopsack on every host".to_owned()
-            }
+            Ok(_) => (
+                NoticeCode::NetworkChanged,
+                "the network configuration in etcd was changed: restart hopsack on every host".to_owned(),
+            ),
         };
         self.config = config;
-        self.say(Update::Notice(sentence)).await;
+        self.say(Update::Notice(Notice::new(code, sentence))).await;
     }
 
     async fn report_bad(&mut self, bad: Vec<(String, String)>) {
         if let Some(sentence) = about_bad(&bad) {
             self.note_all();
-            self.say(Update::Notice(sentence)).await;
+            self.say(Update::Notice(Notice::new(NoticeCode::InvalidKeys, sentence))).await;
         }
     }
 }
 
 /// Keys that are no leases; `None`: there are none.
-pub(super) fn about_bad(bad: &[(String, String)]) -> Option<String> {
+pub(crate) fn about_bad(bad: &[(String, String)]) -> Option<String> {
     let named: Vec<String> = bad.iter().map(|(key, reason)| format!("{key} ({reason})")).collect();
     (!bad.is_empty()).then(|| format!("not a lease, and left out: {}", some_of(&named)))
 }
