@@ -238,7 +238,7 @@ fn keys(peer: &Peer) -> Option<KeyState> {
     Some(KeyState {
         suite: status.suite.name().to_owned(),
         epoch: status.epoch,
-        age_seconds: status.age / 1_000_000_000,
+        age_seconds: status.age.as_secs(),
         packets: status.packets,
         rekeys: status.rekeys,
         name: status.name,

@@ -256,7 +256,7 @@ fn super_packets_and_bundles_are_sealed() {
 #[test]
 fn a_key_that_has_ended_seals_nothing() {
     for kind in ENGINES {
-        let mut rig = Rig::new(kind, Lifetime { seal_for: 0, ..Lifetime::default() });
+        let mut rig = Rig::new(kind, Lifetime { seal_for: Duration::ZERO, ..Lifetime::default() });
         rig.handshake();
         rig.write(0, VnetHeader::default(), &udp_packet(1, 2, 0, 100));
         rig.wait_for(DropReason::NoKey, 1);

@@ -105,8 +105,7 @@ pub(super) fn payload(underlay: &Underlay, public: IpAddr) -> u16 {
 
 /// Sessions whose keys live as long as the configuration says.
 pub(super) fn sessions(config: &Config) -> Sessions {
-    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    let rekey_after = nanoseconds(config.security.rekey);
+    let rekey_after = config.security.rekey;
     let seal_for = rekey_after.saturating_mul(2);
     Sessions::new(Lifetime { rekey_after, seal_for, ..Lifetime::default() })
 }

@@ -1,6 +1,8 @@
-//! Keys at work: [`Sealing`] turns trains of packets into trains of sealed datagrams, [`Opening`] turns a datagram back into
-//! its packet. Both read one buffer and write another: the pass that encrypts is the pass that copies, to where packets are
-//! sent from, or from the cold receive buffer to one that stays in the cache.
+//! The keys of one epoch: [`SealingKeys`] turns trains of packets into trains of sealed datagrams, [`OpeningKeys`] turns a
+//! datagram back into its packet.
+//!
+//! Both read one buffer and write another, so the pass that encrypts also copies: to the buffer from which packets are
+//! sent, or from the cold receive buffer to one that stays in the cache. Neither chooses the epoch.
 //!
 //! ```text
 //!  0        1        2        3        4                            12                      n-16       n
@@ -9,38 +11,38 @@
 //!  nonce = iv XOR (four zero bytes, counter)
 //! ```
 //!
-//! Invariant: a counter is reserved before it is used, by an exchange that only ever goes up, so that even two threads with one
-//! key would never seal under one nonce.
+//! Invariant: a counter is reserved before it is used, by an atomic exchange that only goes up. So even two threads with
+//! one key would never seal with the same nonce.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use aws_lc_rs::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce};
 
-use super::schedule::{Direction, KeyAndIv, Schedule};
+use super::error::{OpenError, SealError};
+use super::header::{HEADER, Header, OVERHEAD, TAG};
+use super::limits::MOST_PACKETS;
+use super::role::Direction;
+use super::schedule::{KeyAndIv, Schedule};
 use super::window::Window;
-use super::{HEADER, Header, MOST_PACKETS, OVERHEAD, OpenError, SealError, TAG};
 use crate::packet::Train;
 use crate::time::Nanos;
 
-/// No time limit.
-const EVER: u64 = u64::MAX;
-
-/// The keys by which one host seals for one peer in one epoch: one a worker.
+/// The keys with which this host seals for one peer in one epoch, one for each worker.
 #[derive(Debug)]
-pub struct Sealing {
+pub struct SealingKeys {
     epoch: u8,
     since: Nanos,
     until: Nanos,
     workers: Box<[Sender]>,
 }
 
-/// One worker's key. Two cache lines apart from the next worker's, since the counter is written for each train.
+/// One worker's key. It is aligned to two cache lines, since its counter is written for each train.
 #[repr(align(128))]
 struct Sender {
     key: LessSafeKey,
     iv: [u8; NONCE_LEN],
-    /// The last counter that is in use.
+    /// The last counter that is reserved.
     used: AtomicU64,
 }
 
@@ -58,8 +60,8 @@ fn nonce(iv: &[u8; NONCE_LEN], counter: u64) -> Nonce {
     Nonce::assume_unique_for_key(nonce)
 }
 
-impl Sealing {
-    /// Derives the keys of `workers` workers. They seal from `since` until `until`.
+impl SealingKeys {
+    /// Derives the keys of `workers` workers. The keys seal from `since` until `until`.
     pub(super) fn new(
         schedule: &Schedule,
         direction: Direction,
@@ -74,8 +76,8 @@ impl Sealing {
         Self { epoch, since, until, workers: (0..workers).map(sender).collect() }
     }
 
-    /// Seals a train: its packets become the datagrams that stand in the first bytes of `out`, [`OVERHEAD`] longer each. On an
-    /// error nothing of `out` may be sent.
+    /// Seals each packet of a train. The datagrams stand in the first bytes of `out`, each [`OVERHEAD`] longer than its
+    /// packet. On an error nothing of `out` may be sent.
     #[inline]
     pub fn seal<'o>(
         &self,
@@ -99,32 +101,32 @@ impl Sealing {
         Ok(Train { bytes: out, stride })
     }
 
-    /// The epoch.
+    /// The epoch of these keys.
     #[must_use]
     pub fn epoch(&self) -> u8 {
         self.epoch
     }
 
-    /// Since when it exists.
+    /// The time from which the keys seal.
     #[must_use]
     pub fn since(&self) -> Nanos {
         self.since
     }
 
-    /// Whether it has had most of what it may: seven eighths of its time or of its packets. What is left is more than a
-    /// worker can use before it is taken away.
+    /// Whether the keys have used up seven eighths of their time or of their packets. The rest is more than a worker can
+    /// use before the keys are removed.
     pub(super) fn is_worn(&self, now: Nanos) -> bool {
-        let most = |limit: u64| limit - limit / 8;
-        let (age, life) = (now.0.saturating_sub(self.since.0), self.until.0.saturating_sub(self.since.0));
-        age >= most(life) || self.packets().any(|packets| packets >= most(MOST_PACKETS))
+        const WORN_PACKETS: u64 = MOST_PACKETS - MOST_PACKETS / 8;
+        let (age, life) = (now.since(self.since), self.until.since(self.since));
+        age >= life - life / 8 || self.packets().any(|packets| packets >= WORN_PACKETS)
     }
 
-    /// Packets sealed by each worker.
+    /// Number of packets that each worker has sealed.
     pub fn packets(&self) -> impl Iterator<Item = u64> {
         self.workers.iter().map(|sender| sender.used.load(Relaxed))
     }
 
-    /// As if each worker had sealed so many packets.
+    /// Sets the number of packets that each worker has sealed.
     #[cfg(test)]
     pub(super) fn use_up(&self, packets: u64) {
         for sender in &self.workers {
@@ -134,7 +136,7 @@ impl Sealing {
 }
 
 impl Sender {
-    /// The first of `count` counters that nobody else will use.
+    /// Reserves `count` counters and returns the first.
     fn reserve(&self, count: u64) -> Option<u64> {
         let up = |used: u64| used.checked_add(count).filter(|last| *last <= MOST_PACKETS);
         self.used.fetch_update(Relaxed, Relaxed, up).ok().map(|used| used + 1)
@@ -146,18 +148,18 @@ impl Sender {
         let (sealed, tag) = rest.split_at_mut_checked(packet.len()).ok_or(SealError::NoRoom)?;
         *head = header.to_bytes();
         let (nonce, aad) = (nonce(&self.iv, header.counter), Aad::from(&*head));
-        // It fails for a tag of another length, and for packets of 64 GiB.
+        // This fails only for a tag of another length, and for packets of 64 GiB.
         self.key
             .seal_out_of_place_scatter(nonce, aad, packet, sealed, &[], tag)
             .map_err(|_| SealError::NoRoom)
     }
 }
 
-/// The keys by which one peer's datagrams of one epoch are opened: one for each worker that seals there.
+/// The keys with which one peer's datagrams of one epoch are opened, one for each worker of the peer.
 #[derive(Debug)]
-pub struct Opening {
+pub struct OpeningKeys {
     epoch: u8,
-    /// Nanoseconds; [`EVER`] while no newer epoch is in use.
+    /// The time until which the keys open, as [`Nanos`]; [`Nanos::MAX`] while no newer epoch is in use.
     until: AtomicU64,
     workers: Box<[Receiver]>,
 }
@@ -174,16 +176,16 @@ impl std::fmt::Debug for Receiver {
     }
 }
 
-impl Opening {
+impl OpeningKeys {
     pub(super) fn new(schedule: &Schedule, direction: Direction, epoch: u8, workers: u8) -> Self {
         let receiver = |worker| {
             let KeyAndIv { key, iv } = schedule.key(direction, worker);
             Receiver { key, iv, window: Window::default() }
         };
-        Self { epoch, until: AtomicU64::new(EVER), workers: (0..workers).map(receiver).collect() }
+        Self { epoch, until: AtomicU64::new(Nanos::MAX.0), workers: (0..workers).map(receiver).collect() }
     }
 
-    /// Opens a datagram whose header is `header` into the start of `out`, which must have room for it.
+    /// Opens a datagram, whose header is `header`, into the start of `out`, which must have room for it.
     #[inline]
     pub(super) fn open<'o>(
         &self,
@@ -196,32 +198,32 @@ impl Opening {
             return Err(OpenError::Replayed);
         }
         let packet = receiver.open(header, datagram, out).ok_or(OpenError::Unauthentic)?;
-        // Only what is authentic moves the window, and of two workers with one datagram the first wins.
+        // Only an authentic datagram moves the window. Of two workers with the same datagram, the first wins.
         if !receiver.window.accept(header.counter) {
             return Err(OpenError::Replayed);
         }
         Ok(packet)
     }
 
-    /// The epoch.
+    /// The epoch of these keys.
     #[must_use]
     pub fn epoch(&self) -> u8 {
         self.epoch
     }
 
-    /// Whether it still opens.
+    /// Whether the keys still open datagrams.
     #[must_use]
     #[inline]
     pub fn is_open(&self, now: Nanos) -> bool {
-        now.0 < self.until.load(Relaxed)
+        now < Nanos(self.until.load(Relaxed))
     }
 
-    /// Whether the peer has sealed by it.
+    /// Whether the peer has sealed with these keys.
     pub(super) fn is_used(&self) -> bool {
         self.workers.iter().any(|receiver| receiver.window.newest() > 0)
     }
 
-    /// A newer epoch is in use: opens until `until`, if it is not to end earlier.
+    /// Makes the keys stop opening at `until`, unless they stop earlier. It is called when a newer epoch is in use.
     pub(super) fn end(&self, until: Nanos) {
         self.until.fetch_min(until.0, Relaxed);
     }

@@ -1,76 +1,47 @@
-//! What two hosts tell each other before they derive keys, over the authenticated connection, and what follows from it.
+//! The hellos that two hosts exchange over their authenticated connection before they derive keys, and the agreement
+//! that follows from them.
 //!
-//! Invariant: both sides, each with its own view of who is who, come to the same [`Agreement`].
+//! It does not authenticate the peer: the connection has done that.
+//!
+//! Invariant: both hosts derive the same [`Agreement`], each from its own point of view.
 #![forbid(unsafe_code)]
 
-use super::schedule::Role;
+use super::role::Role;
+use super::suite::Suite;
 
-/// The AEAD algorithms there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Suite {
-    /// AES-256-GCM: where both CPUs have AES instructions.
-    Aes256Gcm = 1,
-    /// ChaCha20-Poly1305: elsewhere.
-    ChaCha20Poly1305 = 2,
-}
-
-impl Suite {
-    /// Its name, as operators know it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Aes256Gcm => "AES-256-GCM",
-            Self::ChaCha20Poly1305 => "ChaCha20-Poly1305",
-        }
-    }
-}
-
-/// Whether this CPU has what makes AES-GCM the faster of the two.
-#[must_use]
-pub(super) fn has_aes() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
-    #[cfg(target_arch = "aarch64")]
-    return std::arch::is_aarch64_feature_detected!("aes")
-        && std::arch::is_aarch64_feature_detected!("pmull");
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    return false;
-}
-
-/// What a host says of itself. On the wire: version 1, flags (bit 0: AES), workers, then a byte for each epoch.
+/// What a host says about itself. On the wire: version 1, flags (bit 0: AES), workers, then one byte for each epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// Its CPU has AES instructions.
+    /// Whether the host's CPU has AES instructions.
     pub aes: bool,
-    /// How many workers it seals on, at least 1: each has a key of its own.
+    /// Number of workers that seal, at least 1; each has a key of its own.
     pub workers: u8,
-    /// The epochs of which it still has keys with the other, the newest first.
+    /// Epochs of which the host still has keys with the receiver of this hello, newest first.
     pub epochs: Vec<u8>,
 }
 
-/// These bytes are no hello of a version that we speak.
+/// The hello is malformed or of an unsupported version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("these bytes are no hello of a version that we speak")]
+#[error("malformed or unsupported hello")]
 pub struct HelloError;
 
 const VERSION: u8 = 1;
 const AES: u8 = 1;
-/// More than any host keeps.
+/// The most epochs in a hello; more than any host keeps.
 const MOST_EPOCHS: usize = 16;
 
 impl Hello {
     /// The longest encoding, in bytes.
     pub const MAX_LEN: usize = 3 + MOST_EPOCHS;
 
-    /// Its bytes.
+    /// The hello as bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let epochs = self.epochs.iter().copied().take(MOST_EPOCHS);
         [VERSION, u8::from(self.aes) * AES, self.workers].into_iter().chain(epochs).collect()
     }
 
-    /// Reads it. Flags that we don't know are passed over.
+    /// Reads a hello. Unknown flags are ignored.
     pub fn decode(bytes: &[u8]) -> Result<Self, HelloError> {
         let [VERSION, flags, workers, epochs @ ..] = bytes else { return Err(HelloError) };
         if *workers == 0 || epochs.len() > MOST_EPOCHS {
@@ -80,23 +51,23 @@ impl Hello {
     }
 }
 
-/// By what keys two hosts will seal.
+/// What two hosts have agreed on: from it and a secret both derive the same keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreement {
-    /// The algorithm.
+    /// The AEAD algorithm.
     pub suite: Suite,
-    /// The new epoch: also the exporter's context.
+    /// The new epoch, which is also the context of the TLS exporter.
     pub epoch: u8,
-    /// Who we are.
+    /// This host's role in the handshake.
     pub role: Role,
-    /// Our workers.
+    /// Number of workers of this host.
     pub ours: u8,
-    /// The peer's.
+    /// Number of workers of the peer.
     pub theirs: u8,
 }
 
 impl Agreement {
-    /// What follows from both hellos, for the side that said `ours`.
+    /// Derives the agreement from both hellos, for the host that sent `ours`.
     #[must_use]
     pub fn of(ours: &Hello, theirs: &Hello, role: Role) -> Self {
         let newest = |hello: &Hello| hello.epochs.first().copied().unwrap_or(0);
@@ -115,14 +86,14 @@ mod tests {
 
     use super::*;
 
-    fn hello() -> impl Strategy<Value = Hello> {
+    fn any_hello() -> impl Strategy<Value = Hello> {
         (any::<bool>(), 1u8.., proptest::collection::vec(any::<u8>(), 0..MOST_EPOCHS))
             .prop_map(|(aes, workers, epochs)| Hello { aes, workers, epochs })
     }
 
     proptest! {
         #[test]
-        fn both_sides_agree_on_an_epoch_that_neither_has(ours in hello(), theirs in hello()) {
+        fn both_hosts_agree_on_an_unused_epoch(ours in any_hello(), theirs in any_hello()) {
             let here = Agreement::of(&ours, &theirs, Role::Initiator);
             let there = Agreement::of(&theirs, &ours, Role::Responder);
             prop_assert_eq!((here.suite, here.epoch), (there.suite, there.epoch));
@@ -132,13 +103,13 @@ mod tests {
         }
 
         #[test]
-        fn a_hello_is_read_as_it_was_written(hello in hello()) {
+        fn decode_undoes_encode(hello in any_hello()) {
             prop_assert!(hello.encode().len() <= Hello::MAX_LEN);
             prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
         }
 
         #[test]
-        fn any_bytes_are_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             if let Ok(hello) = Hello::decode(&bytes) {
                 prop_assert!(hello.workers > 0 && hello.epochs.len() <= MOST_EPOCHS);
             }
@@ -146,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hello_is_refused() {
+    fn malformed_hellos_are_refused() {
         for bytes in [&[][..], &[1], &[1, 0], &[1, 0, 0], &[2, 0, 1], &[1; 20]] {
             assert_eq!(Hello::decode(bytes), Err(HelloError), "{bytes:?}");
         }

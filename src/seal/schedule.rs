@@ -1,34 +1,37 @@
-//! The key schedule: one exporter secret becomes a key and an IV for each direction, epoch and sending worker.
+//! The key schedule: derives a key and an IV for each direction, epoch and sending worker from one exporter secret.
 //!
 //! ```text
 //! secret  = TLS-Exporter("EXPORTER-hopsack-sealed-1", context = epoch, 32)          RFC 8446 §7.5
 //! root    = HKDF-Extract(salt = "hopsack sealed 1", secret)                         RFC 5869, SHA-256
 //! key, iv = HKDF-Expand(root, label || suite || direction || epoch || worker, 32 | 12)
-//! id      = HKDF-Expand(root, "id", 16)                                             says nothing of the keys
+//! id      = HKDF-Expand(root, "id", 16)                                             tells nothing about the keys
 //! ```
 //!
-//! Invariant: two different (secret, suite, direction, epoch, worker) share no key; a [`Secret`] cannot be copied or printed,
-//! and is overwritten when it is dropped.
+//! It does not make handshakes, and keeps no counter.
+//!
+//! Invariant: two different (secret, suite, direction, epoch, worker) share no key; a [`Secret`] cannot be copied or
+//! printed, and is overwritten when it is dropped.
 #![forbid(unsafe_code)]
 
 use aws_lc_rs::aead::{AES_256_GCM, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use zeroize::Zeroizing;
 
-use super::Suite;
+use super::role::Direction;
+use super::suite::Suite;
 
-/// What the TLS exporter is called with. Its context is the one byte of the epoch.
+/// Label of the TLS exporter; its context is one byte, the epoch.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-hopsack-sealed-1";
 const SALT: &[u8] = b"hopsack sealed 1";
-const KEY: usize = 32;
+const KEY_BYTES: usize = 32;
 
-/// What a handshake's exporter gave: 32 bytes that only the two hosts know.
-pub struct Secret(Zeroizing<[u8; KEY]>);
+/// The output of a handshake's TLS exporter: 32 bytes that only the two hosts know.
+pub struct Secret(Zeroizing<[u8; KEY_BYTES]>);
 
 impl Secret {
-    /// Over the exporter's output.
+    /// Takes the exporter's output.
     #[must_use]
-    pub fn new(bytes: [u8; KEY]) -> Self {
+    pub fn new(bytes: [u8; KEY_BYTES]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 }
@@ -39,57 +42,23 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Who of the two began the handshake: the TLS client or the TLS server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// The TLS client.
-    Initiator,
-    /// The TLS server.
-    Responder,
-}
-
-/// Which way packets go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
-    FromInitiator = 0,
-    FromResponder = 1,
-}
-
-impl Role {
-    /// The direction in which he who has this role sends.
-    pub(super) fn sends(self) -> Direction {
-        match self {
-            Self::Initiator => Direction::FromInitiator,
-            Self::Responder => Direction::FromResponder,
-        }
-    }
-
-    /// The direction in which he receives.
-    pub(super) fn receives(self) -> Direction {
-        match self {
-            Self::Initiator => Direction::FromResponder,
-            Self::Responder => Direction::FromInitiator,
-        }
-    }
-}
-
-/// Public name of a secret: two hosts that see the same have the same keys, and nobody learns a key by it.
+/// Public name of a secret. Two hosts that show the same name have the same keys; the name tells nothing about them.
 pub(super) type Id = [u8; 16];
 
-/// What is derived from one secret.
+/// Derives the keys of one epoch.
 pub(super) struct Schedule {
     root: Prk,
     suite: Suite,
     epoch: u8,
 }
 
-/// A key, and what its nonces are made from.
+/// A key, and the IV from which its nonces are made.
 pub(super) struct KeyAndIv {
     pub(super) key: LessSafeKey,
     pub(super) iv: [u8; NONCE_LEN],
 }
 
-/// An HKDF output of so many bytes.
+/// Length of an HKDF output, in bytes.
 #[derive(Clone, Copy)]
 struct Length(usize);
 
@@ -108,7 +77,7 @@ impl Schedule {
         self.expand(&[b"id"])
     }
 
-    /// The key by which the host that sends in `direction` seals on its worker `worker`.
+    /// The key with which worker number `worker` of the host that sends in `direction` seals.
     pub(super) fn key(&self, direction: Direction, worker: u8) -> KeyAndIv {
         let (key, iv) = self.bytes(direction, worker);
         let algorithm: &'static Algorithm = match self.suite {
@@ -119,7 +88,7 @@ impl Schedule {
         KeyAndIv { key: LessSafeKey::new(key), iv }
     }
 
-    fn bytes(&self, direction: Direction, worker: u8) -> (Zeroizing<[u8; KEY]>, [u8; NONCE_LEN]) {
+    fn bytes(&self, direction: Direction, worker: u8) -> (Zeroizing<[u8; KEY_BYTES]>, [u8; NONCE_LEN]) {
         let context = [self.suite as u8, direction as u8, self.epoch, worker];
         (Zeroizing::new(self.expand(&[b"key", &context])), self.expand(&[b"iv", &context]))
     }
@@ -127,7 +96,7 @@ impl Schedule {
     fn expand<const N: usize>(&self, info: &[&[u8]]) -> [u8; N] {
         let mut out = [0; N];
         let filled = self.root.expand(info, Length(N)).and_then(|okm| okm.fill(&mut out));
-        filled.expect("HKDF-SHA256 gives up to 8,160 bytes");
+        filled.expect("HKDF-SHA256 yields up to 8,160 bytes");
         out
     }
 }
@@ -136,6 +105,7 @@ impl Schedule {
 mod tests {
     use std::collections::BTreeSet;
 
+    use super::super::role::Role;
     use super::*;
 
     fn hex(bytes: &[u8]) -> String {
@@ -146,7 +116,7 @@ mod tests {
         Secret::new(std::array::from_fn(|n| u8::try_from(n).expect("small")))
     }
 
-    /// RustCrypto's HKDF: another implementation of RFC 5869.
+    /// The output of RustCrypto's HKDF, another implementation of RFC 5869.
     fn independent<const N: usize>(info: &[u8]) -> [u8; N] {
         let (mut out, secret) = ([0; N], secret());
         let hkdf = hkdf::Hkdf::<sha2::Sha256>::new(Some(b"hopsack sealed 1"), &*secret.0);
@@ -155,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_those_of_an_independent_hkdf() {
+    fn keys_match_an_independent_hkdf() {
         for suite in [Suite::Aes256Gcm, Suite::ChaCha20Poly1305] {
             for (direction, worker, epoch) in [
                 (Direction::FromInitiator, 0, 1),
@@ -172,20 +142,19 @@ mod tests {
         assert_eq!(Schedule::new(&secret(), Suite::Aes256Gcm, 9).id(), independent(b"id"));
     }
 
-    /// The vectors of src/seal.md.
     #[test]
-    fn the_vectors_of_the_specification() {
+    fn keys_match_the_test_vector_of_the_specification() {
         let schedule = Schedule::new(&secret(), Suite::Aes256Gcm, 1);
         let (key, iv) = schedule.bytes(Direction::FromInitiator, 0);
-        let specification = include_str!("../seal.md");
+        let specification = include_str!("README.md");
         for (name, value) in [("key", &key[..]), ("iv", &iv[..]), ("id", &schedule.id()[..])] {
             let line = format!("{name} = {}", hex(value));
-            assert!(specification.contains(&line), "src/seal.md lacks {line:?}");
+            assert!(specification.contains(&line), "src/seal/README.md lacks {line:?}");
         }
     }
 
     #[test]
-    fn nothing_that_differs_shares_a_key() {
+    fn different_inputs_give_different_keys() {
         let mut keys = BTreeSet::new();
         for suite in [Suite::Aes256Gcm, Suite::ChaCha20Poly1305] {
             for epoch in 0..4 {

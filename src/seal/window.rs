@@ -1,28 +1,34 @@
-//! The replay window of one sending key: which of its newest counters have been seen.
+//! The replay window of one sending key: records which of its newest counters have been seen.
 //!
-//! Any worker may receive what any worker of the peer has sealed (an attacker chooses source ports, and with them our
-//! worker), so a window is shared, by atomics: a ring of words, each with 32 bits for 32 counters and the number of the lap
-//! that they belong to. A word of an older lap is taken over by a newer one in the same exchange that sets its first bit, so
-//! nothing is ever cleared, and no two threads can both be told that a counter is new.
+//! Any worker may receive a datagram that any worker of the peer has sealed (an attacker chooses source ports, and with
+//! them our worker), so all workers share a window through atomics. A window is a ring of words. Each word has 32 bits for
+//! 32 counters, and the number of the lap around the ring to which they belong. The exchange that sets the first bit of a
+//! newer lap also replaces the older lap, so nothing is ever cleared, and no two threads both learn that a counter is new.
 //!
-//! Invariant: [`Window::accept`] says yes at most once for a counter, whatever the threads; used by one thread it says yes
-//! exactly for what is unseen and less than [`WINDOW`] behind the newest (property test `a_window_is_its_slow_model`).
+//! It does not authenticate: only counters of authentic datagrams may be accepted.
+//!
+//! Invariant: [`Window::accept`] returns true at most once for a counter, however many threads call it. Called by one
+//! thread, it returns true exactly for a counter that is unseen and less than [`WINDOW`] behind the newest (property test
+//! `window_equals_its_slow_model`).
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// How far behind the newest a counter may be.
+use super::limits::MOST_PACKETS;
+
+/// Number of counters in the window: a counter must be less than this behind the newest.
 pub const WINDOW: u64 = 8192;
 const BITS: u64 = 32;
-/// One word more than the window fills, since it rarely begins at a word's first bit; then whole cache lines.
+/// One word more than the window fills, since it rarely begins at the first bit of a word; rounded up to whole cache
+/// lines.
 const WORDS: usize = (8192 / 32 + 1_usize).next_multiple_of(8);
 const _: () = assert!(WORDS as u64 > WINDOW / BITS);
 
-/// What has been seen of one key's counters. Counters begin at 1.
+/// The counters of one key that have been seen. Counters begin at 1.
 #[derive(Debug)]
 pub struct Window {
     newest: AtomicU64,
-    /// Lap in the upper half, seen bits in the lower.
+    /// Each word holds a lap in its upper half, and the bits of seen counters in its lower half.
     words: [AtomicU64; WORDS],
 }
 
@@ -33,7 +39,7 @@ impl Default for Window {
 }
 
 impl Window {
-    /// Whether [`Window::accept`] would say no already: cheaper than to open the packet first.
+    /// Whether [`Window::accept`] would refuse the counter. Asking first is cheaper than opening the datagram.
     #[must_use]
     #[inline]
     pub fn is_spent(&self, counter: u64) -> bool {
@@ -42,7 +48,7 @@ impl Window {
         self.is_behind(counter) || lap < seen >> BITS || (lap == seen >> BITS && seen & bit != 0)
     }
 
-    /// Marks a counter as seen. Says whether it was new; only then may its packet pass.
+    /// Marks a counter as seen. Returns whether it was new; only then may its packet pass.
     #[must_use]
     #[inline]
     pub fn accept(&self, counter: u64) -> bool {
@@ -79,10 +85,10 @@ impl Window {
         counter.saturating_add(WINDOW) <= self.newest.load(Relaxed)
     }
 
-    /// Word, lap and bit of a counter; `None` for one that no sender uses.
+    /// Word, lap and bit of a counter; `None` for a counter that no sender uses.
     #[inline]
     fn place(&self, counter: u64) -> Option<(&AtomicU64, u64, u64)> {
-        if counter == 0 || counter > super::MOST_PACKETS {
+        if counter == 0 || counter > MOST_PACKETS {
             return None;
         }
         let (at, lap) = (counter / BITS % WORDS as u64, counter / BITS / WORDS as u64);
@@ -90,8 +96,8 @@ impl Window {
     }
 }
 
-/// Laps fit their half of a word.
-const _: () = assert!(super::MOST_PACKETS / BITS / (WORDS as u64) < 1 << BITS);
+// A lap fits the upper half of a word.
+const _: () = assert!(MOST_PACKETS / BITS / (WORDS as u64) < 1 << BITS);
 
 #[cfg(test)]
 mod tests {
@@ -100,9 +106,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::seal::MOST_PACKETS;
 
-    /// Everything ever seen, in a set.
+    /// A slow model: the set of all counters ever seen.
     #[derive(Default)]
     struct Model {
         seen: BTreeSet<u64>,
@@ -117,14 +122,14 @@ mod tests {
     }
 
     #[test]
-    fn the_edges() {
+    fn counters_at_the_window_edges() {
         let window = Window::default();
-        assert!(!window.accept(0), "no sender uses it");
+        assert!(!window.accept(0), "no sender uses counter 0");
         assert!(window.accept(1) && !window.accept(1));
         assert!(window.accept(WINDOW) && window.accept(2));
         assert!(window.accept(WINDOW + 2));
         assert!(!window.accept(2), "seen");
-        assert!(window.accept(3), "one less than the window behind");
+        assert!(window.accept(3), "it is the oldest in the window");
         assert!(window.accept(1 << 20));
         assert!(!window.accept((1 << 20) - WINDOW) && window.accept((1 << 20) - WINDOW + 1));
         assert!(window.is_spent((1 << 20) - WINDOW) && window.is_spent(1 << 20));
@@ -133,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_threads_one_is_told_that_it_is_new() {
+    fn only_one_thread_accepts_a_counter() {
         const COUNTERS: u64 = 200_000;
         const THREADS: u64 = 4;
         let window = Window::default();
@@ -147,16 +152,16 @@ mod tests {
                 .collect();
             threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
         });
-        assert!(accepted <= COUNTERS, "{accepted}: some were told twice");
+        assert!(accepted <= COUNTERS, "{accepted}: a counter was accepted twice");
         assert_eq!(window.newest(), COUNTERS);
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(400))]
 
-        /// Steps forward, small and huge, each with a look back of any distance.
+        /// Small and huge steps forward, each followed by a counter some distance behind.
         #[test]
-        fn a_window_is_its_slow_model(
+        fn window_equals_its_slow_model(
             steps in proptest::collection::vec(
                 (
                     prop_oneof![8 => 0u64..3, 4 => 0u64..100, 2 => 0u64..20_000, 1 => 0u64..1 << 31],
