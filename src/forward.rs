@@ -21,7 +21,7 @@ pub use account::{Counter, Counters, Direction, DropReason, LastSeen};
 pub use crate::packet::Train;
 use crate::packet::ecn::{self, Ecn, Marker};
 use crate::packet::icmp::{self, Limiter, MAX_ERROR, Problem};
-use crate::packet::split::Plan;
+use crate::packet::split::SplitPlan;
 use crate::packet::{IpPacket, Malformed, VnetHeader, bundle};
 use crate::route::{Fib, Hop, Peer, Protection};
 use crate::seal::{self, OpenError};
@@ -38,13 +38,13 @@ pub enum Frame<'a> {
 
 impl<'a> Frame<'a> {
     #[inline]
-    fn plan(self) -> Result<(IpPacket<'a>, Plan<'a>), Malformed> {
+    fn plan(self) -> Result<(IpPacket<'a>, SplitPlan<'a>), Malformed> {
         let (vnet, bytes) = match self {
             Self::Bare(bytes) => (VnetHeader::default(), bytes),
             Self::Virtio(bytes) => VnetHeader::parse(bytes)?,
         };
         let packet = IpPacket::parse(bytes)?;
-        Ok((packet, Plan::of(vnet, packet)?))
+        Ok((packet, SplitPlan::of(vnet, packet)?))
     }
 }
 

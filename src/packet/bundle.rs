@@ -1,8 +1,8 @@
-//! A bundle: several small packets in one datagram, to hosts that announce that they take them.
+//! A bundle: several small packets in one datagram, for hosts that announce that they accept bundles.
 //!
-//! Fifteen packets of 92 bytes in one datagram cost the two kernels between hosts what one costs; and bundles of one
-//! length leave as one UDP_SEGMENT train, as full-size packets do (DATAPLANE.md §4.5). Whole packets are carried as they
-//! are, checksums complete, so that each entry is what would have been a bare datagram, and is judged like one.
+//! The two kernels between the hosts spend as much on one datagram with fifteen packets of 92 bytes as on one packet.
+//! Bundles of equal length also leave as one UDP_SEGMENT train, as full-size packets do. A bundle carries whole packets
+//! unchanged, with complete checksums, so that each entry equals a bare datagram and is checked like one.
 //!
 //! # The format, version 1
 //! All numbers are big-endian.
@@ -14,59 +14,60 @@
 //! +-------+-------+-------+-------+-------+-------+----------------+-------+-------+------
 //! ```
 //!
-//! * First nibble 3, second the version. A receiver that does not know the version drops the datagram.
-//! * The byte after it is sent as zero and not looked at.
-//! * *Total length*: bytes of the datagram, this header and the padding included. It must equal the datagram's.
-//! * Then entries without gaps, at least one: two bytes of length, of which the highest bit is zero, and one whole IP packet
-//!   of that length.
-//! * Where an entry would begin, a length of zero, or fewer than two bytes: the rest is padding, zeros that are not looked
-//!   at. All datagrams of a train but the last have one length, so all but the last are padded to it.
+//! * The first nibble is 3, the second is the version. A receiver that does not know the version drops the datagram.
+//! * The second byte is sent as zero, and receivers ignore it.
+//! * *Total length* is the length of the datagram in bytes, this header and the padding included. It must equal the
+//!   datagram's length.
+//! * Entries follow without gaps, at least one. An entry is a length in two bytes, whose highest bit is zero, and one whole
+//!   IP packet of that length.
+//! * If a length of zero stands where an entry would begin, or fewer than two bytes are left, the rest is padding: zeros
+//!   that receivers ignore. All datagrams of a train except the last have the same length, so they are padded to it.
 //! * A datagram is never longer than a bare packet to the same peer may be.
 //!
 //! No entry refers to another datagram. A sender keeps the packets of a flow in order across bundles and bare datagrams.
 //!
-//! *What is not one datagram of this format*: a wrong version or total length, or no entry, makes the datagram one drop.
-//! An entry that ends behind the datagram or has its highest bit set ends the bundle: the packets before it are taken, for
-//! each was whole and proves nothing by its neighbours, and all from it on is one drop.
+//! *Malformed bundles.* A datagram with a wrong version or total length, or without an entry, is one drop. An entry that
+//! reaches beyond the end of the datagram, or has its highest bit set, ends the bundle. The packets before it are accepted,
+//! since each of them is whole and independent of its neighbours; that entry and all bytes after it are one drop.
 //!
-//! *No partial checksums.* The highest bit of an entry length is where a flag for them would be. What it
-//! would save is to sum few bytes while they are copied (`checksum/copied/64` beside `checksum/memcpy/64` of
-//! benches/packet.rs), against which the receiver would verify nothing before it merges, and a packet could not be sent bare
-//! where the path takes no bundle: not worth a bit.
+//! *No partial checksums.* The highest bit of an entry length is reserved for a flag that would announce them. They would
+//! save only the summing of few bytes while these are copied (compare `checksum/copied/64` with `checksum/memcpy/64` in
+//! benches/packet.rs). In return, the receiver could verify nothing before it merges, and a packet could not be sent bare
+//! where the path takes no bundle. That is not worth a bit.
 //!
-//! This module does not decide what is bundled, and does not look into packets.
+//! This module does not choose the packets of a bundle, and does not look into packets.
 //!
-//! Invariant: `entries(write(packets)) == packets`; an entry never reaches behind its datagram, whatever the bytes are
-//! (property tests `bundles_hold_what_was_put_in`, `arbitrary_bundles_stay_inside`).
+//! Invariant: `entries(write(packets)) == packets`, and an entry never reaches beyond its datagram, for any bytes (property
+//! tests `bundles_return_their_packets`, `arbitrary_bundles_stay_inside`).
 #![forbid(unsafe_code)]
 
-use super::Malformed;
-use super::header::{narrow, put, word};
+use super::header::{put, to_u16, word};
+use super::malformed::Malformed;
 
 /// The first nibble of a bundle.
 pub const NIBBLE: u8 = 3;
-/// First nibble and version.
+/// The first byte of a bundle: first nibble and version.
 const FIRST_BYTE: u8 = NIBBLE << 4 | 1;
-/// Where the total length stands.
+/// Offset of the total length.
 const TOTAL: usize = 2;
 /// Bytes before the first entry.
 pub const HEADER: usize = 4;
-/// Bytes before an entry's packet.
+/// Bytes before the packet of each entry.
 pub const ENTRY: usize = 2;
 /// Bytes before the first packet.
 pub const FIRST_PACKET: usize = HEADER + ENTRY;
 /// The longest packet that an entry can hold.
 const MAX_ENTRY: usize = 0x7fff;
 
-/// The longest packet of which three fit in a datagram of `datagram` bytes. Of two, a copy of most of their bytes would
-/// save one datagram; and those are long enough to fill a train of their own.
+/// The longest packet of which three fit in a datagram of `datagram` bytes. Longer packets are not bundled: to save one
+/// datagram of two, most of their bytes would be copied, and such packets are long enough to fill a train of their own.
 #[must_use]
 pub const fn smallness(datagram: usize) -> usize {
     (datagram.saturating_sub(HEADER) / 3).saturating_sub(ENTRY)
 }
 
-/// Appends `packet` to the bundle in the first `filled` bytes of `datagram`; zero of them begin one. Returns how many are
-/// filled then, `None` if it does not fit. The bundle is complete after each call.
+/// Appends `packet` to the bundle in the first `filled` bytes of `datagram`, or begins a bundle if `filled` is zero. Returns
+/// the new length of the bundle, or `None` if the packet does not fit. The bundle is complete after each call.
 #[must_use]
 #[inline]
 pub fn append(datagram: &mut [u8], filled: usize, packet: &[u8]) -> Option<usize> {
@@ -75,28 +76,29 @@ pub fn append(datagram: &mut [u8], filled: usize, packet: &[u8]) -> Option<usize
     if end > datagram.len() || packet.len() > MAX_ENTRY {
         return None;
     }
-    put(datagram, at, narrow(packet.len()).to_be_bytes());
+    put(datagram, at, to_u16(packet.len()).to_be_bytes());
     datagram[at + ENTRY..end].copy_from_slice(packet);
     put(datagram, 0, [FIRST_BYTE, 0]);
-    put(datagram, TOTAL, narrow(end).to_be_bytes());
+    put(datagram, TOTAL, to_u16(end).to_be_bytes());
     Some(end)
 }
 
-/// Fills the rest of `datagram`, behind the bundle in its first `filled` bytes, with padding.
+/// Fills `datagram` with padding after the bundle in its first `filled` bytes.
 #[inline]
 pub fn pad(datagram: &mut [u8], filled: usize) {
     datagram[filled..].fill(0);
-    put(datagram, TOTAL, narrow(datagram.len()).to_be_bytes());
+    put(datagram, TOTAL, to_u16(datagram.len()).to_be_bytes());
 }
 
-/// Whether a datagram says that it is a bundle.
+/// Whether the first nibble of a datagram is that of a bundle.
 #[must_use]
 #[inline]
 pub fn is_bundle(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|byte| byte >> 4 == NIBBLE)
 }
 
-/// The packets in a bundle. [`Malformed`] if the version is unknown, the length is not the datagram's, or nothing is in it.
+/// The entries of a bundle. [`Malformed`] if the version is unknown, the total length is not the length of the datagram, or
+/// there is no entry.
 #[inline]
 pub fn entries(datagram: &[u8]) -> Result<Entries<'_>, Malformed> {
     let (header, rest) = datagram.split_at_checked(HEADER).ok_or(Malformed)?;
@@ -105,7 +107,7 @@ pub fn entries(datagram: &[u8]) -> Result<Entries<'_>, Malformed> {
     if is_known && !is_empty { Ok(Entries { rest }) } else { Err(Malformed) }
 }
 
-/// The bytes of each entry, in their order; after [`Malformed`] nothing follows.
+/// Iterates over the entries of a bundle, in order. [`Malformed`] is always the last item.
 #[derive(Debug, Clone)]
 pub struct Entries<'a> {
     rest: &'a [u8],
@@ -135,7 +137,7 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// Packets in a datagram, and their bytes: of a bundle those inside, of any other datagram itself.
+/// Number of packets in a datagram, and the sum of their bytes. A datagram that is not a bundle counts as one packet.
 #[must_use]
 pub fn contents(datagram: &[u8]) -> (u64, u64) {
     match entries(datagram) {
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_are_those_of_the_specification() {
+    fn a_bundle_has_the_specified_bytes() {
         let mut datagram = [0xaa; 16];
         let filled = bundle(&mut datagram, &[b"ab", b"c"]);
         assert_eq!(datagram[..filled], *b"\x31\0\0\x0b\0\x02ab\0\x01c");
@@ -171,38 +173,38 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_fits_or_not_by_its_last_byte() {
+    fn a_packet_fits_up_to_the_last_byte() {
         let mut datagram = [0; 12];
         assert_eq!(append(&mut datagram, 0, &[7; 7]), None);
         assert_eq!(append(&mut datagram, 0, &[7; 6]), Some(12));
         assert_eq!(append(&mut datagram, 12, &[]), None);
-        // One byte of padding is no length.
+        // One byte of padding is too short for an entry length.
         let mut datagram = [0; 13];
         let filled = bundle(&mut datagram, &[&[7; 6]]);
         pad(&mut datagram, filled);
         assert_eq!(read(&datagram), Ok(vec![Ok(&[7u8; 6][..])]));
         let mut long = vec![0; 40_000];
-        assert_eq!(append(&mut long, 0, &[7; MAX_ENTRY + 1]), None, "its length has a bit too many");
+        assert_eq!(append(&mut long, 0, &[7; MAX_ENTRY + 1]), None, "its length needs the highest bit");
         assert_eq!(append(&mut long, 0, &[7; MAX_ENTRY]), Some(MAX_ENTRY + FIRST_PACKET));
     }
 
     #[test]
-    fn three_small_ones_fit() {
+    fn three_small_packets_fit() {
         for datagram in [576usize, 1280, 1472, 8972] {
             let (mut memory, small) = (vec![0; datagram], smallness(datagram));
             bundle(&mut memory, &[&vec![7; small][..]; 3]);
             let four = append(&mut memory, datagram, &[7]);
             assert_eq!(four, None);
-            assert!(HEADER + 3 * (ENTRY + small + 1) > datagram, "one byte more and they would not");
+            assert!(HEADER + 3 * (ENTRY + small + 1) > datagram, "three packets of one byte more do not fit");
         }
         assert_eq!(smallness(3), 0);
     }
 
     #[test]
-    fn what_lies_is_dropped_from_there_on() {
+    fn a_malformed_entry_ends_the_bundle() {
         let good = b"\x31\0\0\x0b\0\x02ab\0\x01c";
         for (at, value, what) in
-            [(0, 0x30, "version"), (3, 0x0c, "longer"), (3, 0x0a, "shorter"), (5, 0, "none")]
+            [(0, 0x30, "version"), (3, 0x0c, "longer"), (3, 0x0a, "shorter"), (5, 0, "no entry")]
         {
             let mut datagram = *good;
             datagram[at] = value;
@@ -218,6 +220,6 @@ mod tests {
         }
         let mut reserved = *good;
         reserved[1] = 0xff;
-        assert_eq!(read(&reserved), read(good), "not looked at");
+        assert_eq!(read(&reserved), read(good), "receivers ignore the reserved byte");
     }
 }

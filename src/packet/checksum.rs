@@ -1,27 +1,27 @@
-//! The Internet checksum: 16-bit one's complement sum (RFC 1071), and the pseudo-headers that TCP, UDP and
-//! ICMPv6 sum with their own bytes (RFC 793 §3.1, RFC 8200 §8.1).
+//! The Internet checksum: the 16-bit one's complement sum (RFC 1071), and the pseudo-headers that TCP, UDP and ICMPv6 add
+//! to their own bytes (RFC 793 §3.1, RFC 8200 §8.1).
 //!
-//! A [`Sum`] adds up byte strings of even length (only the last may be odd) in any order and is folded once
-//! at the end. It never touches a packet: the caller stores the two bytes, big endian.
+//! A [`Sum`] adds byte strings in any order, and is folded once at the end. All but the last must have even length. It never
+//! writes to a packet: the caller stores the two bytes in network byte order.
 //!
-//! Invariant: `Sum` over a header that holds its right checksum folds to 0.
+//! Invariant: the sum over a header that holds its correct checksum finishes as 0.
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
 
-/// A one's complement sum under way, in native byte order (RFC 1071 §2(B): the sum may be taken in either
-/// byte order, if the result is swapped likewise), folded to 16 bits at the end.
+/// An unfinished one's complement sum, in native byte order. The sum may be computed in either byte order, if the result is
+/// swapped in the same way (RFC 1071 §2(B)). It is folded to 16 bits at the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sum(u64);
 
 impl Sum {
-    /// Adds `bytes`, as if padded by one zero byte to an even length.
+    /// Adds `bytes`, padded by one zero byte if their length is odd.
     #[must_use]
     pub fn add_bytes(self, bytes: &[u8]) -> Self {
-        // Words of any length may be added, as 2^16, 2^32 and 2^64 are all 1 modulo 2^16 - 1 (RFC 1071
-        // §2(C)). Four sums of 128 bits: an add and an add-with-carry for 8 bytes, four of them at a time.
-        // Without AVX, which this crate does not ask for, vectors are no faster: to split 64 KiB took 4.4 us
-        // with them, and 3.1 us so (benches/packet.rs).
+        // Words of any length may be added, since 2^16, 2^32 and 2^64 are all 1 modulo 2^16 - 1 (RFC 1071 §2(C)). Four
+        // sums of 128 bits take an add and an add-with-carry for each 8 bytes, and run side by side. Vectors are not
+        // faster without AVX, which this crate does not require: splitting 64 KiB took 4.4 us with vectors, and takes
+        // 3.1 us with this loop (benches/packet.rs).
         let mut lanes = [0u128; 4];
         let mut chunks = bytes.chunks_exact(32);
         for chunk in &mut chunks {
@@ -47,14 +47,14 @@ impl Sum {
         Self(total)
     }
 
-    /// Copies `from` to `to`, which is as long, and adds it.
+    /// Copies `from` to `to`, which must have the same length, and adds it to the sum.
     ///
     /// # Panics
     /// If the lengths differ.
     #[must_use]
     pub fn add_copied(self, from: &[u8], to: &mut [u8]) -> Self {
-        // Two passes over what is in the cache, of which the first is the C library's: as fast as one of our
-        // own.
+        // Two passes over cached bytes, of which the first is the memcpy of the C library, are as fast as one combined
+        // pass of our own.
         to.copy_from_slice(from);
         self.add_bytes(from)
     }
@@ -65,39 +65,39 @@ impl Sum {
         Self(self.0 + u64::from(word.to_be()))
     }
 
-    /// Adds what another sum holds.
+    /// Adds another sum.
     #[must_use]
     pub fn add_sum(self, other: Self) -> Self {
         Self(self.0 + other.0)
     }
 
-    /// Takes away one 16-bit word that was added before: in one's complement, minus `x` is plus `!x`.
+    /// Subtracts one 16-bit word that was added before: in one's complement, subtracting `x` is adding `!x`.
     #[must_use]
     pub fn sub_word(self, word: u16) -> Self {
         self.add_word(!word)
     }
 
-    /// Adds the pseudo-header of `protocol` between two addresses of one family; `length` is that of the
-    /// transport header and payload, in bytes.
+    /// Adds the pseudo-header of `protocol` between two addresses of the same family. `length` is the length of transport
+    /// header and payload, in bytes.
     #[must_use]
     pub fn add_pseudo_header(self, src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> Self {
         let sum = match (src, dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => self.add_bytes(&src.octets()).add_bytes(&dst.octets()),
             (IpAddr::V6(src), IpAddr::V6(dst)) => self.add_bytes(&src.octets()).add_bytes(&dst.octets()),
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
-                unreachable!("one packet has addresses of one family")
+                unreachable!("both addresses of a packet have the same family")
             }
         };
         sum.add_bytes(&(length as u64).to_be_bytes()).add_bytes(&u16::from(protocol).to_be_bytes())
     }
 
-    /// The checksum to store: folded, complemented, in network byte order.
+    /// Finishes the sum: the folded and complemented checksum, in network byte order.
     #[must_use]
     pub fn finish(self) -> [u8; 2] {
         (!self.fold()).to_ne_bytes()
     }
 
-    /// The folded sum, not complemented: what a partial checksum field holds, in network byte order.
+    /// The folded sum without complement, in network byte order: the value of a partial checksum field.
     #[must_use]
     pub fn partial(self) -> [u8; 2] {
         self.fold().to_ne_bytes()
@@ -112,7 +112,7 @@ impl Sum {
     }
 }
 
-/// The checksum of one byte string, to store in network byte order.
+/// The checksum of one byte string, in network byte order.
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> [u8; 2] {
     Sum::default().add_bytes(bytes).finish()
@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    /// The definition, word by word, as RFC 1071 §1 puts it.
+    /// The definition of RFC 1071 §1, word by word.
     fn slow(bytes: &[u8]) -> [u8; 2] {
         let mut sum: u32 = 0;
         for pair in bytes.chunks(2) {
@@ -136,26 +136,26 @@ mod tests {
     }
 
     #[test]
-    fn rfc_1071_example() {
-        // §3: 0001 f203 f4f5 f6f7 sum to ddf2.
+    fn the_rfc_1071_example_is_summed() {
+        // RFC 1071 §3: the words 0001 f203 f4f5 f6f7 sum to ddf2.
         let sum = Sum::default().add_bytes(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
         assert_eq!(sum.partial(), [0xdd, 0xf2]);
     }
 
     #[test]
-    fn empty_and_odd() {
+    fn empty_and_odd_strings_are_summed() {
         assert_eq!(checksum(&[]), [0xff, 0xff]);
         assert_eq!(checksum(&[0x12]), slow(&[0x12]));
     }
 
     proptest! {
         #[test]
-        fn equals_the_definition(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
+        fn the_checksum_equals_its_definition(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
             prop_assert_eq!(checksum(&bytes), slow(&bytes));
         }
 
         #[test]
-        fn copies_and_words(bytes in proptest::collection::vec(any::<u8>(), 0..200), word: u16) {
+        fn copies_and_words_are_summed(bytes in proptest::collection::vec(any::<u8>(), 0..200), word: u16) {
             let mut copy = vec![0; bytes.len()];
             let sum = Sum::default().add_word(word).add_copied(&bytes, &mut copy);
             prop_assert_eq!(&copy, &bytes);
@@ -165,7 +165,7 @@ mod tests {
         }
 
         #[test]
-        fn adds_up_in_pieces(bytes in proptest::collection::vec(any::<u8>(), 0..500), cut in 0usize..250) {
+        fn pieces_sum_to_the_whole(bytes in proptest::collection::vec(any::<u8>(), 0..500), cut in 0usize..250) {
             let (a, b) = bytes.split_at((cut * 2).min(bytes.len() & !1));
             prop_assert_eq!(Sum::default().add_bytes(a).add_bytes(b).finish(), checksum(&bytes));
         }

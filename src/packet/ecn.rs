@@ -1,45 +1,47 @@
-//! Explicit congestion notification across the tunnel: what the outer header says, applied to the inner packet.
+//! Explicit congestion notification (ECN) across the tunnel: applies the outer ECN field to the inner packet.
 //!
-//! Routers of the underlay can mark the outer header only; a mark that is thrown away with it leaves TCP blind and the queue
-//! full. RFC 6040 says how it is carried over: [`Ecn::decapsulated`] is its table, [`Marker`] writes the result into a copy
-//! of the packet, since the receive buffer is lent. Nothing is copied, or even looked at, where the outer header is unmarked.
+//! Routers of the underlay can mark only the outer header. If the mark were discarded with that header, TCP would not slow
+//! down and the queue would stay full. RFC 6040 says how the mark is carried over: [`Ecn::decapsulated`] is its table, and
+//! [`Marker`] writes the result into a copy of the packet, since the receive buffer is only borrowed. A packet whose outer
+//! header is unmarked is neither copied nor inspected.
 //!
-//! It does not decide what the outer header of a packet that leaves says: a copy of the inner field towards hosts that
-//! announce that they read it ("normal mode"), Not-ECT towards all others ("compatibility mode").
+//! It does not choose the outer ECN field of packets that leave. That is a copy of the inner field for hosts that announce
+//! that they read it ("normal mode"), and Not-ECT for all others ("compatibility mode").
 //!
-//! Invariant: what comes out differs from what went in by the two bits, and by the IPv4 header checksum that covers them.
+//! Invariant: a marked packet differs from the original only in the two ECN bits and in the IPv4 header checksum.
 //! Sources: RFC 3168 (the field), RFC 6040 §4 (tunnels), RFC 1624 (the checksum of a changed header).
 #![forbid(unsafe_code)]
 
 use super::checksum::Sum;
-use super::header::{put, word};
-use super::{Family, IPV6_HEADER, IpPacket, field};
+use super::family::Family;
+use super::header::{IPV6_HEADER, field, put, word};
+use super::ip::IpPacket;
 
-/// The field of an IP header, by its bits.
+/// The ECN field of an IP header; the values are its bits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Ecn {
-    /// The transport does not know ECN.
+    /// Not-ECT: the transport does not support ECN.
     #[default]
     NotEct = 0,
-    /// It does, and asks for the low-latency kind of marking (RFC 9331).
+    /// ECT(1): the transport supports ECN, and asks for low-latency marking (RFC 9331).
     Ect1 = 1,
-    /// It does.
+    /// ECT(0): the transport supports ECN.
     Ect0 = 2,
-    /// A router on the way was congested.
+    /// CE, congestion experienced: a router on the path was congested.
     Ce = 3,
 }
 
 impl Ecn {
-    /// The lowest two bits of an IPv4 TOS byte or an IPv6 traffic class.
+    /// Reads the lowest two bits of an IPv4 TOS byte or an IPv6 traffic class.
     #[must_use]
     #[inline]
     pub fn of(traffic_class: u8) -> Self {
         [Self::NotEct, Self::Ect1, Self::Ect0, Self::Ce][usize::from(traffic_class & 3)]
     }
 
-    /// The field of the packet that goes on, if this one is the inner packet's: RFC 6040 figure 4. `None`: it is dropped,
-    /// for a mark that it cannot carry would be lost.
+    /// The ECN field of the forwarded packet, if `self` is its inner and `outer` its outer field (RFC 6040 figure 4).
+    /// `None`: the packet must be dropped, because it cannot carry the mark, which would be lost.
     #[must_use]
     #[inline]
     pub fn decapsulated(self, outer: Self) -> Option<Self> {
@@ -53,7 +55,7 @@ impl Ecn {
 }
 
 impl IpPacket<'_> {
-    /// Its ECN field.
+    /// The ECN field of the packet.
     #[must_use]
     #[inline]
     pub fn ecn(&self) -> Ecn {
@@ -64,18 +66,18 @@ impl IpPacket<'_> {
     }
 }
 
-/// Marks a whole packet "congestion experienced". Says whether its transport knows what that is: else it is as it was.
+/// Marks a packet "congestion experienced". Returns whether its transport supports ECN; if not, the packet is unchanged.
 pub fn mark(packet: &mut [u8]) -> bool {
-    let Ok(IpPacket { family, .. }) = IpPacket::parse(packet) else { return false };
-    let knows = IpPacket::parse(packet).is_ok_and(|packet| packet.ecn() != Ecn::NotEct);
-    if knows {
-        write(packet, family, Ecn::Ce);
+    let Ok(view) = IpPacket::parse(packet) else { return false };
+    let (family, supports_ecn) = (view.family(), view.ecn() != Ecn::NotEct);
+    if supports_ecn {
+        write_ecn(packet, family, Ecn::Ce);
     }
-    knows
+    supports_ecn
 }
 
-/// Writes the field, and what follows from it.
-fn write(packet: &mut [u8], family: Family, ecn: Ecn) {
+/// Writes the ECN field, and updates the IPv4 header checksum.
+fn write_ecn(packet: &mut [u8], family: Family, ecn: Ecn) {
     match family {
         Family::V4 => {
             let before = word(packet, 0);
@@ -89,7 +91,7 @@ fn write(packet: &mut [u8], family: Family, ecn: Ecn) {
     }
 }
 
-/// Room for the packet that is being marked.
+/// Applies outer ECN fields; it holds a buffer for the copy of a packet that it marks.
 #[derive(Debug)]
 pub struct Marker {
     scratch: Box<[u8]>,
@@ -102,11 +104,11 @@ impl Default for Marker {
 }
 
 impl Marker {
-    /// The packet as it goes on, if its outer header said `outer`; `None` if it must be dropped.
+    /// Applies the outer field `outer` to a packet. Returns the packet to forward; `None` if it must be dropped.
     #[must_use]
     #[inline]
     pub fn apply<'a>(&'a mut self, packet: IpPacket<'a>, outer: Ecn) -> Option<IpPacket<'a>> {
-        // Neither changes anything, whatever the inner field is.
+        // These two change no inner field.
         if matches!(outer, Ecn::NotEct | Ecn::Ect0) {
             return Some(packet);
         }
@@ -119,7 +121,7 @@ impl Marker {
     fn marked(&mut self, packet: IpPacket<'_>, ecn: Ecn) -> IpPacket<'_> {
         let copy = &mut self.scratch[..packet.bytes.len()];
         copy.copy_from_slice(packet.bytes);
-        write(copy, packet.family, ecn);
+        write_ecn(copy, packet.family, ecn);
         IpPacket { bytes: copy, family: packet.family, header_len: packet.header_len }
     }
 }
@@ -128,13 +130,13 @@ impl Marker {
 mod tests {
     use super::*;
     use crate::packet::checksum::checksum;
-    use crate::packet::testing::Recipe;
+    use crate::packet::testing::TestPacket;
 
     const ALL: [Ecn; 4] = [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce];
 
-    /// RFC 6040 figure 4, a row an inner field, a column an outer one, in the order of `ALL`.
+    /// RFC 6040 figure 4: one row for each inner field, one column for each outer field, in the order of `ALL`.
     #[test]
-    fn the_table_is_that_of_the_standard() {
+    fn decapsulation_follows_rfc_6040() {
         use Ecn::{Ce, Ect0, Ect1, NotEct};
         let table = [
             [Some(NotEct), Some(NotEct), Some(NotEct), None],
@@ -148,13 +150,13 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_changes_by_its_field_and_checksum_alone() {
+    fn marking_changes_only_ecn_and_checksum() {
         let mut marker = Marker::default();
         for family in [Family::V4, Family::V6] {
             for inner in ALL {
-                // The DSCP and what is beside it stay.
+                // The DSCP must stay as it is.
                 for tos in [0, 0xb8, 0xfc] {
-                    let bytes = Recipe { tos: tos | inner as u8, ..Recipe::tcp(family, 100) }.build();
+                    let bytes = TestPacket { tos: tos | inner as u8, ..TestPacket::tcp(family, 100) }.build();
                     let packet = IpPacket::parse(&bytes).expect("well formed");
                     assert_eq!(packet.ecn(), inner);
                     for outer in ALL {
@@ -162,8 +164,9 @@ mod tests {
                             assert_eq!((inner, outer), (Ecn::NotEct, Ecn::Ce));
                             continue;
                         };
-                        let ecn = inner.decapsulated(outer).expect("it was not dropped");
-                        let wanted = Recipe { tos: tos | ecn as u8, ..Recipe::tcp(family, 100) }.build();
+                        let ecn = inner.decapsulated(outer).expect("the packet was not dropped");
+                        let wanted =
+                            TestPacket { tos: tos | ecn as u8, ..TestPacket::tcp(family, 100) }.build();
                         assert_eq!(marked.bytes(), wanted, "{family:?} {inner:?} {outer:?}");
                         let sum = checksum(&marked.bytes()[..marked.header_len()]);
                         assert!(family == Family::V6 || sum == [0, 0]);

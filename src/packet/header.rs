@@ -1,11 +1,31 @@
-//! Where the fields of TCP and UDP headers stand, and how 16-bit fields are read and written.
+//! Positions of header fields in IP, TCP and UDP headers, and helpers that read and write 16-bit fields.
 //!
-//! Offsets count from the start of the transport header. Nothing here checks a length: slices that are too
-//! short panic, so callers look first.
-//! Sources: RFC 9293 §3.1 (TCP), RFC 768 (UDP).
+//! Offsets of TCP and UDP fields count from the start of the transport header. Nothing here checks a length: a slice that
+//! is too short panics, so callers check first.
+//! Sources: RFC 791 (IPv4), RFC 8200 (IPv6), RFC 9293 §3.1 (TCP), RFC 768 (UDP).
 #![forbid(unsafe_code)]
 
-/// TCP.
+/// Bytes of an IPv4 header without options.
+pub const IPV4_HEADER: usize = 20;
+/// Bytes of an IPv6 header without extension headers.
+pub const IPV6_HEADER: usize = 40;
+
+/// Byte offsets of header fields, from the start of the IP header.
+pub(super) mod field {
+    pub(in crate::packet) const V4_LENGTH: usize = 2;
+    pub(in crate::packet) const V4_ID: usize = 4;
+    pub(in crate::packet) const V4_FRAGMENT: usize = 6;
+    pub(in crate::packet) const V4_CHECKSUM: usize = 10;
+    pub(in crate::packet) const V4_PROTOCOL: usize = 9;
+    pub(in crate::packet) const V4_SRC: usize = 12;
+    pub(in crate::packet) const V4_DST: usize = 16;
+    pub(in crate::packet) const V6_LENGTH: usize = 4;
+    pub(in crate::packet) const V6_NEXT_HEADER: usize = 6;
+    pub(in crate::packet) const V6_SRC: usize = 8;
+    pub(in crate::packet) const V6_DST: usize = 24;
+}
+
+/// Fields and flags of a TCP header.
 pub(super) mod tcp {
     pub(in crate::packet) const SEQUENCE: usize = 4;
     pub(in crate::packet) const ACK_NUMBER: usize = 8;
@@ -25,7 +45,7 @@ pub(super) mod tcp {
     pub(in crate::packet) const URG: u8 = 0x20;
     pub(in crate::packet) const CWR: u8 = 0x80;
 
-    /// Bytes of the header with its options, if all of it is in `segment`.
+    /// Bytes of the header with its options; `None` if `segment` does not hold the whole header.
     pub(in crate::packet) fn header_len(segment: &[u8]) -> Option<usize> {
         let length = usize::from(segment.get(DATA_OFFSET)? >> 4) * 4;
         (HEADER..=segment.len()).contains(&length).then_some(length)
@@ -37,7 +57,7 @@ pub(super) mod tcp {
     }
 }
 
-/// UDP.
+/// Fields of a UDP header.
 pub(super) mod udp {
     pub(in crate::packet) const DST_PORT: usize = 2;
     pub(in crate::packet) const LENGTH: usize = 4;
@@ -46,17 +66,17 @@ pub(super) mod udp {
     pub(in crate::packet) const HEADER: usize = 8;
 }
 
-/// The big-endian word at `at`.
+/// Reads the big-endian 16-bit word at `at`.
 pub(super) fn word(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// Writes the bytes of a field.
+/// Writes the bytes of a field at `at`.
 pub(super) fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
     bytes[at..at + N].copy_from_slice(&value);
 }
 
-/// A length, or a count of parts, as a header has it.
-pub(super) fn narrow(n: usize) -> u16 {
+/// Converts a length or a count to the 16 bits of a header field.
+pub(super) fn to_u16(n: usize) -> u16 {
     u16::try_from(n).expect("no part of a packet is longer than its own 16-bit length field says")
 }

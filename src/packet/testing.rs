@@ -1,5 +1,5 @@
-//! Packets for the tests of [`split`](super::split) and [`coalesce`](super::coalesce), and etherparse's
-//! opinion on what they make of them.
+//! Packets for the tests of [`split`](super::split) and [`coalesce`](super::coalesce), and checks of the results with
+//! etherparse, an independent parser.
 #![forbid(unsafe_code)]
 
 use etherparse::{
@@ -12,12 +12,12 @@ use super::checksum::Sum;
 use super::header::{put, tcp, udp};
 use super::{Family, IpPacket, VnetHeader, protocol};
 
-/// A packet to build.
+/// The fields of a packet to build.
 #[derive(Debug, Clone)]
-pub(super) struct Recipe {
+pub(super) struct TestPacket {
     pub(super) family: Family,
     pub(super) protocol: u8,
-    /// Source and destination.
+    /// Source and destination port.
     pub(super) ports: (u16, u16),
     pub(super) flags: u8,
     pub(super) sequence: u32,
@@ -27,7 +27,7 @@ pub(super) struct Recipe {
     pub(super) id: u16,
     pub(super) dont_fragment: bool,
     pub(super) more_fragments: bool,
-    /// TOS or traffic class.
+    /// IPv4 TOS byte or IPv6 traffic class.
     pub(super) tos: u8,
     pub(super) ttl: u8,
     pub(super) flow_label: u32,
@@ -36,8 +36,8 @@ pub(super) struct Recipe {
     pub(super) payload: Vec<u8>,
 }
 
-/// `length` bytes that look random and are not.
-pub(super) fn noise(length: usize, seed: u64) -> Vec<u8> {
+/// `length` pseudo-random bytes, the same for each `seed`.
+pub(super) fn pseudo_random(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     (0..length)
         .map(|_| {
@@ -47,10 +47,10 @@ pub(super) fn noise(length: usize, seed: u64) -> Vec<u8> {
         .collect()
 }
 
-/// TCP with timestamps (NOP, NOP, kind 8, length 10), as Linux sends it.
+/// TCP options with timestamps (NOP, NOP, kind 8, length 10), as Linux sends them.
 pub(super) const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0x30, 0x39, 0, 0, 0xd4, 0x31];
 
-impl Recipe {
+impl TestPacket {
     pub(super) fn tcp(family: Family, payload: usize) -> Self {
         Self {
             family,
@@ -69,7 +69,7 @@ impl Recipe {
             flow_label: 0x12345,
             ip_options: Vec::new(),
             hop_by_hop: false,
-            payload: noise(payload, 7),
+            payload: pseudo_random(payload, 7),
         }
     }
 
@@ -114,7 +114,7 @@ impl Recipe {
         }
     }
 
-    /// The packet with right checksums.
+    /// Builds the packet with correct checksums.
     pub(super) fn build(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let builder = PacketBuilder::ip(self.ip_headers());
@@ -138,7 +138,7 @@ impl Recipe {
         self.build().len() - self.payload.len()
     }
 
-    /// The packet as a TUN read brings it: checksum partial, to be cut at `gso_size` (0: not at all).
+    /// Builds the packet as a TUN read delivers it: with a partial checksum, to be split at `gso_size` (0: not at all).
     pub(super) fn partial(&self, gso_size: u16) -> (VnetHeader, Vec<u8>) {
         let mut bytes = self.build();
         let packet = IpPacket::parse(&bytes).expect("well formed");
@@ -166,7 +166,7 @@ impl Recipe {
     }
 }
 
-/// Asserts that etherparse accepts a packet and all its checksums, and returns the payload.
+/// Asserts that etherparse accepts a packet and its checksums, and returns the payload.
 pub(super) fn checked_payload(bytes: &[u8]) -> &[u8] {
     let sliced = SlicedPacket::from_ip(bytes).expect("etherparse accepts the packet");
     if let Some(NetSlice::Ipv4(ip)) = &sliced.net {
@@ -183,7 +183,7 @@ pub(super) fn checked_payload(bytes: &[u8]) -> &[u8] {
                 Some(NetSlice::Ipv6(ip)) => segment
                     .calc_checksum_ipv6(ip.header().source(), ip.header().destination())
                     .expect("short"),
-                other => panic!("no IP: {other:?}"),
+                other => panic!("not an IP packet: {other:?}"),
             };
             assert_eq!(segment.checksum(), expected, "TCP checksum");
             segment.payload()
@@ -197,7 +197,7 @@ pub(super) fn checked_payload(bytes: &[u8]) -> &[u8] {
                 Some(NetSlice::Ipv6(ip)) => {
                     header.calc_checksum_ipv6(&ip.header().to_header(), datagram.payload()).expect("short")
                 }
-                other => panic!("no IP: {other:?}"),
+                other => panic!("not an IP packet: {other:?}"),
             };
             assert_eq!(header.checksum, expected, "UDP checksum");
             assert_eq!(usize::from(header.length), 8 + datagram.payload().len(), "UDP length");

@@ -1,32 +1,31 @@
-//! The ten bytes before each packet on a TUN queue opened with `IFF_VNET_HDR`: which checksum is still
-//! partial, and into what segments a super packet is to be cut.
+//! The ten bytes before each packet on a TUN queue that is opened with `IFF_VNET_HDR`. They say which checksum is still
+//! partial, and into which segments a super packet is to be split.
 //!
-//! It does not look at the packet: whether the offsets lie inside it is checked by
-//! [`split`](super::split::split).
+//! It does not look at the packet: [`split`](super::split::split) checks whether the offsets lie inside it.
 //!
-//! Invariant: [`VnetHeader::parse`] accepts only what the offloads that we ask for (checksum, TSO, USO) can
-//! bring.
-//! Sources: VIRTIO 1.2 §5.1.6, `include/uapi/linux/virtio_net.h`. A TUN with default endianness uses the
-//! machine's.
+//! Invariant: [`VnetHeader::parse`] accepts only combinations that the requested offloads (checksum, TSO, USO) can
+//! produce.
+//! Sources: VIRTIO 1.2 §5.1.6, `include/uapi/linux/virtio_net.h`. A TUN with default endianness uses the byte order of
+//! the machine.
 #![forbid(unsafe_code)]
 
-use super::Malformed;
+use super::malformed::Malformed;
 
 /// `struct virtio_net_hdr`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct VnetHeader {
-    /// [`NEEDS_CSUM`](Self::NEEDS_CSUM) or [`DATA_VALID`](Self::DATA_VALID) or nothing.
+    /// Either [`NEEDS_CSUM`](Self::NEEDS_CSUM), [`DATA_VALID`](Self::DATA_VALID), or 0.
     pub flags: u8,
-    /// One of the `GSO_` constants, [`GSO_ECN`](Self::GSO_ECN) added to those of TCP where CWR is set.
+    /// One of the `GSO_` constants. [`GSO_ECN`](Self::GSO_ECN) is added to a TCP type if CWR is set.
     pub gso_type: u8,
-    /// Bytes of all headers. The kernel gives a hint here, on the forward path often the length of the whole
-    /// first fragment: it is written for the kernel, but never read.
+    /// Bytes of all headers. The kernel gives only a hint here, on the forward path often the length of the whole first
+    /// fragment. So this program writes the field for the kernel, but never reads it.
     pub hdr_len: u16,
-    /// Payload bytes of each segment but the last.
+    /// Payload bytes of each segment; the last may have fewer.
     pub gso_size: u16,
-    /// Where the checksum begins, from the start of the IP header.
+    /// Offset of the first byte that the checksum covers, from the start of the IP header.
     pub csum_start: u16,
-    /// Where the result is stored, from `csum_start`.
+    /// Offset of the checksum field, from `csum_start`.
     pub csum_offset: u16,
 }
 
@@ -34,23 +33,23 @@ impl VnetHeader {
     /// Bytes on the wire.
     pub const LEN: usize = 10;
 
-    /// Flag: the checksum field holds the sum of the pseudo-header; the rest is to be added.
+    /// Flag: the checksum field holds only the sum of the pseudo-header; the receiver must add the rest.
     pub const NEEDS_CSUM: u8 = 1;
-    /// Flag: the checksum was verified. The kernel sets it, and ignores it on a TUN write (DATAPLANE.md §6).
+    /// Flag: the checksum was verified. The kernel sets this flag on a read, and ignores it on a TUN write.
     pub const DATA_VALID: u8 = 2;
 
-    /// One packet.
+    /// Type: a single packet.
     pub const GSO_NONE: u8 = 0;
-    /// TCP over IPv4.
+    /// Type: a super packet of TCP over IPv4.
     pub const GSO_TCPV4: u8 = 1;
-    /// TCP over IPv6.
+    /// Type: a super packet of TCP over IPv6.
     pub const GSO_TCPV6: u8 = 4;
-    /// UDP of either family, cut into datagrams (not into fragments, which is type 3).
+    /// Type: a super packet of UDP over either family, which is split into datagrams (type 3 would be fragments).
     pub const GSO_UDP_L4: u8 = 5;
-    /// Bit beside a TCP type: CWR is set in the super packet and belongs to its first segment only.
+    /// Bit in addition to a TCP type: CWR is set in the super packet, and belongs to its first segment only.
     pub const GSO_ECN: u8 = 0x80;
 
-    /// Reads the header in front of `bytes`, and returns it with what follows.
+    /// Reads the header at the start of `bytes`, and returns it with the bytes that follow.
     pub fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), Malformed> {
         let (&[flags, gso_type, h0, h1, g0, g1, s0, s1, o0, o1], rest) =
             bytes.split_first_chunk::<{ Self::LEN }>().ok_or(Malformed)?;
@@ -62,10 +61,10 @@ impl VnetHeader {
             csum_start: u16::from_ne_bytes([s0, s1]),
             csum_offset: u16::from_ne_bytes([o0, o1]),
         };
-        if header.is_sound() { Ok((header, rest)) } else { Err(Malformed) }
+        if header.is_plausible() { Ok((header, rest)) } else { Err(Malformed) }
     }
 
-    /// The ten bytes.
+    /// The header as it stands before a packet.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
         let [h0, h1] = self.hdr_len.to_ne_bytes();
@@ -81,7 +80,8 @@ impl VnetHeader {
         self.flags & Self::NEEDS_CSUM != 0
     }
 
-    fn is_sound(&self) -> bool {
+    /// Whether the kernel can have sent this combination of fields.
+    fn is_plausible(&self) -> bool {
         let flags_are_known = matches!(self.flags, 0 | Self::NEEDS_CSUM | Self::DATA_VALID);
         let is_cut = self.gso_size != 0;
         let type_is_known = match self.gso_type {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn emit_and_parse() {
+    fn parse_undoes_to_bytes() {
         let mut bytes = tso().to_bytes().to_vec();
         assert_eq!(bytes[4..6], 1420u16.to_ne_bytes());
         bytes.push(0x45);
@@ -119,14 +119,18 @@ mod tests {
     }
 
     #[test]
-    fn combinations_that_no_kernel_sends() {
+    fn combinations_that_no_kernel_sends_are_refused() {
         let verdict = |header: VnetHeader| VnetHeader::parse(&header.to_bytes()).map(|_| ());
         let none = VnetHeader::default();
         assert_eq!(verdict(VnetHeader { gso_type: 0x81, ..tso() }), Ok(()), "TCPV4 with ECN");
-        assert_eq!(verdict(VnetHeader { flags: 2, ..tso() }), Ok(()), "verified by a card that merges");
+        assert_eq!(
+            verdict(VnetHeader { flags: 2, ..tso() }),
+            Ok(()),
+            "a network card has merged and verified"
+        );
         for (header, what) in [
-            (VnetHeader { gso_size: 0, ..tso() }, "cut into nothing"),
-            (VnetHeader { gso_size: 1, ..none }, "a size, but no type"),
+            (VnetHeader { gso_size: 0, ..tso() }, "segments of no bytes"),
+            (VnetHeader { gso_size: 1, ..none }, "a size without a type"),
             (VnetHeader { gso_type: 0x80, ..none }, "ECN alone"),
             (VnetHeader { gso_type: 0x85, ..tso() }, "ECN with UDP"),
             (VnetHeader { gso_type: 3, ..tso() }, "UDP fragmentation offload"),
