@@ -17,7 +17,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 
-use hopsack::lab::bench::{self, Cell, Metric, Plan, Report};
+use hopsack::lab::bench::{self, BenchPlan, Cell, Metric, Report};
 use hopsack::lab::{Interrupt, LabError, Options};
 
 /// The fewest samples that criterion takes.
@@ -61,8 +61,8 @@ fn run() -> Result<(), LabError> {
 
 /// The matrix, less what the environment takes from it. The results are written before anything is said about them.
 fn measure() -> Result<Report, LabError> {
-    let full = Plan::full();
-    let plan = Plan {
+    let full = BenchPlan::full();
+    let plan = BenchPlan {
         systems: chosen("HOPSACK_BENCH_SYSTEMS", full.systems)?,
         underlays: chosen("HOPSACK_BENCH_UNDERLAYS", full.underlays)?,
         workloads: chosen("HOPSACK_BENCH_WORKLOADS", full.workloads)?,

@@ -8,10 +8,12 @@
 mod cluster;
 mod explain;
 mod flanneld;
+mod lab;
 mod options;
 mod pki;
 mod table;
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,7 +23,6 @@ use serde::Serialize;
 
 use crate::api::{DropRow, Explanation, PeerRow, Request, RouteRow, Status};
 use crate::config::{Config, Sources};
-use crate::lab;
 use crate::node::{self, Node, NodeError};
 use options::ConfigOptions;
 use table::Table;
@@ -32,9 +33,15 @@ pub enum CliError {
     /// The node's own reasons.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// The lab's.
-    #[error(transparent)]
-    Lab(#[from] lab::LabError),
+    /// The program `hopsack-lab` does not exist.
+    #[error(
+        "hopsack-lab is neither at {} nor on the PATH: install it, or build it with `cargo build --release`",
+        .beside.display()
+    )]
+    NoLab {
+        /// Path beside this program, where it was expected.
+        beside: PathBuf,
+    },
     /// Standard output, or the runtime.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -46,8 +53,7 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Node(error) => error.exit_code(),
-            Self::Lab(error) => 1 + u8::from(error.is_usage()),
-            Self::Io(_) => 1,
+            Self::NoLab { .. } | Self::Io(_) => 1,
         }
     }
 }
@@ -141,7 +147,13 @@ enum Command {
     /// Certificates for encryption between the nodes: the cluster's CA, and what it signs
     #[command(subcommand)]
     Pki(pki::PkiCommand),
-    Lab(lab::cli::LabArgs),
+    /// A cluster on this machine, for trying, testing and measuring: runs the program hopsack-lab
+    #[command(disable_help_flag = true)]
+    Lab {
+        /// Arguments of hopsack-lab; --help lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+        arguments: Vec<OsString>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -210,7 +222,7 @@ impl Cli {
             Command::Network(command) => cluster::network(command)?,
             Command::Leases(command) => cluster::leases(command)?,
             Command::Pki(command) => pki::pki(command)?,
-            Command::Lab(args) => lab::cli::run(args, &std::env::current_exe()?)?,
+            Command::Lab { arguments } => match lab::exec(&arguments)? {},
         }
         Ok(ExitCode::SUCCESS)
     }

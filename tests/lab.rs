@@ -1,7 +1,7 @@
-//! The lab itself, without daemons: its links, its traffic, and that nothing is left of it.
+//! The lab itself, without daemons: its links, its traffic, its removal, and its two programs.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use hopsack::lab::ping::{Ping, ping};
@@ -10,7 +10,10 @@ use hopsack::lab::{self, Lab, LabError, Options};
 use hopsack::packet::Family;
 use hopsack::sys::netns::in_netns;
 
-/// What a lab leaves: its namespaces and its directory.
+const HOPSACK: &str = env!("CARGO_BIN_EXE_hopsack");
+const HOPSACK_LAB: &str = env!("CARGO_BIN_EXE_hopsack-lab");
+
+/// What is left of a lab: its namespaces and its directory.
 fn left(name: &str) -> Vec<String> {
     let names = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
     let names = names.filter_map(|entry| entry.file_name().into_string().ok());
@@ -20,7 +23,7 @@ fn left(name: &str) -> Vec<String> {
 }
 
 #[test]
-fn hosts_and_pods_reach_their_neighbours_at_once() {
+fn hosts_and_pods_reach_their_neighbours() {
     for underlay in [Family::V4, Family::V6] {
         let lab = Lab::create(Options { underlay, ..Options::unique("links", "/bin/false") }).unwrap();
         let across = ping(&lab.host(1).netns, Ping::to(lab.host(3).public)).unwrap();
@@ -37,12 +40,12 @@ fn hosts_and_pods_reach_their_neighbours_at_once() {
 }
 
 #[test]
-fn a_dropped_lab_leaves_nothing_not_even_a_stray_process() {
+fn dropped_lab_ends_stray_processes() {
     let lab = Lab::create(Options { hosts: 2, ..Options::unique("drop", "/bin/false") }).unwrap();
     let name = lab.options().name.clone();
     let mut stray =
         Command::new("ip").args(["netns", "exec", &lab.pod(2).netns, "sleep", "600"]).spawn().unwrap();
-    // Until it has left our namespace for the pod's.
+    // Wait until `ip` has entered the pod's namespace.
     let here = std::fs::read_link("/proc/self/ns/net").unwrap();
     let there = format!("/proc/{}/ns/net", stray.id());
     while std::fs::read_link(&there).unwrap() == here {
@@ -52,11 +55,15 @@ fn a_dropped_lab_leaves_nothing_not_even_a_stray_process() {
     drop(lab);
     assert!(!stray.wait().unwrap().success());
     assert_eq!(left(&name), [""; 0]);
-    assert_eq!(lab::down(&name).unwrap(), lab::Removed::default(), "to remove nothing is no error");
+    assert_eq!(
+        lab::down(&name).unwrap(),
+        lab::Removed::default(),
+        "removing a lab that does not exist is not an error"
+    );
 }
 
 #[test]
-fn a_kept_lab_is_found_again_and_a_busy_one_is_refused() {
+fn kept_lab_can_be_opened_and_a_busy_one_not() {
     let mut lab = Lab::create(Options { hosts: 1, ..Options::unique("kept", "/bin/false") }).unwrap();
     let name = lab.options().name.clone();
     assert!(matches!(Lab::open(&name), Err(LabError::Busy { .. })));
@@ -71,13 +78,13 @@ fn a_kept_lab_is_found_again_and_a_busy_one_is_refused() {
 }
 
 #[test]
-fn a_daemon_that_dies_shows_its_log_and_takes_the_lab_with_it() {
+fn daemon_that_ends_at_start_removes_the_lab() {
     let options = Options { hosts: 1, ..Options::unique("dies", "/bin/ls") };
     let name = options.name.clone();
     let error = Lab::up(options).unwrap_err();
     let LabError::DaemonDied { host, log, .. } = &error else { panic!("{error}") };
     assert_eq!(host, "h1");
-    // `ls run --config FILE` knows no --config.
+    // The daemon is `ls run --config FILE`, and `ls` complains about --config.
     assert!(log.contains("--config"), "{log}");
     assert_eq!(left(&name), [""; 0]);
 }
@@ -94,4 +101,55 @@ fn traffic_is_counted_and_verified() {
     assert!(String::from_utf8(route.stdout).unwrap().contains("via 10.244.1.1"));
     let nobody = ping(&lab.pod(1).netns, Ping { count: 1, ..Ping::to([10, 244, 1, 99]) }).unwrap();
     assert_eq!((nobody.sent, nobody.received), (1, 0));
+}
+
+/// Runs `hopsack` with the directory of its program and the PATH as given.
+fn lab_command(program: &Path, path: &str, args: &[&str]) -> Output {
+    Command::new(program).arg("lab").args(args).env("PATH", path).output().expect("hopsack is there")
+}
+
+#[test]
+fn hopsack_lab_executes_the_program_beside_it() {
+    let listed = lab_command(Path::new(HOPSACK), "/usr/sbin:/usr/bin:/sbin:/bin", &["list"]);
+    assert_eq!(listed.status.code(), Some(0), "{listed:?}");
+    let wrong = lab_command(Path::new(HOPSACK), "", &["up", "--hosts", "none"]);
+    assert_eq!(wrong.status.code(), Some(2), "arguments and exit code are passed on: {wrong:?}");
+    let help = lab_command(Path::new(HOPSACK), "", &["bench", "--help"]);
+    let direct = Command::new(HOPSACK_LAB).args(["bench", "--help"]).output().expect("cargo built it");
+    assert_eq!((help.status.code(), &help.stdout), (Some(0), &direct.stdout));
+}
+
+#[test]
+fn missing_program_of_the_lab_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = |from: &str, name: &str| {
+        let to = directory.path().join(name);
+        std::fs::copy(from, &to).unwrap();
+        to
+    };
+    let hopsack = copy(HOPSACK, "hopsack");
+    let alone = lab_command(&hopsack, "", &["list"]);
+    assert_eq!(alone.status.code(), Some(1), "no hopsack-lab: {alone:?}");
+    let path = Path::new(HOPSACK_LAB).parent().unwrap().to_str().unwrap();
+    let found = lab_command(&hopsack, path, &["list"]);
+    assert_eq!(found.status.code(), Some(0), "hopsack-lab is on the PATH: {found:?}");
+
+    std::fs::remove_file(&hopsack).unwrap();
+    let lab = copy(HOPSACK_LAB, "hopsack-lab");
+    let alone = Command::new(lab).args(["up", "--name", "no-daemon"]).env("PATH", "").output().unwrap();
+    assert_eq!(alone.status.code(), Some(1), "no hopsack: {alone:?}");
+    assert_eq!(left("no-daemon"), [""; 0]);
+}
+
+/// The daemon's program must not contain the traffic generators and tunnels of the lab.
+#[test]
+fn daemon_program_contains_no_bench() {
+    let contains = |program: &str, text: &str| {
+        let bytes = std::fs::read(program).unwrap();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    for text in ["the naive tunnel ended", "the floor ended"] {
+        assert!(contains(HOPSACK_LAB, text), "{text}");
+        assert!(!contains(HOPSACK, text), "{text}");
+    }
 }

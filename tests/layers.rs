@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["backend"],
     &["node", "cni", "lab"],
     &["cli"],
-    &["main", "hopsack-cni"],
+    &["main", "hopsack-cni", "hopsack-lab"],
 ];
 
 /// Pure modules: bytes and tables. They may not even use the standard library's doors to the world.

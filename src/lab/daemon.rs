@@ -1,6 +1,9 @@
-//! The daemon of one host: started, asked, killed, and started again, as systemd would.
+//! Daemon of one host: started, asked, killed and started again, as systemd would do it.
 //!
-//! Invariant: signals go to the recorded process or to nobody, whichever process of ours had started it.
+//! It knows the daemon only as a program with a configuration file and a control socket.
+//!
+//! Invariant: a signal is sent only to the recorded process, never to another process that reuses its
+//! number.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -12,15 +15,22 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::error::LabError;
+use super::interrupt::Interrupt;
+use super::programs;
+use super::site::Host;
 use super::state::{self, ProcessId};
-use super::{Host, Interrupt, LabError, programs};
 use crate::sys::process::{Process, Signal, own_session};
 
-/// How long a daemon may take to end after SIGTERM, before SIGKILL.
-pub(super) const GRACE: Duration = Duration::from_secs(5);
+/// Time that daemons may take to become ready. They do not wait for each other, so this long time is
+/// for a machine that is busy.
+pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long the kernel may take to end a process after SIGKILL.
-const CERTAIN: Duration = Duration::from_secs(2);
+/// Time that a daemon may take to end after SIGTERM, before it gets SIGKILL.
+pub(super) const TERM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time that the kernel may take to end a process after SIGKILL.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The daemon of one host of a lab.
 #[derive(Debug)]
@@ -28,7 +38,7 @@ pub struct Daemon {
     host: Host,
     binary: PathBuf,
     interrupt: Interrupt,
-    /// Held to be reaped, if this process has started it.
+    /// Child process to reap, if this process started it.
     child: Mutex<Option<Child>>,
 }
 
@@ -37,25 +47,25 @@ impl Daemon {
         Self { host, binary, interrupt, child: Mutex::new(None) }
     }
 
-    /// Its configuration file.
+    /// Path of the daemon's configuration file.
     #[must_use]
     pub fn config_path(&self) -> PathBuf {
         self.host.directory.join("hopsack.toml")
     }
 
-    /// Its control socket, which need not be there.
+    /// Path of the daemon's control socket. It need not exist.
     #[must_use]
     pub fn control_path(&self) -> PathBuf {
         self.host.directory.join("run/control.sock")
     }
 
-    /// The file that its standard error goes to, appended to at each start.
+    /// Log file: the daemon's standard error, appended at each start.
     #[must_use]
     pub fn log_path(&self) -> PathBuf {
         self.host.directory.join("log")
     }
 
-    /// All that it has logged since the lab was made.
+    /// Everything that the daemon has logged since the lab was made.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read(self.log_path())
@@ -63,16 +73,17 @@ impl Daemon {
             .unwrap_or_default()
     }
 
-    /// Its process number, while it runs.
+    /// Process number, while the daemon runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         state::daemon(&self.host.directory).filter(|id| id.alive()).map(|id| id.pid)
     }
 
-    /// Starts it unless it runs. Does not wait until it is ready.
+    /// Starts the daemon unless it runs. Does not wait until it is ready.
     ///
     /// # Errors
-    /// It could not be started or recorded. What it finds wrong itself is told by [`Daemon::wait_ready`].
+    /// The process could not be started or recorded. [`Daemon::wait_ready`] returns the errors that
+    /// the daemon itself reports.
     pub fn start(&self) -> Result<(), LabError> {
         if self.pid().is_some() {
             return Ok(());
@@ -87,7 +98,7 @@ impl Daemon {
         let mut command = programs::command_in(&self.host.netns, &argv);
         command.stdin(Stdio::null()).stdout(also).stderr(log);
         let mut child = own_session(&mut command).spawn().map_err(LabError::io(what()))?;
-        // A child that has ended already has no identity worth recording; wait_ready shows its log.
+        // A child that has already ended has no identity to record; wait_ready shows its log.
         let recorded = ProcessId::of(child.id()).map(|id| state::set_daemon(&self.host.directory, id));
         if let Some(Err(error)) = recorded {
             let _ = child.kill();
@@ -98,31 +109,33 @@ impl Daemon {
         Ok(())
     }
 
-    /// Kills it with SIGKILL and waits for its end. None to kill is no error.
+    /// Kills the daemon with SIGKILL and waits for its end. If it does not run, that is not an error.
     ///
     /// # Errors
-    /// Not permitted, or it does not end.
+    /// The signal is not permitted, or the process does not end.
     pub fn kill9(&self) -> Result<(), LabError> {
         self.end(Duration::ZERO).map(|_| ())
     }
 
-    /// Ends it with SIGTERM, and with SIGKILL if it takes more than 5 s. None to end is no error. Returns its exit
-    /// status if this process had started it.
+    /// Ends the daemon with SIGTERM, and with SIGKILL if that takes more than 5 s. If it does not run,
+    /// that is not an error. Returns the exit status if this process started the daemon.
     ///
     /// # Errors
-    /// Not permitted, or it does not end.
+    /// The signal is not permitted, or the process does not end.
     pub fn terminate(&self) -> Result<Option<ExitStatus>, LabError> {
-        self.end(GRACE)
+        self.end(TERM_TIMEOUT)
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until the daemon reports that it is ready.
     ///
     /// # Errors
-    /// It ended, or `timeout` passed: the error shows the end of its log; or the lab was interrupted.
+    /// The daemon ended or `timeout` passed (the error contains the end of its log), or the lab was
+    /// interrupted.
     pub fn wait_ready(&self, timeout: Duration) -> Result<(), LabError> {
         let deadline = Instant::now() + timeout;
         loop {
-            // In this order: a daemon that answers and then dies must not be taken for one that never answered.
+            // Ask first, then look for the process: a daemon that answered and then ended must not
+            // be reported as one that never answered.
             let answer = self.status();
             if answer.as_ref().is_ok_and(|status| status["ready"] == true) {
                 return Ok(());
@@ -140,10 +153,11 @@ impl Daemon {
         }
     }
 
-    /// Waits until it knows so many hosts: with etcd, a host that is ready hears of those that join after it.
+    /// Waits until the daemon knows this number of peers. With etcd, a host that is ready still learns
+    /// of the hosts that join after it.
     ///
     /// # Errors
-    /// It does not answer, or `timeout` passed; or the lab was interrupted.
+    /// The daemon does not answer, `timeout` passed, or the lab was interrupted.
     pub fn wait_peers(&self, peers: usize, timeout: Duration) -> Result<(), LabError> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -164,22 +178,23 @@ impl Daemon {
         }
     }
 
-    /// Asks it for its status: the content of `ok` in its answer.
+    /// Asks the daemon for its status. Returns the value of `ok` in the answer.
     ///
     /// # Errors
-    /// It does not answer, or with an error.
+    /// The daemon does not answer, or it answers with an error.
     pub fn status(&self) -> Result<Value, LabError> {
         self.ask(r#"{"command":"status"}"#)
     }
 
-    /// Writes one line to its control socket and reads one: the content of `ok` in the answer.
+    /// Writes one line to the control socket and reads one line. Returns the value of `ok` in the
+    /// answer.
     ///
     /// # Errors
-    /// It does not answer within 2 s, or with an error.
+    /// The daemon does not answer within 2 s, or it answers with an error.
     pub fn ask(&self, request: &str) -> Result<Value, LabError> {
         let path = self.control_path();
         let no_answer = |reason: String| LabError::Control { path: path.display().to_string(), reason };
-        let converse = || {
+        let exchange = || {
             let mut socket = UnixStream::connect(&path)?;
             socket.set_read_timeout(Some(Duration::from_secs(2)))?;
             socket.set_write_timeout(Some(Duration::from_secs(2)))?;
@@ -188,7 +203,7 @@ impl Daemon {
             BufReader::new(socket).read_line(&mut line)?;
             Ok(line)
         };
-        let line = converse().map_err(|error: std::io::Error| no_answer(error.to_string()))?;
+        let line = exchange().map_err(|error: std::io::Error| no_answer(error.to_string()))?;
         let mut answer: Value = serde_json::from_str(&line).map_err(|error| no_answer(error.to_string()))?;
         match answer.get_mut("ok") {
             Some(content) => Ok(content.take()),
@@ -196,13 +211,13 @@ impl Daemon {
         }
     }
 
-    fn end(&self, grace: Duration) -> Result<Option<ExitStatus>, LabError> {
+    fn end(&self, timeout: Duration) -> Result<Option<ExitStatus>, LabError> {
         let process = state::daemon(&self.host.directory).and_then(ProcessId::open);
-        end_all(process.as_slice(), grace)?;
+        end_all(process.as_slice(), timeout)?;
         Ok(self.reap())
     }
 
-    /// Collects the child that has ended; none if it was not ours.
+    /// Reaps the child process if it has ended; none if this process did not start it.
     pub(super) fn reap(&self) -> Option<ExitStatus> {
         let mut child = self.child();
         let status = child.as_mut()?.try_wait().ok()??;
@@ -222,11 +237,12 @@ impl Daemon {
     }
 }
 
-/// Ends processes: all get SIGTERM, and after `grace` those that still run SIGKILL. A grace of zero is SIGKILL at once.
-pub(super) fn end_all(processes: &[Process], grace: Duration) -> Result<(), LabError> {
+/// Ends processes. All get SIGTERM, and those that still run after `timeout` get SIGKILL. With a
+/// timeout of zero they get SIGKILL at once.
+pub(super) fn end_all(processes: &[Process], timeout: Duration) -> Result<(), LabError> {
     let failed = || LabError::io("end a process of the lab");
-    let wait_for_all = |patience: Duration| {
-        let deadline = Instant::now() + patience;
+    let wait_for_all = |time: Duration| {
+        let deadline = Instant::now() + time;
         let mut running = Vec::new();
         for process in processes {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -236,13 +252,13 @@ pub(super) fn end_all(processes: &[Process], grace: Duration) -> Result<(), LabE
         }
         Ok::<_, LabError>(running)
     };
-    if !grace.is_zero() {
+    if !timeout.is_zero() {
         processes.iter().try_for_each(|process| process.signal(Signal::Terminate)).map_err(failed())?;
     }
-    for process in wait_for_all(grace)? {
+    for process in wait_for_all(timeout)? {
         process.signal(Signal::Kill).map_err(failed())?;
     }
-    match wait_for_all(CERTAIN)?.len() {
+    match wait_for_all(KILL_TIMEOUT)?.len() {
         0 => Ok(()),
         _ => Err(failed()(std::io::ErrorKind::TimedOut.into())),
     }

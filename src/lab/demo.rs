@@ -4,7 +4,7 @@
 //! and started again, two hosts begin to encrypt, and everything is removed. Invariant: [`run`] returns `Ok` only if every step held, and whichever
 //! way it returns, the lab is gone.
 
-mod cable;
+mod capture;
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -12,12 +12,17 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::cluster::Lab;
+use super::daemon::READY_TIMEOUT;
+use super::error::LabError;
+use super::interrupt::Interrupt;
+use super::options::{Options, Store};
 use super::ping::{Ping, Pinger, ping};
+use super::programs;
 use super::traffic::{Amount, Flow, Transfer};
-use super::{Interrupt, Lab, LabError, Options, READY, Store};
 use crate::packet::Family;
 use crate::sys::process::own_session;
-use cable::{TIMES, WORDS, overhear};
+use capture::{TIMES, WORDS, overhear};
 
 /// The matrix of pings has to fit a screen.
 pub const MAX_HOSTS: u8 = 9;
@@ -193,15 +198,15 @@ fn encrypt(lab: &Lab, interrupt: &Interrupt, show: &mut Show<'_>) -> Result<(), 
         std::fs::write(&path, config + "\n[security]\nmode = \"sealed\"\n").map_err(what())?;
         daemon.terminate()?;
         daemon.start()?;
-        daemon.wait_ready(READY)?;
+        daemon.wait_ready(READY_TIMEOUT)?;
     }
     let begin = Instant::now();
     let question = format!(r#"{{"command":"explain","address":"{}"}}"#, lab.pod(2).v4);
-    while lab.daemon(1).ask(&question)?["keys"].is_null() && begin.elapsed() < READY {
+    while lab.daemon(1).ask(&question)?["keys"].is_null() && begin.elapsed() < READY_TIMEOUT {
         interrupt.sleep(TICK)?;
     }
     let (sealed, before) = (begin.elapsed(), transfer.received());
-    while transfer.received() == before && !transfer.is_done() && begin.elapsed() < READY {
+    while transfer.received() == before && !transfer.is_done() && begin.elapsed() < READY_TIMEOUT {
         interrupt.sleep(TICK)?;
     }
     transfer.finish();
@@ -266,7 +271,7 @@ fn tell(lab: &Lab, command: &[&str]) -> Result<String, LabError> {
     hopsack.args(command).arg("--config").arg(lab.daemon(1).config_path()).stdin(Stdio::null());
     let said = format!("hopsack {}", command.join(" "));
     let output = own_session(&mut hopsack).output().map_err(LabError::io(format!("run {said}")))?;
-    super::programs::succeed(&said, &output)?;
+    programs::succeed(&said, &output)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

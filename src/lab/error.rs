@@ -1,6 +1,7 @@
 //! What can go wrong with a lab, each with the sentence that mends it.
 
 use std::io;
+use std::path::PathBuf;
 
 /// Why a lab could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,15 @@ pub enum LabError {
     /// A program is not installed.
     #[error("the program {program} is missing: apt-get install {package}")]
     Missing { program: &'static str, package: &'static str },
+    /// The daemon's program was not found.
+    #[error(
+        "hopsack is neither at {} nor on the PATH: install it, or build it with `cargo build --release`",
+        .beside.display()
+    )]
+    NoDaemon {
+        /// Path beside hopsack-lab, where it was expected.
+        beside: PathBuf,
+    },
     /// Likewise, and the lab can do without.
     #[error("the program etcd is missing: apt-get install etcd-server, or choose --store file")]
     NoEtcd,
@@ -87,10 +97,11 @@ pub enum LabError {
 }
 
 impl LabError {
-    /// Whether the request was wrong, rather than the world: exit code 2, not 1.
+    /// Exit code of the program: 2 for wrong arguments, 1 for every other failure.
     #[must_use]
-    pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Name(_) | Self::Hosts(_) | Self::Site { .. })
+    pub fn exit_code(&self) -> u8 {
+        let wrong_arguments = matches!(self, Self::Name(_) | Self::Hosts(_) | Self::Site { .. });
+        1 + u8::from(wrong_arguments)
     }
 
     /// Turns an I/O error into one that says what was tried: `.map_err(LabError::io("read the log"))`.

@@ -1,9 +1,10 @@
-//! An etcd of the lab: one member of the cluster's store, in the namespace of the underlay, where every host reaches it.
+//! etcd of the lab: each member runs in the namespace of the underlay, where every host reaches it.
 //!
-//! It is started, killed, frozen and started again as a daemon is; its data lies in the lab's folder and goes with it. The
-//! lab knows etcd only as a program that answers `/health`.
+//! A member can be started, killed, frozen and started again. Its data is in the lab's directory and
+//! is removed with it. The lab knows etcd only as a program that answers `/health`.
 //!
-//! Invariant: signals go to the recorded process or to nobody, whichever process of ours had started it.
+//! Invariant: a signal is sent only to the recorded process, never to another process that reuses its
+//! number.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -13,55 +14,31 @@ use std::process::{Child, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::error::LabError;
+use super::interrupt::Interrupt;
+use super::site::{ETCD_CLIENT_PORT, EtcdMember};
 use super::state::{self, ProcessId};
-use super::{Interrupt, LabError, daemon, programs};
+use super::{daemon, programs};
 use crate::sys::netns::in_netns;
 use crate::sys::process::{Signal, own_session};
-
-/// The ports of etcd, as IANA has them: for clients and for the other members.
-const CLIENT_PORT: u16 = 2379;
-const PEER_PORT: u16 = 2380;
-
-/// What a plan says about one member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Member {
-    /// `etcd1`, `etcd2`, ...
-    pub(super) name: String,
-    pub(super) netns: String,
-    pub(super) address: IpAddr,
-    /// Where its data, log and record are.
-    pub(super) directory: PathBuf,
-}
-
-impl Member {
-    /// Where clients find it.
-    pub(super) fn url(&self) -> String {
-        format!("http://{}", SocketAddr::new(self.address, CLIENT_PORT))
-    }
-
-    /// Where the other members find it.
-    fn peer_url(&self) -> String {
-        format!("http://{}", SocketAddr::new(self.address, PEER_PORT))
-    }
-}
 
 /// One member of the lab's etcd.
 #[derive(Debug)]
 pub struct Etcd {
-    member: Member,
-    /// All members, as `--initial-cluster` wants them.
+    member: EtcdMember,
+    /// All members, in the format of etcd's option `--initial-cluster`.
     cluster: String,
     interrupt: Interrupt,
-    /// Held to be reaped, if this process has started it.
+    /// Child process to reap, if this process started it.
     child: Mutex<Option<Child>>,
 }
 
 impl Etcd {
-    /// All members of a lab's etcd; none if its store is a file.
-    pub(super) fn all(members: &[Member], interrupt: &Interrupt) -> Vec<Self> {
+    /// All members of a lab's etcd; empty if its store is a file.
+    pub(super) fn all(members: &[EtcdMember], interrupt: &Interrupt) -> Vec<Self> {
         let parts = members.iter().map(|member| format!("{}={}", member.name, member.peer_url()));
         let cluster = parts.collect::<Vec<_>>().join(",");
-        let etcd = |member: &Member| Self {
+        let etcd = |member: &EtcdMember| Self {
             member: member.clone(),
             cluster: cluster.clone(),
             interrupt: interrupt.clone(),
@@ -70,39 +47,40 @@ impl Etcd {
         members.iter().map(etcd).collect()
     }
 
-    /// Where clients find it.
+    /// URL for clients.
     #[must_use]
     pub fn url(&self) -> String {
         self.member.url()
     }
 
-    /// Its address on the underlay.
+    /// Address of the member on the underlay.
     #[must_use]
     pub fn address(&self) -> IpAddr {
         self.member.address
     }
 
-    /// The file that its standard error goes to, appended to at each start.
+    /// Log file: the member's standard error, appended at each start.
     #[must_use]
     pub fn log_path(&self) -> PathBuf {
         self.member.directory.join("log")
     }
 
-    /// Its process number, while it runs, frozen or not.
+    /// Process number, while the member runs, frozen or not.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         state::daemon(&self.member.directory).filter(|id| id.alive()).map(|id| id.pid)
     }
 
-    /// Starts it unless it runs, with the data that it has. Does not wait until it answers: members wait for each other.
+    /// Starts the member with its existing data, unless it runs. Does not wait until it answers,
+    /// because members wait for each other.
     ///
     /// # Errors
-    /// It could not be started or recorded.
+    /// The process could not be started or recorded.
     pub fn start(&self) -> Result<(), LabError> {
         if self.pid().is_some() {
             return Ok(());
         }
-        let Member { name, netns, directory, .. } = &self.member;
+        let EtcdMember { name, netns, directory, .. } = &self.member;
         let what = || LabError::io(format!("start {name}"));
         std::fs::create_dir_all(directory).map_err(what())?;
         let log = File::options().append(true).create(true).open(self.log_path()).map_err(what())?;
@@ -128,10 +106,10 @@ impl Etcd {
         Ok(())
     }
 
-    /// Waits until it serves: it has a leader.
+    /// Waits until the member serves, which means that it has a leader.
     ///
     /// # Errors
-    /// It ended, or `timeout` passed; or the lab was interrupted.
+    /// The member ended, `timeout` passed, or the lab was interrupted.
     pub fn wait_ready(&self, timeout: Duration) -> Result<(), LabError> {
         let deadline = Instant::now() + timeout;
         let name = &self.member.name;
@@ -151,10 +129,10 @@ impl Etcd {
         }
     }
 
-    /// Kills it with SIGKILL and waits for its end. None to kill is no error.
+    /// Kills the member with SIGKILL and waits for its end. If it does not run, that is not an error.
     ///
     /// # Errors
-    /// Not permitted, or it does not end.
+    /// The signal is not permitted, or the process does not end.
     pub fn kill9(&self) -> Result<(), LabError> {
         let process = state::daemon(&self.member.directory).and_then(ProcessId::open);
         daemon::end_all(process.as_slice(), Duration::ZERO)?;
@@ -162,18 +140,18 @@ impl Etcd {
         Ok(())
     }
 
-    /// Stops it where it stands: connections stay, and nothing answers.
+    /// Freezes the member with SIGSTOP: its connections stay open, and it answers nothing.
     ///
     /// # Errors
-    /// It does not run, or that is not permitted.
+    /// The member does not run, or the signal is not permitted.
     pub fn freeze(&self) -> Result<(), LabError> {
         self.signal(Signal::Freeze)
     }
 
-    /// Lets it go on after [`Etcd::freeze`].
+    /// Lets the member continue after [`Etcd::freeze`].
     ///
     /// # Errors
-    /// It does not run, or that is not permitted.
+    /// The member does not run, or the signal is not permitted.
     pub fn thaw(&self) -> Result<(), LabError> {
         self.signal(Signal::Thaw)
     }
@@ -185,13 +163,13 @@ impl Etcd {
         process.signal(signal).map_err(failed())
     }
 
-    /// What it says of itself over HTTP, asked from its own namespace.
+    /// Answer of the member's `/health`, asked from its own namespace.
     fn health(&self) -> io::Result<String> {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        let at = SocketAddr::new(self.member.address, CLIENT_PORT);
+        const TIMEOUT: Duration = Duration::from_secs(1);
+        let at = SocketAddr::new(self.member.address, ETCD_CLIENT_PORT);
         in_netns(&self.member.netns, || {
-            let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut stream = TcpStream::connect_timeout(&at, TIMEOUT)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
             stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
@@ -199,7 +177,7 @@ impl Etcd {
         })?
     }
 
-    /// Collects the child that has ended.
+    /// Reaps the child process if it has ended.
     pub(super) fn reap(&self) {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         if child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_)))) {

@@ -1,7 +1,7 @@
-//! Tells work in progress that somebody wants it to end: Ctrl-C, SIGTERM, or the terminal hanging up.
+//! Interrupt: a flag that Ctrl-C, SIGTERM or a terminal that hangs up sets.
 //!
-//! It ends nothing by itself. What waits, waits by [`Interrupt::sleep`]; what has something to remove, removes it on the
-//! way out as after any other failure.
+//! It ends nothing by itself. Code that waits uses [`Interrupt::sleep`], which then fails; the error is
+//! handled like any other, so the lab is removed on the way out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,22 +10,23 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::LabError;
+use super::error::LabError;
 
-/// A flag that is raised once. The default is one that never is.
+/// A flag that is set once. The default is a flag that is never set.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// A flag that SIGINT, SIGTERM and SIGHUP raise. From here to the end of the process they do nothing else.
+    /// A flag that SIGINT, SIGTERM and SIGHUP set. From now until the end of the process these
+    /// signals do nothing else.
     ///
     /// # Errors
     /// The handlers could not be installed.
     pub fn on_signals() -> Result<Self, LabError> {
         let flag = Self::default();
-        let raised = flag.clone();
+        let set = flag.clone();
         let what = "handle signals";
-        // A thread with a runtime of its own: the caller may be inside a runtime, or in none.
+        // The thread has its own runtime, because the caller may or may not have one.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(LabError::io(what))?;
         let listen = |kind| {
@@ -43,13 +44,13 @@ impl Interrupt {
                     _ = hangup.recv() => {}
                 }
             });
-            raised.0.store(true, Ordering::Relaxed);
+            set.0.store(true, Ordering::Relaxed);
         };
         thread::Builder::new().name("hopsack-signals".into()).spawn(wait).map_err(LabError::io(what))?;
         Ok(flag)
     }
 
-    /// Fails if the flag is up.
+    /// Fails if the flag is set.
     ///
     /// # Errors
     /// [`LabError::Interrupted`]
@@ -57,7 +58,7 @@ impl Interrupt {
         if self.0.load(Ordering::Relaxed) { Err(LabError::Interrupted) } else { Ok(()) }
     }
 
-    /// Sleeps, and wakes within 50 ms when the flag goes up.
+    /// Sleeps. Fails within 50 ms after the flag is set.
     ///
     /// # Errors
     /// [`LabError::Interrupted`]

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use super::{LabError, programs};
+use super::error::LabError;
+use super::programs;
 use crate::sys::process::{Process, Signal, own_session};
 
 /// How to ping.

@@ -14,15 +14,18 @@ use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use super::bench::{self, Underlay};
+use super::bench::Underlay;
+use super::cluster::Lab;
+use super::daemon_metrics::{scrape, worker_counters};
+use super::error::LabError;
+use super::options::Options;
 use super::traffic::{Amount, Flow, Transfer};
-use super::{Lab, LabError, Options};
 use crate::packet::Family;
 use datagrams::{Datagrams, Tally};
 
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
+pub struct SoakPlan {
     /// It ends after this time.
     pub time: Duration,
     /// Or after so many packets, sent and received ones of both daemons together.
@@ -54,7 +57,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// The lab could not be made, the traffic broke, or what must hold did not.
-pub fn run(options: Options, plan: &Plan, out: &mut dyn Write) -> Result<(), LabError> {
+pub fn run(options: Options, plan: &SoakPlan, out: &mut dyn Write) -> Result<(), LabError> {
     let lab = Lab::up(Options { hosts: 2, underlay: Family::V4, ..options })?;
     let soaked = soak(&lab, plan, out);
     let removed = lab.down();
@@ -62,7 +65,7 @@ pub fn run(options: Options, plan: &Plan, out: &mut dyn Write) -> Result<(), Lab
     removed.map(|_| ())
 }
 
-fn soak(lab: &Lab, plan: &Plan, out: &mut dyn Write) -> Result<(), LabError> {
+fn soak(lab: &Lab, plan: &SoakPlan, out: &mut dyn Write) -> Result<(), LabError> {
     plan.underlay.set(lab)?;
     let engine = lab.daemon(1).status()?["engine"].as_str().unwrap_or_default().to_owned();
     say(out, &format!("engine {engine}, underlay {}\n{HEADER}", plan.underlay.name()))?;
@@ -156,8 +159,8 @@ impl Look {
             lab.daemon(number).wait_ready(Duration::ZERO)?;
             let pid = lab.daemon(number).pid().unwrap_or_default();
             *rss = resident(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default());
-            let text = bench::scrape(&lab.host(number).netns);
-            for (name, count) in bench::counters(&text) {
+            let text = scrape(&lab.host(number).netns);
+            for (name, count) in worker_counters(&text) {
                 *look.counters.entry(name).or_default() += count;
             }
             for (reason, count) in drops(&text) {

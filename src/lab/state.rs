@@ -1,10 +1,11 @@
-//! What a lab writes down about itself, so that any later process can find it, use it and remove it.
+//! Records of a lab on disk, so that a later process can find the lab, use it and remove it.
 //!
-//! `/run/hopsack-lab/NAME/lab.json` tells the options and who owns the lab; `hN/daemon.json` tells a daemon's process.
-//! Both live in `/run`, which a reboot empties as it does the namespaces.
+//! `/run/hopsack-lab/NAME/lab.json` contains the options and the owner of the lab. `hN/daemon.json`
+//! identifies the process of a daemon. Both are below `/run`, which a reboot empties, as a reboot
+//! also removes the namespaces.
 //!
-//! Invariant: a process is only ever named by its number together with its start time, so a number that the system has
-//! given away again is never taken for ours.
+//! Invariant: a process is identified by its number together with its start time. So a number that
+//! the system has reused is never mistaken for a process of the lab.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,44 +15,45 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::topology::lab_of;
-use super::{LabError, Options};
+use super::error::LabError;
+use super::names::lab_of;
+use super::options::Options;
 use crate::sys::netns;
 use crate::sys::process::Process;
 
-/// All labs of this machine.
+/// Directory of all labs of this machine.
 const ROOT: &str = "/run/hopsack-lab";
 
-/// The content of `lab.json`.
+/// Content of `lab.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) options: Options,
-    /// The process that removes the lab when it ends; none for a lab that stays.
+    /// Process that removes the lab when it ends; none for a lab that stays.
     pub(super) owner: Option<ProcessId>,
     /// Whether all namespaces and files were made.
     pub(super) built: bool,
 }
 
 impl Record {
-    /// The owner, while it runs.
+    /// The owner, if that process still runs.
     pub(super) fn live_owner(&self) -> Option<ProcessId> {
         self.owner.filter(|owner| owner.alive())
     }
 }
 
-/// A process, told apart from all others since boot.
+/// Identity of a process, unique since boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ProcessId {
     pub(super) pid: u32,
-    /// In clock ticks since boot, `proc_pid_stat(5)` field 22.
+    /// Start time in clock ticks since boot: field 22 of `proc_pid_stat(5)`.
     started: u64,
 }
 
 impl ProcessId {
-    /// The process that has this number now; none if it has ended, reaped or not.
+    /// The process that has this number now; none if it has ended, even if it is not reaped yet.
     pub(super) fn of(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name in field 2 may contain anything but ends at the last parenthesis.
+        // Field 2, the name, may contain any character; it ends at the last parenthesis.
         let (_, fields) = stat.rsplit_once(") ")?;
         let mut fields = fields.split(' ');
         let ended = matches!(fields.next()?, "Z" | "X");
@@ -59,7 +61,8 @@ impl ProcessId {
         (!ended).then_some(Self { pid, started })
     }
 
-    /// Takes hold of it, if it still lives. The descriptor comes first, so the start time speaks about what it holds.
+    /// Opens the process, if it still runs. The descriptor is opened before the start time is checked,
+    /// so the check is about the process that the descriptor refers to.
     pub(super) fn open(self) -> Option<Process> {
         let process = Process::open(self.pid).ok()?;
         self.alive().then_some(process)
@@ -70,12 +73,12 @@ impl ProcessId {
     }
 }
 
-/// Where a lab's files are.
+/// Directory of a lab's files.
 pub(super) fn directory(lab: &str) -> PathBuf {
     Path::new(ROOT).join(lab)
 }
 
-/// Makes the lab's directory; of two that try at once, one gets [`LabError::Exists`].
+/// Makes the lab's directory. If two processes try at the same time, one gets [`LabError::Exists`].
 pub(super) fn create(lab: &str) -> Result<PathBuf, LabError> {
     let directory = directory(lab);
     loop {
@@ -85,26 +88,27 @@ pub(super) fn create(lab: &str) -> Result<PathBuf, LabError> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(LabError::Exists(lab.to_owned()));
             }
-            // The last lab to go took the root with it just now.
+            // The root was removed at this moment, together with the last lab.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(LabError::io(format!("make {}", directory.display()))(error)),
         }
     }
 }
 
-/// Removes the lab's directory, and the root with the last of them.
+/// Removes the lab's directory, and the root if this was the last lab. Returns whether the lab had a
+/// directory.
 pub(super) fn remove(lab: &str) -> io::Result<bool> {
     let removed = match fs::remove_dir_all(directory(lab)) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(error),
     };
-    // Fails, as it should, while another lab is in it.
+    // This fails while another lab is in it, as it should.
     let _ = fs::remove_dir(ROOT);
     Ok(removed)
 }
 
-/// The names of all labs, whole or not: those with a directory and those with a namespace.
+/// Names of all labs, complete or not: those that have a directory or a namespace.
 pub(super) fn names() -> BTreeSet<String> {
     let with_directory = entries(Path::new(ROOT));
     let with_namespace = entries(Path::new(netns::DIRECTORY));
@@ -112,14 +116,14 @@ pub(super) fn names() -> BTreeSet<String> {
     with_namespace.chain(with_directory).collect()
 }
 
-/// The namespaces that exist of a lab.
+/// Existing namespaces of a lab.
 pub(super) fn namespaces(lab: &str) -> Vec<String> {
     let mut names = entries(Path::new(netns::DIRECTORY));
     names.retain(|name| lab_of(name) == Some(lab));
     names
 }
 
-/// The record of a lab; none if there is none that can be read.
+/// Record of a lab; none if it does not exist or cannot be read.
 pub(super) fn record(lab: &str) -> Option<Record> {
     read(&directory(lab).join("lab.json"))
 }
@@ -129,21 +133,21 @@ pub(super) fn set_record(lab: &str, record: &Record) -> Result<(), LabError> {
     write(&directory(lab).join("lab.json"), record)
 }
 
-/// The daemons that a lab has recorded and that live.
+/// Recorded daemons of a lab that still run.
 pub(super) fn daemons(lab: &str) -> Vec<ProcessId> {
     let directory = directory(lab);
-    // An etcd is recorded in the same way beside them, and is none.
+    // A member of etcd is recorded in the same way beside the hosts, but is not a daemon.
     let hosts = entries(&directory).into_iter().filter(|name| name.starts_with('h'));
     let recorded = hosts.filter_map(|host| daemon(&directory.join(host)));
     recorded.filter(|id| id.alive()).collect()
 }
 
-/// The recorded process of the host or etcd with this directory, which may have ended.
+/// Recorded process of the host or etcd member with this directory. It may have ended.
 pub(super) fn daemon(host: &Path) -> Option<ProcessId> {
     read(&host.join("daemon.json"))
 }
 
-/// Records the process of the host or etcd with this directory.
+/// Records the process of the host or etcd member with this directory.
 pub(super) fn set_daemon(host: &Path, id: ProcessId) -> Result<(), LabError> {
     write(&host.join("daemon.json"), &id)
 }
@@ -152,7 +156,8 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// By way of a second name, so that a reader finds the old content or the new, never a half.
+/// Writes a second file and renames it, so that a reader finds the old content or the new content,
+/// never a part.
 fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), LabError> {
     let fresh = path.with_extension("json.new");
     let text = serde_json::to_vec_pretty(value).map_err(io::Error::other);
@@ -160,7 +165,7 @@ fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), LabError> {
     written.map_err(LabError::io(format!("write {}", path.display())))
 }
 
-/// The names in a directory, sorted; empty if there is no such directory.
+/// Names in a directory, sorted; empty if the directory does not exist.
 fn entries(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -173,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_told_from_its_number() {
+    fn reused_process_number_is_not_alive() {
         let me = ProcessId::of(std::process::id()).unwrap();
         assert!(me.alive());
         let earlier = ProcessId { started: me.started - 1, ..me };

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{LabError, Pod};
+use super::error::LabError;
+use super::site::Pod;
 use crate::packet::Family;
 use crate::sys::netns::in_netns;
 

@@ -8,7 +8,11 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::process::{Child, Stdio};
 
-use super::super::{Host, Lab, LabError, daemon, programs};
+use super::super::cluster::Lab;
+use super::super::daemon;
+use super::super::error::LabError;
+use super::super::programs;
+use super::super::site::Host;
 use crate::sys::process::{Process, own_session};
 
 /// Where both find their configuration and their leases; hopsack's are elsewhere.
@@ -65,7 +69,7 @@ impl Drop for Flanneld {
     fn drop(&mut self) {
         // In order, so that its device and route go; it fails if it has ended by itself, which the traffic has noticed.
         let process = Process::open(self.pid()).ok();
-        let _ = daemon::end_all(process.as_slice(), daemon::GRACE);
+        let _ = daemon::end_all(process.as_slice(), daemon::TERM_TIMEOUT);
         let _ = self.0.wait();
     }
 }

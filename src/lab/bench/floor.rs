@@ -17,7 +17,7 @@ use std::thread::{Builder, yield_now};
 use clap::Args;
 use socket2::SockRef;
 
-use super::super::LabError;
+use super::super::error::LabError;
 use crate::packet::VnetHeader;
 use crate::sys::block::Part;
 use crate::sys::tun::{Offload, Queue};

@@ -4,7 +4,7 @@
 //!
 //! Invariant: no sample is changed, dropped or put beside one of another run.
 
-use super::super::LabError;
+use super::super::error::LabError;
 use super::report::Report;
 
 /// The pieces, in this order, as one.

@@ -2,7 +2,7 @@
 //!
 //! It says what the numbers say and no more: with CPUs left over it does not guess at what was waited for.
 
-use super::load::Load;
+use super::cpu_usage::CpuUsage;
 use super::measure::Workload;
 use super::report::{Limit, QUIET, digits};
 use super::system::System;
@@ -19,7 +19,7 @@ pub(super) fn limit(
     underlay: Underlay,
     system: System,
     workload: Workload,
-    load: &Load,
+    load: &CpuUsage,
     cpus: usize,
 ) -> Option<Limit> {
     let all = load.busy() + load.idle;
@@ -47,7 +47,7 @@ pub(super) fn limit(
 }
 
 /// Of a TUN read, a send, a receive and a TUN write, over both daemons.
-fn packets_per_call(load: &Load) -> Option<[f64; 4]> {
+fn packets_per_call(load: &CpuUsage) -> Option<[f64; 4]> {
     let count = |name| load.calls.get(name).copied().unwrap_or(0.0);
     let (out, into) = (count("egress_packets"), count("ingress_packets"));
     let per = |packets: f64, calls| if count(calls) > 0.0 { packets / count(calls) } else { 0.0 };
@@ -103,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    fn told(load: &Load) -> String {
+    fn told(load: &CpuUsage) -> String {
         limit(Underlay::Pass, System::Simple, Workload::Tcp1, load, 2).unwrap().sentence
     }
 
@@ -111,7 +111,7 @@ mod tests {
     fn the_limit_is_named() {
         let calls =
             BTreeMap::from([("egress_packets".to_owned(), 300.0), ("egress_sends".to_owned(), 300.0)]);
-        let full = Load {
+        let full = CpuUsage {
             wall: 1.0,
             user: 0.2,
             system: 1.2,
@@ -120,24 +120,24 @@ mod tests {
             traffic: [0.1, 0.5],
             daemons: [0.05, 0.75, 0.05, 0.35],
             calls,
-            ..Load::default()
+            ..CpuUsage::default()
         };
         let text = told(&full);
         assert!(text.starts_with("the CPUs: all 2 are busy (5 % idle)"), "{text}");
         assert!(text.contains("daemons 0.800 and 0.400 (92 % of it in system calls)"), "{text}");
         assert!(text.contains("send 1.00") && !text.contains("NOISE"), "{text}");
-        let noisy = Load { user: 0.9, ..full.clone() };
+        let noisy = CpuUsage { user: 0.9, ..full.clone() };
         assert!(told(&noisy).contains("; NOISE: other programs 0.700"), "{}", told(&noisy));
-        let waiting = Load { idle: 1.6, ..full.clone() };
+        let waiting = CpuUsage { idle: 1.6, ..full.clone() };
         assert!(told(&waiting).starts_with("waiting"), "{}", told(&waiting));
-        let sender = Load { traffic: [0.1, 0.87], ..waiting.clone() };
+        let sender = CpuUsage { traffic: [0.1, 0.87], ..waiting.clone() };
         assert!(told(&sender).starts_with("the traffic"), "{}", told(&sender));
-        let daemon = Load { daemons: [0.1, 0.2, 0.1, 0.85], ..sender };
+        let daemon = CpuUsage { daemons: [0.1, 0.2, 0.1, 0.85], ..sender };
         assert!(told(&daemon).starts_with("the second host's daemon: 0.950 CPUs"), "{}", told(&daemon));
     }
 
     #[test]
     fn nothing_measured_names_nothing() {
-        assert_eq!(limit(Underlay::Pass, System::Raw, Workload::Rtt, &Load::default(), 2), None);
+        assert_eq!(limit(Underlay::Pass, System::Raw, Workload::Rtt, &CpuUsage::default(), 2), None);
     }
 }

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::super::error::LabError;
+use super::super::interrupt::Interrupt;
 use super::super::traffic::{Amount, Flow, Transfer};
-use super::super::{Interrupt, LabError};
-use super::load::{Load, Meter};
+use super::cpu_usage::{CpuUsage, UsageMeter};
 use super::request;
-use super::rig::Rig;
+use super::topology::SharedTopology;
 use super::udp::{self, Search, Shape};
 use crate::packet::Family;
 
@@ -194,7 +195,7 @@ impl Metric {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) values: Vec<(Metric, f64)>,
-    pub(super) load: Load,
+    pub(super) load: CpuUsage,
 }
 
 /// For how long each part of a workload runs, from the seconds of one TCP measurement.
@@ -231,23 +232,24 @@ impl Times {
 
 /// Does it.
 pub(super) fn run(
-    rig: &Rig<'_>,
+    topology: &SharedTopology<'_>,
     workload: Workload,
     counters: bool,
     times: Times,
     interrupt: &Interrupt,
 ) -> Result<Outcome, LabError> {
-    let beside = |count, metrics| round_trips_beside(rig, count, metrics, counters, times, interrupt);
-    let udp =
-        |payload, many, metrics| datagrams(rig, Shape { payload, many }, metrics, counters, times, interrupt);
+    let beside = |count, metrics| round_trips_beside(topology, count, metrics, counters, times, interrupt);
+    let udp = |payload, many, metrics| {
+        datagrams(topology, Shape { payload, many }, metrics, counters, times, interrupt)
+    };
     match workload {
         Workload::Tcp1 => {
-            let (rate, bytes, load) = streams(rig, 1, counters, times, interrupt)?;
+            let (rate, bytes, load) = streams(topology, 1, counters, times, interrupt)?;
             let cpu = load.busy() / (bytes / 1e9);
             Ok(Outcome { values: vec![(Metric::Tcp1, rate), (Metric::CpuPerGb, cpu)], load })
         }
         Workload::Tcp4 => {
-            let (rate, _, load) = streams(rig, 4, counters, times, interrupt)?;
+            let (rate, _, load) = streams(topology, 4, counters, times, interrupt)?;
             Ok(Outcome { values: vec![(Metric::Tcp4, rate)], load })
         }
         Workload::Udp64 => udp(64, false, [Metric::Udp64Highest, Metric::Udp64Carried]),
@@ -255,15 +257,15 @@ pub(super) fn run(
         Workload::Udp1400 => udp(1400, false, [Metric::Udp1400Highest, Metric::Udp1400Carried]),
         Workload::Udp1400x32 => udp(1400, true, [Metric::Udp1400x32Highest, Metric::Udp1400x32Carried]),
         Workload::Rtt => {
-            let meter = Meter::start(rig, counters);
-            let values = round_trips(rig, times.many, [Metric::RttP50, Metric::RttP99], interrupt)?;
+            let meter = UsageMeter::start(topology, counters);
+            let values = round_trips(topology, times.many, [Metric::RttP50, Metric::RttP99], interrupt)?;
             Ok(Outcome { values, load: meter.stop() })
         }
         Workload::RttBulk => beside(1, [Metric::BulkRttP50, Metric::BulkRttP99, Metric::BulkTcp]),
         Workload::RttBulk16 => beside(16, [Metric::Bulk16RttP50, Metric::Bulk16RttP99, Metric::Bulk16Tcp]),
         Workload::Connects => {
-            let meter = Meter::start(rig, counters);
-            let rate = request::connections(rig.pods(), times.many, interrupt)?;
+            let meter = UsageMeter::start(topology, counters);
+            let rate = request::connections(topology.pods(), times.many, interrupt)?;
             Ok(Outcome { values: vec![(Metric::Connects, rate)], load: meter.stop() })
         }
     }
@@ -271,18 +273,18 @@ pub(super) fn run(
 
 /// Round trips beside so many streams, and what these moved meanwhile.
 fn round_trips_beside(
-    rig: &Rig<'_>,
+    topology: &SharedTopology<'_>,
     count: usize,
     [p50, p99, tcp]: [Metric; 3],
     counters: bool,
     times: Times,
     interrupt: &Interrupt,
 ) -> Result<Outcome, LabError> {
-    let transfers = (0..count).map(|_| start(rig)).collect::<Result<Vec<_>, _>>()?;
+    let transfers = (0..count).map(|_| start(topology)).collect::<Result<Vec<_>, _>>()?;
     let received = || transfers.iter().map(Transfer::received).sum::<u64>();
     interrupt.sleep(times.warm)?;
-    let (meter, begin, before) = (Meter::start(rig, counters), Instant::now(), received());
-    let mut values = round_trips(rig, times.flow, [p50, p99], interrupt)?;
+    let (meter, begin, before) = (UsageMeter::start(topology, counters), Instant::now(), received());
+    let mut values = round_trips(topology, times.flow, [p50, p99], interrupt)?;
     let rate = (received() - before) as f64 * 8.0 / begin.elapsed().as_secs_f64();
     values.push((tcp, rate));
     Ok(Outcome { values, load: meter.stop() })
@@ -290,16 +292,16 @@ fn round_trips_beside(
 
 /// Bits a second, bytes and load of a stretch in the middle of some TCP streams, which are then cut off.
 fn streams(
-    rig: &Rig<'_>,
+    topology: &SharedTopology<'_>,
     count: usize,
     counters: bool,
     times: Times,
     interrupt: &Interrupt,
-) -> Result<(f64, f64, Load), LabError> {
-    let transfers = (0..count).map(|_| start(rig)).collect::<Result<Vec<_>, _>>()?;
+) -> Result<(f64, f64, CpuUsage), LabError> {
+    let transfers = (0..count).map(|_| start(topology)).collect::<Result<Vec<_>, _>>()?;
     let received = || transfers.iter().map(Transfer::received).sum::<u64>();
     interrupt.sleep(times.warm)?;
-    let meter = Meter::start(rig, counters);
+    let meter = UsageMeter::start(topology, counters);
     let (begin, before) = (Instant::now(), received());
     interrupt.sleep(times.flow)?;
     let (bytes, seconds) = ((received() - before) as f64, begin.elapsed().as_secs_f64());
@@ -311,29 +313,29 @@ fn streams(
 }
 
 /// A stream that goes on until it is dropped.
-fn start(rig: &Rig<'_>) -> Result<Transfer, LabError> {
-    let [from, to] = rig.pods();
+fn start(topology: &SharedTopology<'_>) -> Result<Transfer, LabError> {
+    let [from, to] = topology.pods();
     let amount = Amount::Time(Duration::from_secs(3600));
     let transfer = Transfer::start(Flow { from, to, family: Family::V4, amount, verify: false })?;
-    transfer.set_congestion_control(rig.congestion_control())?;
+    transfer.set_congestion_control(topology.congestion_control())?;
     Ok(transfer)
 }
 
 /// The load is the flood's: what the search offers differs from system to system.
 fn datagrams(
-    rig: &Rig<'_>,
+    topology: &SharedTopology<'_>,
     shape: Shape,
     [highest, carried]: [Metric; 2],
     counters: bool,
     times: Times,
     interrupt: &Interrupt,
 ) -> Result<Outcome, LabError> {
-    let meter = Meter::start(rig, counters);
-    let mut load = Load::default();
-    let flood = udp::trial(rig.pods(), shape, None, times.many, interrupt, || load = meter.stop())?;
+    let meter = UsageMeter::start(topology, counters);
+    let mut load = CpuUsage::default();
+    let flood = udp::trial(topology.pods(), shape, None, times.many, interrupt, || load = meter.stop())?;
     let mut search = Search::after(flood);
     while let Some(rate) = search.next() {
-        search.observe(udp::trial(rig.pods(), shape, Some(rate), times.trial, interrupt, || ())?);
+        search.observe(udp::trial(topology.pods(), shape, Some(rate), times.trial, interrupt, || ())?);
     }
     if search.highest() == 0.0 {
         return Err(LabError::Bench(format!("not one datagram of {} bytes arrived", shape.payload)));
@@ -344,12 +346,12 @@ fn datagrams(
 }
 
 fn round_trips(
-    rig: &Rig<'_>,
+    topology: &SharedTopology<'_>,
     time: Duration,
     [p50, p99]: [Metric; 2],
     interrupt: &Interrupt,
 ) -> Result<Vec<(Metric, f64)>, LabError> {
-    let times = request::round_trips(rig.pods(), time, interrupt)?;
+    let times = request::round_trips(topology.pods(), time, interrupt)?;
     let both = [(p50, times.quantile(0.5)), (p99, times.quantile(0.99))];
     Ok(both.into_iter().filter_map(|(metric, time)| Some((metric, time?))).collect())
 }

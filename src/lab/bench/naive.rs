@@ -18,7 +18,7 @@ use quinn::{ClientConfig, Connection, Endpoint, SendDatagramError, ServerConfig}
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::version::TLS13;
 
-use super::super::LabError;
+use super::super::error::LabError;
 use crate::pki::Trust;
 use crate::pki::verify::Verifier;
 use crate::sys::tun::SimpleTun;

@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::super::{Interrupt, LabError, Pod};
+use super::super::error::LabError;
+use super::super::interrupt::Interrupt;
+use super::super::site::Pod;
 use crate::sys::netns::in_netns;
 use crate::sys::{Interest, cpu, poll};
 

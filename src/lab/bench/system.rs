@@ -5,7 +5,7 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::super::Lab;
+use super::super::cluster::Lab;
 use super::tunnel::Kind;
 use super::wireguard::{self, Program};
 

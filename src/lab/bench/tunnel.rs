@@ -1,4 +1,4 @@
-//! Tunnels of our own that are no hopsack: a process at each end, `hopsack lab naive` or `hopsack lab floor`, which the bench
+//! Tunnels of our own that are no hopsack: a process at each end, `hopsack-lab naive` or `hopsack-lab floor`, which the bench
 //! starts and ends.
 //!
 //! Invariant: what was started here has ended, and its device is gone, when its [`Tunnel`] is dropped.
@@ -7,7 +7,11 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 
-use super::super::{Host, Lab, LabError, daemon, programs};
+use super::super::cluster::Lab;
+use super::super::daemon;
+use super::super::error::LabError;
+use super::super::programs;
+use super::super::site::Host;
 use super::{floor, naive};
 use crate::sys::process::{Process, own_session};
 
@@ -68,9 +72,8 @@ impl Tunnel {
             peer.subnet_v4
         );
         programs::ip_batch(Some(&host.netns), &commands, false)?;
-        let binary = lab.options().binary.to_string_lossy().into_owned();
-        let mut argv =
-            [binary.as_str(), "lab", name, "--device", device, "--bind"].map(String::from).to_vec();
+        let binary = lab.options().lab_binary.to_string_lossy().into_owned();
+        let mut argv = [binary.as_str(), name, "--device", device, "--bind"].map(String::from).to_vec();
         let end = |host: &Host| SocketAddr::new(host.public, PORT).to_string();
         argv.push(end(host));
         let flags = kind.peer(number);
@@ -92,7 +95,7 @@ impl Tunnel {
 impl Drop for Tunnel {
     fn drop(&mut self) {
         let process = Process::open(self.pid()).ok();
-        let _ = daemon::end_all(process.as_slice(), daemon::GRACE);
+        let _ = daemon::end_all(process.as_slice(), daemon::TERM_TIMEOUT);
         let _ = self.child.wait();
         // With its route. It fails if the lab has gone first.
         let _ = programs::ip_batch(Some(&self.netns), &format!("link del {}\n", self.kind.device()), true);

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::super::{Interrupt, LabError, Pod};
+use super::super::error::LabError;
+use super::super::interrupt::Interrupt;
+use super::super::site::Pod;
 use crate::sys::block::Part;
 use crate::sys::netns::in_netns;
 use crate::sys::udp::{self, Receiver};

@@ -5,7 +5,9 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::super::{Lab, LabError, programs};
+use super::super::cluster::Lab;
+use super::super::error::LabError;
+use super::super::programs;
 
 /// What the cables between the hosts do with super packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]

@@ -21,7 +21,11 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::agreement::{PrivateKey, X25519};
 use aws_lc_rs::encoding::{AsBigEndian, Curve25519SeedBin};
 
-use super::super::{Host, Lab, LabError, READY, daemon, programs};
+use super::super::cluster::Lab;
+use super::super::daemon::{self, READY_TIMEOUT};
+use super::super::error::LabError;
+use super::super::programs;
+use super::super::site::Host;
 use crate::sys::process::{Process, own_session};
 
 const PORT: u16 = 51820;
@@ -113,7 +117,7 @@ impl WireGuard {
         let process = own_session(&mut command).spawn().map_err(what())?;
         let socket = PathBuf::from("/var/run/wireguard").join(format!("{device}.sock"));
         let tunnel = Self { process, socket };
-        let deadline = Instant::now() + READY;
+        let deadline = Instant::now() + READY_TIMEOUT;
         while UnixStream::connect(&tunnel.socket).is_err() {
             if Instant::now() >= deadline {
                 return Err(what()(io::ErrorKind::TimedOut.into()));
@@ -127,7 +131,7 @@ impl WireGuard {
     fn tell(&self, request: &str) -> Result<(), LabError> {
         let what = || LabError::io(format!("configure WireGuard by {}", self.socket.display()));
         let mut stream = UnixStream::connect(&self.socket).map_err(what())?;
-        stream.set_read_timeout(Some(READY)).map_err(what())?;
+        stream.set_read_timeout(Some(READY_TIMEOUT)).map_err(what())?;
         stream.write_all(request.as_bytes()).map_err(what())?;
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer).map_err(what())?;
@@ -146,7 +150,7 @@ impl Drop for WireGuard {
     fn drop(&mut self) {
         // Its device goes with it; it fails if it has ended by itself, which the traffic has noticed.
         let process = Process::open(self.pid()).ok();
-        let _ = daemon::end_all(process.as_slice(), daemon::GRACE);
+        let _ = daemon::end_all(process.as_slice(), daemon::TERM_TIMEOUT);
         let _ = self.process.wait();
         // Most remove it themselves.
         let _ = fs::remove_file(&self.socket);

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::super::{Lab, LabError, Pod};
+use super::super::cluster::Lab;
+use super::super::error::LabError;
+use super::super::site::Pod;
 use crate::packet::Family;
 use crate::sys::netns::in_netns;
 use crate::sys::udp;

@@ -11,10 +11,15 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+use super::super::cluster::Lab;
+use super::super::daemon::{self, READY_TIMEOUT};
+use super::super::error::LabError;
+use super::super::options::Store;
 use super::super::ping::{Ping, ping};
-use super::super::{Host, Lab, LabError, Pod, READY, Store, daemon, programs};
-use super::awake::Awake;
+use super::super::programs;
+use super::super::site::{Host, Pod};
 use super::flannel::{self, Flanneld};
+use super::keep_awake::KeepAwake;
 use super::system::{Carrier, System};
 use super::tunnel::{Kind, Tunnel};
 use super::wireguard::{Program, WireGuard};
@@ -41,7 +46,7 @@ pub(super) enum Refusal {
 
 /// A lab between whose systems one can switch.
 #[derive(Debug)]
-pub(super) struct Rig<'a> {
+pub(super) struct SharedTopology<'a> {
     lab: &'a Lab,
     /// The daemons' configuration without an engine.
     plain: Vec<(PathBuf, String)>,
@@ -50,12 +55,12 @@ pub(super) struct Rig<'a> {
     flannelds: Vec<Flanneld>,
     wireguards: Vec<WireGuard>,
     tunnels: Vec<Tunnel>,
-    awake: Option<Awake>,
+    awake: Option<KeepAwake>,
 }
 
-impl<'a> Rig<'a> {
+impl<'a> SharedTopology<'a> {
     /// Takes a lab whose daemons don't run.
-    pub(super) fn new(lab: &'a Lab, awake: Option<Awake>) -> Result<Self, LabError> {
+    pub(super) fn new(lab: &'a Lab, awake: Option<KeepAwake>) -> Result<Self, LabError> {
         let read = |number| {
             let path = lab.daemon(number).config_path();
             let text = fs::read_to_string(&path);
@@ -90,7 +95,7 @@ impl<'a> Rig<'a> {
     }
 
     /// What keeps the CPUs awake, if something does.
-    pub(super) fn awake(&self) -> Option<&Awake> {
+    pub(super) fn awake(&self) -> Option<&KeepAwake> {
         self.awake.as_ref()
     }
 
@@ -213,7 +218,7 @@ impl<'a> Rig<'a> {
         }
         let daemons = [self.lab.daemon(1), self.lab.daemon(2)];
         daemons.iter().try_for_each(|daemon| daemon.start())?;
-        let Err(error) = daemons.iter().try_for_each(|daemon| daemon.wait_ready(READY)) else {
+        let Err(error) = daemons.iter().try_for_each(|daemon| daemon.wait_ready(READY_TIMEOUT)) else {
             return Ok(());
         };
         if let LabError::DaemonDied { status, log, .. } = &error
@@ -231,7 +236,7 @@ impl<'a> Rig<'a> {
     /// Gives the pods the MTU that the system leaves them, and waits until one reaches the other: leases are read, sessions
     /// are agreed, and neighbours are asked for when they are first needed.
     fn wait_for_a_packet(&self, system: System) -> Result<(), Refused> {
-        let deadline = Instant::now() + READY;
+        let deadline = Instant::now() + READY_TIMEOUT;
         for (host, number) in self.lab.hosts().iter().zip(1..) {
             let name = system.device(self.lab, number);
             let device = format!("/sys/class/net/{name}/mtu");
@@ -274,7 +279,7 @@ impl<'a> Rig<'a> {
     }
 }
 
-impl Drop for Rig<'_> {
+impl Drop for SharedTopology<'_> {
     fn drop(&mut self) {
         // The lab goes next, with everything in it; this only lets daemons end in peace.
         let _ = self.deactivate();
@@ -350,4 +355,4 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// About how long a change of systems takes, for the estimate.
 pub(super) const SWITCH: Duration = Duration::from_millis(300);
-const _: () = assert!(SWITCH.as_millis() < daemon::GRACE.as_millis());
+const _: () = assert!(SWITCH.as_millis() < daemon::TERM_TIMEOUT.as_millis());

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::super::{Interrupt, Lab, LabError};
+use super::super::cluster::Lab;
+use super::super::error::LabError;
+use super::super::interrupt::Interrupt;
 use crate::sys::netns::in_netns;
 
 /// What is looked for.

@@ -7,14 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::ops::AddAssign;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::awake::Awake;
-use super::rig::Rig;
+use super::super::daemon_metrics::{scrape, worker_counters};
+use super::keep_awake::KeepAwake;
+use super::topology::SharedTopology;
 use crate::sys::netns::in_netns;
 
 /// Ticks of /proc/stat in a second: USER_HZ, 100 on every architecture that Linux still has but Alpha (`time(7)`).
@@ -22,7 +21,7 @@ const TICKS: f64 = 100.0;
 
 /// CPU-seconds, packets and calls of a stretch of time.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Load {
+pub(super) struct CpuUsage {
     /// Seconds on the clock.
     pub(super) wall: f64,
     pub(super) user: f64,
@@ -42,7 +41,7 @@ pub(super) struct Load {
     pub(super) calls: BTreeMap<String, f64>,
 }
 
-impl Load {
+impl CpuUsage {
     /// CPU-seconds that were not idle.
     pub(super) fn busy(&self) -> f64 {
         self.user + self.system + self.softirq + self.steal
@@ -73,7 +72,7 @@ impl Load {
     }
 }
 
-impl AddAssign for Load {
+impl AddAssign for CpuUsage {
     fn add_assign(&mut self, mut more: Self) {
         for (sum, number) in self.numbers().zip(more.numbers()) {
             *sum += *number;
@@ -86,37 +85,38 @@ impl AddAssign for Load {
 
 /// A stretch of time that is being measured.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(super) struct UsageMeter {
     daemons: Vec<u32>,
     spinners: Vec<PathBuf>,
     hosts: [String; 2],
     counters: bool,
     begin: Instant,
-    before: Load,
+    before: CpuUsage,
 }
 
-impl Meter {
+impl UsageMeter {
     /// From here on. `counters`: the active system's daemons have some.
-    pub(super) fn start(rig: &Rig<'_>, counters: bool) -> Self {
-        let hosts = [rig.lab().host(1).netns.clone(), rig.lab().host(2).netns.clone()];
+    pub(super) fn start(topology: &SharedTopology<'_>, counters: bool) -> Self {
+        let hosts = [topology.lab().host(1).netns.clone(), topology.lab().host(2).netns.clone()];
         let begin = Instant::now();
-        let (daemons, spinners) = (rig.daemons(), rig.awake().map(Awake::spinners).unwrap_or_default());
-        let mut meter = Self { daemons, spinners, hosts, counters, begin, before: Load::default() };
+        let (daemons, spinners) =
+            (topology.daemons(), topology.awake().map(KeepAwake::spinners).unwrap_or_default());
+        let mut meter = Self { daemons, spinners, hosts, counters, begin, before: CpuUsage::default() };
         let calls = meter.calls();
         // Asking the daemons costs CPU: last before, first after would count it.
         meter.begin = Instant::now();
-        meter.before = Load { calls, ..meter.read() };
+        meter.before = CpuUsage { calls, ..meter.read() };
         meter
     }
 
     /// Up to here.
-    pub(super) fn stop(self) -> Load {
+    pub(super) fn stop(self) -> CpuUsage {
         let now = self.read();
-        Load { calls: self.calls(), ..now }.minus(&self.before)
+        CpuUsage { calls: self.calls(), ..now }.minus(&self.before)
     }
 
-    fn read(&self) -> Load {
-        let mut load = Load { wall: self.begin.elapsed().as_secs_f64(), ..machine() };
+    fn read(&self) -> CpuUsage {
+        let mut load = CpuUsage { wall: self.begin.elapsed().as_secs_f64(), ..machine() };
         load.traffic = process("self");
         for stat in &self.spinners {
             // They are threads of this process, and run when nobody else does.
@@ -136,7 +136,7 @@ impl Meter {
     fn calls(&self) -> BTreeMap<String, f64> {
         let mut calls = BTreeMap::new();
         for netns in self.hosts.iter().filter(|_| self.counters) {
-            for (name, count) in counters(&scrape(netns)) {
+            for (name, count) in worker_counters(&scrape(netns)) {
                 *calls.entry(name).or_default() += count;
             }
         }
@@ -152,23 +152,23 @@ pub(super) fn unrest(time: Duration) -> f64 {
     load.busy() / (load.busy() + load.idle).max(1e-9)
 }
 
-fn machine() -> Load {
+fn machine() -> CpuUsage {
     parse_machine(&fs::read_to_string("/proc/stat").unwrap_or_default())
 }
 
 /// The first line: `cpu  user nice system idle iowait irq softirq steal ...` (`proc_stat(5)`).
-fn parse_machine(text: &str) -> Load {
+fn parse_machine(text: &str) -> CpuUsage {
     let line = text.lines().next().unwrap_or_default();
     let ticks: Vec<f64> =
         line.split_ascii_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
     let seconds = |fields: &[usize]| fields.iter().filter_map(|field| ticks.get(*field)).sum::<f64>() / TICKS;
-    Load {
+    CpuUsage {
         user: seconds(&[0, 1]),
         system: seconds(&[2]),
         idle: seconds(&[3, 4]),
         softirq: seconds(&[5, 6]),
         steal: seconds(&[7]),
-        ..Load::default()
+        ..CpuUsage::default()
     }
 }
 
@@ -196,32 +196,6 @@ fn parse_device(text: &str) -> [f64; 2] {
     [(); 2].map(|()| words.next().unwrap_or(0.0))
 }
 
-/// A daemon's metrics; nothing if it does not tell.
-pub(in super::super) fn scrape(netns: &str) -> String {
-    let converse = || {
-        let mut stream = TcpStream::connect("127.0.0.1:9285")?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: lab\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    in_netns(netns, converse).and_then(|answer| answer).unwrap_or_default()
-}
-
-/// The counters that each worker has, summed over workers.
-pub(in super::super) fn counters(text: &str) -> BTreeMap<String, f64> {
-    let mut sums = BTreeMap::new();
-    for line in text.lines() {
-        let counter = line.strip_prefix("hopsack_").and_then(|line| line.split_once("_total{worker="));
-        let value = line.rsplit_once(' ').and_then(|(_, value)| value.parse::<f64>().ok());
-        if let (Some((name, _)), Some(value)) = (counter, value) {
-            *sums.entry(name.to_owned()).or_default() += value;
-        }
-    }
-    sums
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,16 +209,13 @@ mod tests {
         assert_eq!(parse_process(stat), [1.5, 2.5]);
         let devices = "Inter-|   Receive\n    lo: 1 2 0\n  eth0: 3000 20 0 0 0 0 0 0 9 9\n";
         assert_eq!(parse_device(devices), [3000.0, 20.0]);
-        let metrics =
-            "hopsack_turns_total{worker=\"0\"} 3\nhopsack_turns_total{worker=\"1\"} 4\nhopsack_ready 1\n";
-        assert_eq!(counters(metrics), BTreeMap::from([("turns".to_owned(), 7.0)]));
     }
 
     #[test]
     fn loads_are_differences_that_add_up() {
         let calls = |n| BTreeMap::from([("turns".to_owned(), n)]);
-        let earlier = Load { user: 1.0, wire_bytes: 10.0, calls: calls(5.0), ..Load::default() };
-        let later = Load { user: 1.5, wire_bytes: 40.0, calls: calls(9.0), ..Load::default() };
+        let earlier = CpuUsage { user: 1.0, wire_bytes: 10.0, calls: calls(5.0), ..CpuUsage::default() };
+        let later = CpuUsage { user: 1.5, wire_bytes: 40.0, calls: calls(9.0), ..CpuUsage::default() };
         let mut load = later.minus(&earlier);
         load += load.clone();
         assert_eq!((load.user, load.wire_bytes, load.calls["turns"]), (1.0, 60.0, 8.0));

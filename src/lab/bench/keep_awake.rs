@@ -1,7 +1,7 @@
 //! Keeps the machine's CPUs from halting: what then remains of a round trip is work, without the wake-ups of idle CPUs.
 //!
 //! By the kernel's PM QoS interface where idle states are chosen by a driver; elsewhere by threads that run when nobody
-//! else wants to, one a CPU. Their time is no load: [`Awake::spinners`] says what to leave out.
+//! else wants to, one a CPU. Their time is no load: [`KeepAwake::spinners`] says what to leave out.
 //!
 //! Invariant: dropped, or with the process killed, the machine idles as before. Sources: the kernel's
 //! admin-guide/pm/cpuidle, sched(7).
@@ -13,19 +13,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use super::super::LabError;
+use super::super::error::LabError;
 use crate::sys::cpu;
 
 /// What keeps the CPUs awake while it is there.
 #[derive(Debug)]
-pub(super) enum Awake {
+pub(super) enum KeepAwake {
     /// The open file is the request.
     Device { _file: File },
     /// The threads, and what tells them to end.
     Spinners { threads: Vec<(JoinHandle<()>, PathBuf)>, stop: Arc<AtomicBool> },
 }
 
-impl Awake {
+impl KeepAwake {
     pub(super) fn hold() -> Result<Self, LabError> {
         if let Some(file) = request() {
             return Ok(Self::Device { _file: file });
@@ -58,7 +58,7 @@ impl Awake {
     }
 }
 
-impl Drop for Awake {
+impl Drop for KeepAwake {
     fn drop(&mut self) {
         let Self::Spinners { threads, stop } = self else { return };
         stop.store(true, Ordering::Relaxed);
@@ -103,7 +103,7 @@ mod tests {
         let stop = Arc::new(AtomicBool::new(false));
         let cpu = *cpu::allowed().expect("asked").last().expect("one");
         let spinner = spin(cpu, Arc::clone(&stop)).expect("it spins");
-        let awake = Awake::Spinners { threads: vec![spinner], stop };
+        let awake = KeepAwake::Spinners { threads: vec![spinner], stop };
         let [stat] = awake.spinners().try_into().expect("one");
         let ticks = || {
             let text = fs::read_to_string(&stat).expect("it runs");
