@@ -117,7 +117,11 @@ impl TopologyPlan {
     pub(super) fn overlay_mtu(&self) -> u16 {
         let v6 = self.hosts.iter().any(|host| host.public.is_ipv6());
         let headers = if v6 { 40 + 8 } else { 20 + 8 };
-        self.mtu.saturating_sub(if self.encryption().is_some() { headers + quic::OVERHEAD } else { headers })
+        self.mtu.saturating_sub(if self.encryption().is_some() {
+            headers + quic::OVERHEAD_BYTES
+        } else {
+            headers
+        })
     }
 
     /// Encryption mode in the daemons' configuration; none if they do not encrypt.

@@ -18,8 +18,8 @@ use crate::api::ProblemCode;
 use crate::config::{self, Config};
 use crate::engine::Engine;
 use crate::packet::{Family, outer_overhead};
-use crate::pki::{Identity, Trust, reset_key, verify};
-use crate::quic::{OVERHEAD, Quic, QuicStatus, Report, Setup};
+use crate::pki::{Identity, Trust, check_own, reset_key};
+use crate::quic::{OVERHEAD_BYTES, Quic, QuicEvent, QuicOptions, QuicStatus};
 use crate::route::{Announced, Mode, Policy, Sessions};
 use crate::seal::Lifetime;
 
@@ -71,7 +71,7 @@ impl Material {
                 format!("the cluster's port for packets is {port}, which QUIC would have: set security.port");
             return Err(NodeError::Invalid(text));
         }
-        verify::check_own(&self.trust, &self.identity, name).map_err(NodeError::Invalid)
+        check_own(&self.trust, &self.identity, name).map_err(|error| NodeError::Invalid(error.to_string()))
     }
 }
 
@@ -94,7 +94,7 @@ pub(super) fn policy(config: &Config) -> Policy {
 /// Bytes of each underlay packet that encryption takes.
 pub(super) fn overhead(config: &Config) -> u16 {
     // Sealed packets take less, but they may have to go by QUIC while there is no key.
-    if config.security.mode == Mode::None { 0 } else { OVERHEAD }
+    if config.security.mode == Mode::None { 0 } else { OVERHEAD_BYTES }
 }
 
 /// The longest UDP payload that the underlay takes.
@@ -114,7 +114,7 @@ pub(super) fn sessions(config: &Config) -> Sessions {
 #[derive(Debug)]
 pub(super) struct Encryption {
     quic: Quic,
-    reports: mpsc::UnboundedReceiver<Report>,
+    reports: mpsc::UnboundedReceiver<QuicEvent>,
     fingerprint: crate::pki::Fingerprint,
     name: String,
     port: u16,
@@ -159,7 +159,7 @@ impl Encryption {
         engine: &mut Engine,
     ) -> Result<Option<Self>, NodeError> {
         let Some(material) = material else { return Ok(None) };
-        let entrance = engine.entrance().map_err(|error| no_worker(&error))?;
+        let writer = engine.entrance().map_err(|error| no_worker(&error))?;
         let view = engine.view();
         let Material { identity, trust, announced } = material;
         let reset_key =
@@ -168,9 +168,18 @@ impl Encryption {
         let address = SocketAddr::new(address.ip(), announced.port);
         let schedule = Schedule::of(&identity);
         let (sender, reports) = mpsc::unbounded_channel();
-        let idle = config.security.idle;
-        let setup = Setup { address, payload, identity, trust, reset_key, idle, view, entrance };
-        let quic = Quic::start(setup, sender).map_err(|error| NodeError::Environment(error.to_string()))?;
+        let (max_payload_bytes, idle_timeout) = (payload, config.security.idle);
+        let options = QuicOptions {
+            address,
+            max_payload_bytes,
+            identity,
+            trust,
+            reset_key,
+            idle_timeout,
+            view,
+            writer,
+        };
+        let quic = Quic::start(options, sender).map_err(|error| NodeError::Environment(error.to_string()))?;
         tracing::info!(
             mode = announced.mode.word(), quic = %address, fingerprint = %announced.fingerprint,
             "packets to hosts that encrypt too will be encrypted"
@@ -181,7 +190,7 @@ impl Encryption {
     }
 
     pub(super) fn board(&self) -> Arc<QuicStatus> {
-        self.quic.board().clone()
+        self.quic.status().clone()
     }
 
     /// The FIB has changed.
@@ -195,9 +204,9 @@ impl Encryption {
     }
 
     /// What the endpoint has to say; never, without one.
-    pub(super) async fn report(this: &mut Option<Self>) -> Report {
+    pub(super) async fn report(this: &mut Option<Self>) -> QuicEvent {
         match this {
-            Some(encryption) => encryption.reports.recv().await.unwrap_or(Report::Failed),
+            Some(encryption) => encryption.reports.recv().await.unwrap_or(QuicEvent::Failed),
             None => std::future::pending().await,
         }
     }
@@ -239,16 +248,18 @@ impl Encryption {
 
 impl Node {
     /// What the endpoint says.
-    pub(super) fn report(&mut self, report: Report) -> Result<(), NodeError> {
+    pub(super) fn report(&mut self, report: QuicEvent) -> Result<(), NodeError> {
         match report {
-            Report::Path { peer, mtu } => {
+            QuicEvent::PathMtu { peer, mtu } => {
                 if self.backend.narrow(peer, mtu) {
                     tracing::info!(%peer, mtu, "the way to it takes inner packets of so many bytes");
                     self.publish();
                 }
                 Ok(())
             }
-            Report::Failed => Err(NodeError::Environment("the QUIC thread panicked: see above".to_owned())),
+            QuicEvent::Failed => {
+                Err(NodeError::Environment("the QUIC thread panicked: see above".to_owned()))
+            }
         }
     }
 

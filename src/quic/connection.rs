@@ -1,11 +1,13 @@
-//! A connection, and the ledger of the packets that quinn has in its hands.
+//! A connection, with a record of the packets that quinn holds.
 //!
-//! quinn keeps datagrams each way and tells nobody which of them it let go. It does count the DATAGRAM frames that it has sent
-//! and received: so a packet is forwarded when its frame is sent, not when quinn takes it, and what was neither sent nor read
-//! is known at the latest when the connection ends.
+//! quinn buffers datagrams in both directions and does not tell which of them it discards. It does
+//! count the DATAGRAM frames that it sent and received. So a packet counts as forwarded when its
+//! frame is sent, not when quinn takes the packet. A packet that was neither sent nor read is found
+//! at the latest when the connection ends.
 //!
-//! Invariant: each packet handed to quinn is in [`Way::sent`]'s sum or in [`Way::unsent`]'s, once; each frame received was
-//! read or is in [`Way::pushed_out`]'s sum.
+//! Invariant: each packet given to quinn is counted once, in [`TrackedConnection::take_sent`],
+//! [`TrackedConnection::take_too_long`] or [`TrackedConnection::take_unsent`]. Each frame received
+//! was read, or is counted in [`TrackedConnection::take_overwritten`].
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -14,66 +16,76 @@ use std::collections::VecDeque;
 use quinn::Connection;
 
 /// One connection to a peer.
-pub(super) struct Way {
+pub(super) struct TrackedConnection {
     pub(super) connection: Connection,
-    /// Its place in the order of the peer's connections, which the host with the lower address gives; 0: it has not said yet.
+    /// Position in the order of the peer's connections: the highest number is in use. The leader
+    /// assigns it. [`super::numbering::UNNUMBERED`] until then.
     pub(super) number: Cell<u64>,
-    /// Lengths of packets in quinn's hands, the oldest first.
-    handed: RefCell<VecDeque<u16>>,
-    /// What quinn calls the room of an empty send buffer.
-    empty: usize,
-    /// Frames that had been sent at the last look.
-    frames: Cell<u64>,
-    /// Packets that were read, and those that are known to be lost to the receive buffer.
-    read: Cell<u64>,
+    /// Lengths in bytes of the packets that quinn holds, the oldest first.
+    held: RefCell<VecDeque<u16>>,
+    /// Free bytes that quinn reports for an empty send buffer.
+    empty_buffer_bytes: usize,
+    /// Frames that had been sent when they were counted last.
+    frames_sent: Cell<u64>,
+    /// Packets that were read, plus those known to be lost in the receive buffer.
+    packets_read: Cell<u64>,
 }
 
-impl Way {
-    /// Of a connection that has carried nothing.
+impl TrackedConnection {
+    /// Tracks a connection that has carried no packets yet.
     pub(super) fn new(connection: Connection, number: u64) -> Self {
-        let empty = connection.datagram_send_buffer_space();
-        let (handed, frames, read) = (RefCell::default(), Cell::new(0), Cell::new(0));
-        Self { connection, number: Cell::new(number), handed, empty, frames, read }
+        let empty_buffer_bytes = connection.datagram_send_buffer_space();
+        Self {
+            connection,
+            number: Cell::new(number),
+            held: RefCell::default(),
+            empty_buffer_bytes,
+            frames_sent: Cell::new(0),
+            packets_read: Cell::new(0),
+        }
     }
 
-    pub(super) fn is(&self, other: &Self) -> bool {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
         self.connection.stable_id() == other.connection.stable_id()
     }
 
-    /// quinn has taken a packet.
-    pub(super) fn handed(&self, bytes: usize) {
-        self.handed.borrow_mut().push_back(u16::try_from(bytes).unwrap_or(u16::MAX));
+    /// Records that quinn has taken a packet.
+    pub(super) fn record_held(&self, bytes: usize) {
+        self.held.borrow_mut().push_back(u16::try_from(bytes).unwrap_or(u16::MAX));
     }
 
-    /// Packets that were sent since the last look, and their bytes.
-    pub(super) fn sent(&self) -> (u64, u64) {
+    /// Packets that were sent since the last call, and their bytes.
+    pub(super) fn take_sent(&self) -> (u64, u64) {
         let frames = self.connection.stats().frame_tx.datagram;
-        let new = frames - self.frames.replace(frames);
-        let mut handed = self.handed.borrow_mut();
-        let count = usize::try_from(new).unwrap_or(usize::MAX).min(handed.len());
-        (new, handed.drain(..count).map(u64::from).sum())
+        let new = frames - self.frames_sent.replace(frames);
+        let mut held = self.held.borrow_mut();
+        let count = usize::try_from(new).unwrap_or(usize::MAX).min(held.len());
+        (new, held.drain(..count).map(u64::from).sum())
     }
 
-    /// Packets that quinn has let go because the path has become too narrow for them. To be asked after [`Way::sent`].
-    pub(super) fn too_long(&self) -> u64 {
-        let mut handed = self.handed.borrow_mut();
-        let is_empty = self.connection.datagram_send_buffer_space() >= self.empty;
-        if is_empty { handed.drain(..).count() as u64 } else { 0 }
+    /// Packets that quinn has discarded because the path MTU fell below their length. Must be
+    /// called after [`TrackedConnection::take_sent`].
+    pub(super) fn take_too_long(&self) -> u64 {
+        let mut held = self.held.borrow_mut();
+        let is_empty = self.connection.datagram_send_buffer_space() >= self.empty_buffer_bytes;
+        if is_empty { held.drain(..).count() as u64 } else { 0 }
     }
 
-    /// Packets that will not be sent: the connection has ended. To be asked after [`Way::sent`].
-    pub(super) fn unsent(&self) -> u64 {
-        self.handed.borrow_mut().drain(..).count() as u64
+    /// Packets that will not be sent because the connection has ended. Must be called after
+    /// [`TrackedConnection::take_sent`].
+    pub(super) fn take_unsent(&self) -> u64 {
+        self.held.borrow_mut().drain(..).count() as u64
     }
 
-    /// So many packets were read.
-    pub(super) fn read(&self, packets: u64) {
-        self.read.set(self.read.get() + packets);
+    /// Records that packets were read.
+    pub(super) fn record_read(&self, packets: u64) {
+        self.packets_read.set(self.packets_read.get() + packets);
     }
 
-    /// Packets that were received and pushed out before they were read. To be asked when nothing is left to read.
-    pub(super) fn pushed_out(&self) -> u64 {
+    /// Received packets that later ones overwrote before they were read. Must be called when
+    /// nothing is left to read.
+    pub(super) fn take_overwritten(&self) -> u64 {
         let frames = self.connection.stats().frame_rx.datagram;
-        frames - self.read.replace(frames)
+        frames - self.packets_read.replace(frames)
     }
 }

@@ -1,10 +1,12 @@
-//! Keys for sealed packets, agreed on over an authenticated connection.
+//! Agrees on keys for sealed packets over an authenticated connection.
 //!
-//! The one who dialled opens a stream. Each tells its [`Hello`], both compute the same [`Agreement`], export the secret of
-//! it from the TLS session (RFC 8446 §7.5) and install it; when each has told the other so, both seal by it. New keys are
-//! asked for by a new connection, so that they come from a fresh key exchange.
+//! The host that dialled opens a stream. Each host sends its [`Hello`]. Both compute the same
+//! [`Agreement`], export its secret from the TLS session (RFC 8446 section 7.5) and install it.
+//! Each tells the other when it has done so, and then both seal with the new keys. A host asks for
+//! new keys by a new connection, so that they come from a fresh key exchange.
 //!
-//! Invariant: nobody seals by keys that the other has not installed.
+//! It does not decide when keys are old: [`Session`] does. Invariant: no host seals with keys that
+//! the other has not installed.
 #![forbid(unsafe_code)]
 
 use std::rc::Rc;
@@ -13,119 +15,121 @@ use std::time::{Duration, Instant};
 
 use quinn::{Connection, RecvStream, SendStream};
 
-use super::datagrams::{Core, protected};
-use super::peer::Line;
+use super::peer::QuicPeer;
+use super::state::{EndpointState, encrypting_peer};
 use crate::route::{Fib, Peer};
 use crate::seal::{Agreement, EXPORTER_LABEL, Hello, HelloError, InstallError, Role, Secret, Session};
 use crate::sys::now;
 
-/// How long the other may take.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// What each says when it has installed the keys.
+/// How long the exchange may take.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause before the next handshake after a failed exchange.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// The message that says that the keys are installed.
 const INSTALLED: u8 = 1;
 
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
 enum KeyError {
-    /// The connection ended, or the stream.
+    /// The connection ended.
     #[error("the connection ended: {0}")]
     Connection(#[from] quinn::ConnectionError),
-    /// The peer did not read.
-    #[error("the peer does not take part: {0}")]
+    /// The peer did not accept a message.
+    #[error("the peer did not accept a message: {0}")]
     Write(#[from] quinn::WriteError),
-    /// The peer did not write.
-    #[error("the peer does not take part: {0}")]
+    /// The peer did not send a message.
+    #[error("the peer did not send a message: {0}")]
     Read(#[from] quinn::ReadExactError),
-    /// The peer speaks another version.
+    /// The peer's hello is malformed, or of a version that this host does not support.
     #[error(transparent)]
     Hello(#[from] HelloError),
-    /// The session refuses.
+    /// The session refuses the keys.
     #[error(transparent)]
     Install(#[from] InstallError),
-    /// TLS has no secret to export.
-    #[error("TLS exports no secret")]
+    /// TLS does not export a secret.
+    #[error("TLS did not export a secret")]
     Export,
-    /// The peer said something else.
+    /// The peer's last message is not that it has installed the keys.
     #[error("the peer did not install the keys")]
     NotInstalled,
-    /// The peer said nothing.
-    #[error("no answer in {} s", PATIENCE.as_secs())]
-    Silence,
+    /// The peer did not answer.
+    #[error("the peer did not answer within {} s", TIMEOUT.as_secs())]
+    Timeout,
 }
 
-impl Core {
-    /// Asks for keys, or answers, if both hosts seal; until then, and if it fails, packets go by the connection.
+impl EndpointState {
+    /// Starts the exchange of keys if both hosts seal. Packets go by the connection until it is
+    /// done, and if it fails.
     pub(super) fn agree_on_keys(
         self: &Rc<Self>,
-        line: &Rc<Line>,
+        peer: &Rc<QuicPeer>,
         connection: &Connection,
-        peer: &Peer,
+        route: &Peer,
         is_initiator: bool,
     ) {
-        let Some(session) = peer.session.clone() else { return };
+        let Some(session) = route.session.clone() else { return };
         let role = if is_initiator { Role::Initiator } else { Role::Responder };
         let workers = u8::try_from(self.view.workers()).unwrap_or(u8::MAX);
-        let (core, line, connection, name) =
-            (self.clone(), line.clone(), connection.clone(), peer.name.clone());
+        let (state, peer, connection, name) =
+            (self.clone(), peer.clone(), connection.clone(), route.name.clone());
         tokio::task::spawn_local(async move {
             let had_keys = session.status(now()).is_some();
             let exchange = exchange(&connection, &session, role, workers);
-            match tokio::time::timeout(PATIENCE, exchange).await.unwrap_or(Err(KeyError::Silence)) {
-                Ok(()) if had_keys => core.board.rekeyed(),
-                Ok(()) => tracing::info!(host = name, "packets to it are sealed from here on"),
+            match tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or(Err(KeyError::Timeout)) {
+                Ok(()) if had_keys => state.status.count_rekey(),
+                Ok(()) => tracing::info!(host = name, "keys installed: packets to the peer are sealed"),
                 Err(error) => {
-                    line.failures.set(line.failures.get() + 1);
-                    line.retry_at.set(Instant::now() + Duration::from_secs(1));
-                    if line.may_tell() {
-                        tracing::warn!(host = name, "no keys for sealed packets, they go by QUIC: {error}");
+                    peer.failures.set(peer.failures.get() + 1);
+                    peer.retry_at.set(Instant::now() + RETRY_PAUSE);
+                    if peer.warning.allows() {
+                        tracing::warn!(
+                            host = name, %error,
+                            "no keys for sealed packets: packets to the peer go by QUIC"
+                        );
                     }
                 }
             }
         });
     }
 
-    /// The connection that the keys came with has ended without another: the peer may have forgotten them.
-    pub(super) fn key_lost(&self, line: &Line) {
-        if let Some(session) = session(&self.view.fib(), line) {
+    /// Forgets a peer's keys. The connection that brought them has ended and there is no other, so
+    /// the peer may have forgotten them as well.
+    pub(super) fn forget_keys(&self, peer: &QuicPeer) {
+        if let Some(session) = session(&self.view.fib(), peer) {
             session.forget();
         }
     }
 
-    /// Lets go of keys whose time is over.
-    pub(super) fn wear_out(&self, line: &Line, fib: &Fib) {
-        let Some((peer, session)) = protected(fib, line.address)
-            .and_then(|(peer, _)| peer.session.as_ref().map(|session| (peer, session)))
-        else {
-            return;
-        };
-        if session.tick(now()) {
-            let host = peer.name.as_str();
+    /// Removes a peer's keys when their time is over.
+    pub(super) fn expire_keys(&self, peer: &QuicPeer, fib: &Fib) {
+        let Some((route, _)) = encrypting_peer(fib, peer.address) else { return };
+        let has_expired = route.session.as_ref().is_some_and(|session| session.tick(now()));
+        if has_expired {
             tracing::warn!(
-                host,
-                "its keys have sealed for as long as they may, and no handshake has brought new ones: packets to it go by QUIC \
-                 until one does"
+                host = route.name.as_str(),
+                "keys expired: packets to the peer go by QUIC until a handshake brings new keys"
             );
         }
     }
 
-    /// Dials for new keys if it is time.
-    pub(super) fn dial_if_due(self: &Rc<Self>, line: &Rc<Line>, fib: &Fib) {
-        let Some(session) = session(fib, line) else { return };
-        if session.rekey_due(now()) && line.connection().is_some() {
-            self.dial(line);
+    /// Dials for new keys if they are due.
+    pub(super) fn dial_if_rekey_is_due(self: &Rc<Self>, peer: &Rc<QuicPeer>, fib: &Fib) {
+        let Some(session) = session(fib, peer) else { return };
+        if session.rekey_due(now()) && peer.is_connected() {
+            self.dial(peer);
         }
     }
 
-    /// Whether packets were sealed since the last question.
-    pub(super) fn is_in_use(&self, line: &Line) -> bool {
-        let sealed = session(&self.view.fib(), line).and_then(|session| session.status(now()));
-        let packets = sealed.map_or(0, |status| status.packets);
-        line.sealed.replace(packets) != packets
+    /// Whether packets were sealed for a peer since the last call.
+    pub(super) fn has_sealed_packets(&self, peer: &QuicPeer) -> bool {
+        let keys = session(&self.view.fib(), peer).and_then(|session| session.status(now()));
+        let packets = keys.map_or(0, |status| status.packets);
+        peer.sealed_packets.replace(packets) != packets
     }
 }
 
-fn session(fib: &Fib, line: &Line) -> Option<Arc<Session>> {
-    protected(fib, line.address).and_then(|(peer, _)| peer.session.clone())
+fn session(fib: &Fib, peer: &QuicPeer) -> Option<Arc<Session>> {
+    encrypting_peer(fib, peer.address).and_then(|(route, _)| route.session.clone())
 }
 
 async fn exchange(
@@ -139,33 +143,31 @@ async fn exchange(
         Role::Initiator => connection.open_bi().await?,
         Role::Responder => connection.accept_bi().await?,
     };
-    let theirs = {
-        tell(&mut send, &ours.encode()).await?;
-        Hello::decode(&hear(&mut receive).await?)?
-    };
+    write_message(&mut send, &ours.encode()).await?;
+    let theirs = Hello::decode(&read_message(&mut receive).await?)?;
     let agreement = Agreement::of(&ours, &theirs, role);
     let epoch = agreement.epoch;
     let mut secret = [0; 32];
     connection.export_keying_material(&mut secret, EXPORTER_LABEL, &[epoch]).map_err(|_| KeyError::Export)?;
     session.install(agreement, &Secret::new(secret), now())?;
-    tell(&mut send, &[INSTALLED]).await?;
-    if hear(&mut receive).await? != [INSTALLED] {
+    write_message(&mut send, &[INSTALLED]).await?;
+    if read_message(&mut receive).await? != [INSTALLED] {
         return Err(KeyError::NotInstalled);
     }
     session.activate(epoch, now());
-    // A stream that is not finished would be reset, and with it what the peer has not read yet.
+    // A stream that is dropped without this is reset, and the peer loses what it has not read yet.
     let _ = send.finish();
     Ok(())
 }
 
-/// One message: its length in one byte, and it.
-async fn tell(send: &mut SendStream, message: &[u8]) -> Result<(), KeyError> {
+/// Sends one message: one byte with its length, then its bytes.
+async fn write_message(send: &mut SendStream, message: &[u8]) -> Result<(), KeyError> {
     let length = u8::try_from(message.len()).unwrap_or(u8::MAX);
     send.write_all(&[length]).await?;
     Ok(send.write_all(message).await?)
 }
 
-async fn hear(receive: &mut RecvStream) -> Result<Vec<u8>, KeyError> {
+async fn read_message(receive: &mut RecvStream) -> Result<Vec<u8>, KeyError> {
     let mut length = [0];
     receive.read_exact(&mut length).await?;
     let mut message = vec![0; usize::from(length[0])];

@@ -1,10 +1,15 @@
-//! Reports of the encrypted connections: handshakes, the connection to each peer, the connection step of `explain`.
+//! Reports of the encrypted connections: handshakes, the connection to each peer, the connection step
+//! of `explain`.
+//!
+//! It changes nothing: it reads what the endpoint's thread writes to [`QuicStatus`].
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{OVERHEAD, PeerStatus, QuicStatus};
+use super::overhead::OVERHEAD_BYTES;
+use super::status::{QuicPeerStatus, QuicStatus};
 use crate::api::{Explanation, Outcome, PeerRow, Status, StepCode};
 use crate::engine::SOCKET_QUEUE_FULL;
 use crate::observe::{Drops, Encoder, Part, Pending};
@@ -25,7 +30,7 @@ impl QuicPart {
         Self { connections, policy }
     }
 
-    fn peer(&self, endpoint: &str) -> PeerStatus {
+    fn peer(&self, endpoint: &str) -> QuicPeerStatus {
         let endpoint: Option<SocketAddr> = endpoint.parse().ok();
         endpoint.map(|endpoint| self.connections.peer(endpoint.ip())).unwrap_or_default()
     }
@@ -74,6 +79,9 @@ impl Part for QuicPart {
             [("authenticated", counts.handshakes), ("failed", counts.failures), ("refused", counts.refused)];
         let results = results.into_iter().map(|(result, count)| ([("result", result)], count));
         encoder.counters("quic_handshakes", "Handshakes with other hosts, by result", results)?;
+        let ended = counts.ended.into_iter().map(|(reason, count)| ([("reason", reason)], count));
+        let help = "Connections to other hosts that ended while they were in use, by reason";
+        encoder.counters("quic_connections_ended", help, ended)?;
         let help = "Times that the keys of sealed packets were replaced";
         encoder.counter("seal_rekeys", help, counts.rekeys)?;
         let connected = i64::try_from(counts.connected).unwrap_or(i64::MAX);
@@ -99,7 +107,7 @@ impl QuicPart {
         }
         let is_sealed = explanation.transport.as_deref() == Some("sealed");
         if !is_sealed && let Ok(endpoint) = endpoint.parse::<SocketAddr>() {
-            let overhead = outer_overhead(Family::of(endpoint.ip())) + OVERHEAD;
+            let overhead = outer_overhead(Family::of(endpoint.ip())) + OVERHEAD_BYTES;
             explanation.frame = Some(format!("one packet a QUIC datagram: at most {overhead} bytes more"));
         }
         if !explanation.has(StepCode::KernelToOverlay) || explanation.has(StepCode::SendSealed) {
@@ -123,7 +131,7 @@ impl QuicPart {
     }
 }
 
-fn encryption(peer: &PeerStatus) -> String {
+fn encryption(peer: &QuicPeerStatus) -> String {
     match (peer.since, &peer.trouble) {
         (Some(_), _) => "QUIC, TLS 1.3".to_owned(),
         (None, Some(trouble)) => format!("NO CONNECTION: {trouble}"),

@@ -1,8 +1,9 @@
-//! One peer: what waits for it, its connections, and the attempts to have one.
+//! One peer: its waiting packets, its connections, and the state of attempts to connect.
 //!
-//! It decides nothing and sends nothing: who dials is [`super::connect`]'s matter, who pumps [`super::carry`]'s.
+//! It decides nothing and sends nothing. `connect` decides when to dial, `datagrams` sends.
 //!
-//! Invariant: at most one connection is in use, and of those whose numbers are known it is the one with the greatest.
+//! Invariant: at most one connection is in use. Among those with a known number it is the one with
+//! the highest.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell, RefMut};
@@ -13,154 +14,148 @@ use std::time::{Duration, Instant};
 use quinn::Connection;
 use tokio::sync::Notify;
 
-use super::connection::Way;
-use super::queue::Queue;
+use super::connection::TrackedConnection;
+use super::numbering;
+use super::queue::PeerQueue;
+use super::warning_limit::WarningLimit;
 
-/// A trouble with one peer is told once in this time.
-const WARN: Duration = Duration::from_secs(60);
+/// How long packets wait for a connection.
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// One peer.
-pub(super) struct Line {
+/// State of one peer.
+pub(super) struct QuicPeer {
+    /// Address on the underlay.
     pub(super) address: IpAddr,
-    queue: RefCell<Queue>,
+    queue: RefCell<PeerQueue>,
     /// Since when packets wait without a connection.
-    pub(super) waiting: Cell<Option<Instant>>,
-    /// Something to do for the pump.
-    pub(super) work: Notify,
-    current: RefCell<Option<Rc<Way>>>,
-    /// Connections that live and are not in use.
-    spare: RefCell<Vec<Rc<Way>>>,
-    /// The greatest number that a connection has got.
+    pub(super) waiting_since: Cell<Option<Instant>>,
+    /// Wakes the task that sends the waiting packets.
+    pub(super) wake: Notify,
+    current: RefCell<Option<Rc<TrackedConnection>>>,
+    /// Open connections that are not in use.
+    spare: RefCell<Vec<Rc<TrackedConnection>>>,
+    /// The highest number of a connection so far.
     last_number: Cell<u64>,
-    pub(super) active: Cell<Instant>,
-    pub(super) gone: Cell<bool>,
-    pub(super) dialling: Cell<bool>,
+    /// When packets passed last.
+    pub(super) active_at: Cell<Instant>,
+    /// Whether the peer has left the FIB.
+    pub(super) is_gone: Cell<bool>,
+    pub(super) is_dialling: Cell<bool>,
+    /// Failed handshakes since the last success.
     pub(super) failures: Cell<u32>,
+    /// No attempt starts before this time.
     pub(super) retry_at: Cell<Instant>,
-    told: Cell<Option<Instant>>,
-    /// Packets that were sealed for it when it was asked last.
-    pub(super) sealed: Cell<u64>,
+    pub(super) warning: WarningLimit,
+    /// Value of the session's counter of sealed packets when it was last read.
+    pub(super) sealed_packets: Cell<u64>,
 }
 
-impl Line {
+impl QuicPeer {
     pub(super) fn new(address: IpAddr) -> Self {
         let now = Instant::now();
         Self {
             address,
             queue: RefCell::default(),
-            waiting: Cell::new(None),
-            work: Notify::new(),
+            waiting_since: Cell::new(None),
+            wake: Notify::new(),
             current: RefCell::new(None),
             spare: RefCell::default(),
-            last_number: Cell::new(0),
-            active: Cell::new(now),
-            gone: Cell::new(false),
-            dialling: Cell::new(false),
+            last_number: Cell::new(numbering::UNNUMBERED),
+            active_at: Cell::new(now),
+            is_gone: Cell::new(false),
+            is_dialling: Cell::new(false),
             failures: Cell::new(0),
             retry_at: Cell::new(now),
-            told: Cell::new(None),
-            sealed: Cell::new(0),
+            warning: WarningLimit::default(),
+            sealed_packets: Cell::new(0),
         }
     }
 
-    /// The connection in use.
-    pub(super) fn way(&self) -> Option<Rc<Way>> {
+    /// The connection in use, with its record.
+    pub(super) fn current(&self) -> Option<Rc<TrackedConnection>> {
         self.current.borrow().clone()
     }
 
+    /// The connection in use.
     pub(super) fn connection(&self) -> Option<Connection> {
-        self.current.borrow().as_ref().map(|way| way.connection.clone())
+        self.current.borrow().as_ref().map(|tracked| tracked.connection.clone())
     }
 
     pub(super) fn is_connected(&self) -> bool {
         self.current.borrow().is_some()
     }
 
-    /// All that live, the one in use first.
-    pub(super) fn ways(&self) -> Vec<Rc<Way>> {
+    /// All open connections, the one in use first.
+    pub(super) fn connections(&self) -> Vec<Rc<TrackedConnection>> {
         self.current.borrow().iter().chain(self.spare.borrow().iter()).cloned().collect()
     }
 
-    pub(super) fn is_current(&self, way: &Way) -> bool {
-        self.current.borrow().as_ref().is_some_and(|current| current.is(way))
+    pub(super) fn is_current(&self, tracked: &TrackedConnection) -> bool {
+        self.current.borrow().as_ref().is_some_and(|current| current.is_same(tracked))
     }
 
-    /// A number greater than all before, also those of an earlier process: of a clock that was not set back.
+    /// A number for a new connection.
     pub(super) fn next_number(&self) -> u64 {
-        let since_1970 = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        let now = u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX);
-        now.max(self.last_number.get().saturating_add(1))
+        numbering::next(self.last_number.get())
     }
 
-    /// Takes in a connection, or what is known of its number since. Returns whether it is in use from here on and was not
-    /// before.
-    pub(super) fn enter(&self, way: &Rc<Way>) -> bool {
-        self.last_number.set(self.last_number.get().max(way.number.get()));
-        if self.is_current(way) {
+    /// Adds a connection, or takes into account that its number is known now. Returns whether this
+    /// has put the connection into use.
+    pub(super) fn add(&self, tracked: &Rc<TrackedConnection>) -> bool {
+        self.last_number.set(self.last_number.get().max(tracked.number.get()));
+        if self.is_current(tracked) {
             return false;
         }
         let mut current = self.current.borrow_mut();
-        // Without numbers the later one; with one, that whose place is known.
-        let wins = current.as_ref().is_none_or(|current| way.number.get() >= current.number.get());
+        // Among connections without a number the latest is used, and one with a number before
+        // those.
+        let wins = current.as_ref().is_none_or(|current| tracked.number.get() >= current.number.get());
         let mut spare = self.spare.borrow_mut();
-        spare.retain(|spare| !spare.is(way));
+        spare.retain(|spare| !spare.is_same(tracked));
         if wins {
-            spare.extend(current.replace(way.clone()));
+            spare.extend(current.replace(tracked.clone()));
         } else {
-            spare.push(way.clone());
+            spare.push(tracked.clone());
         }
         wins
     }
 
-    /// A connection has ended. Returns whether it was in use; then the greatest of the others is.
-    pub(super) fn leave(&self, way: &Way) -> bool {
+    /// Removes a connection that has ended. Returns whether it was in use. If it was, the one with
+    /// the highest number of the others takes its place.
+    pub(super) fn remove(&self, tracked: &TrackedConnection) -> bool {
         let mut spare = self.spare.borrow_mut();
-        spare.retain(|spare| !spare.is(way));
-        let was_current = self.is_current(way);
+        spare.retain(|spare| !spare.is_same(tracked));
+        let was_current = self.is_current(tracked);
         if was_current {
-            let next = spare.iter().max_by_key(|way| way.number.get()).cloned();
-            spare.retain(|spare| next.as_ref().is_none_or(|next| !next.is(spare)));
+            let next = spare.iter().max_by_key(|tracked| tracked.number.get()).cloned();
+            spare.retain(|spare| next.as_ref().is_none_or(|next| !next.is_same(spare)));
             *self.current.borrow_mut() = next;
         }
         was_current
     }
 
-    /// Parts with all connections.
-    pub(super) fn clear(&self) -> Vec<Rc<Way>> {
-        let ways = self.ways();
+    /// Removes all connections and returns them.
+    pub(super) fn remove_all(&self) -> Vec<Rc<TrackedConnection>> {
+        let all = self.connections();
         self.current.borrow_mut().take();
         self.spare.borrow_mut().clear();
-        ways
+        all
     }
 
-    pub(super) fn has_work(&self) -> bool {
+    pub(super) fn has_waiting_packets(&self) -> bool {
         self.queue().bytes() > 0
     }
 
-    /// What waits.
-    pub(super) fn queue(&self) -> RefMut<'_, Queue> {
+    /// Packets that wait to be sent.
+    pub(super) fn queue(&self) -> RefMut<'_, PeerQueue> {
         self.queue.borrow_mut()
     }
 
-    /// Whether something about this peer should be told again.
-    pub(super) fn may_tell(&self) -> bool {
-        may_tell(&self.told)
-    }
-
-    /// What was told is over.
-    pub(super) fn is_well(&self) {
-        self.told.set(None);
-        self.waiting.set(None);
+    /// A handshake has succeeded: forgets earlier failures.
+    pub(super) fn record_success(&self) {
+        self.warning.reset();
+        self.waiting_since.set(None);
         self.failures.set(0);
-        self.active.set(Instant::now());
+        self.active_at.set(Instant::now());
     }
-}
-
-/// At most once in [`WARN`].
-pub(super) fn may_tell(told: &Cell<Option<Instant>>) -> bool {
-    let due = told.get().is_none_or(|at| at.elapsed() >= WARN);
-    if due {
-        told.set(Some(Instant::now()));
-    }
-    due
 }

@@ -1,87 +1,94 @@
-//! What waits for one connection: sparse flows first, the others in the order in which they came.
+//! Packets that wait for one peer: trains of sparse flows first, the others in order of arrival.
 //!
-//! A parcel is a train of one flow. One that is short, of a flow that has nothing in the queue, overtakes the long ones: a
-//! question and its answer don't wait behind megabytes (RFC 8290 §4.2 does the same with its new flows).
+//! The queue holds trains of one flow each. A short train overtakes the long ones if its flow has
+//! no train among them. So a request and its answer do not wait behind megabytes of bulk data. RFC
+//! 8290 section 4.2 treats its new flows in the same way.
 //!
-//! It knows no connection, and drops nothing by itself. Invariant: parcels of one flow leave in the order in which they came.
+//! It knows no connection, and drops nothing by itself. Invariant: trains of one flow leave in the
+//! order in which they came.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 
 use crate::engine::SlowPathPackets;
 
-/// Bytes of a parcel that may overtake: one packet of any length on Ethernet.
-const SHORT: usize = 1500;
-/// Flows that are told apart. Two that are taken for one only lose what the rule would gain.
+/// Most bytes of a train that may overtake others: one packet of any length on Ethernet.
+const MAX_SPARSE_BYTES: usize = 1500;
+/// Number of flows that the queue can tell apart. If two flows share a number, a sparse one among
+/// them may not overtake; nothing else is lost.
 const FLOWS: usize = 256;
 
-/// Parcels of one peer.
-pub(super) struct Queue {
+/// Trains for one peer.
+pub(super) struct PeerQueue {
+    /// Trains that overtake.
     sparse: VecDeque<SlowPathPackets>,
+    /// All other trains, each with the number of its flow.
     bulk: VecDeque<(usize, SlowPathPackets)>,
-    /// Parcels in `bulk` by flow.
-    standing: [u32; FLOWS],
+    /// Number of trains in `bulk` for each flow.
+    bulk_by_flow: [u32; FLOWS],
     bytes: usize,
 }
 
-impl Default for Queue {
+impl Default for PeerQueue {
     fn default() -> Self {
-        Self { sparse: VecDeque::new(), bulk: VecDeque::new(), standing: [0; FLOWS], bytes: 0 }
+        Self { sparse: VecDeque::new(), bulk: VecDeque::new(), bulk_by_flow: [0; FLOWS], bytes: 0 }
     }
 }
 
-impl Queue {
-    /// Bytes that wait.
+impl PeerQueue {
+    /// Number of bytes that wait.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    pub(super) fn push(&mut self, parcel: SlowPathPackets) {
-        self.bytes += parcel.bytes.len();
-        let flow = flow(&parcel.bytes);
-        if parcel.bytes.len() <= SHORT && self.standing[flow] == 0 {
-            return self.sparse.push_back(parcel);
+    pub(super) fn push(&mut self, train: SlowPathPackets) {
+        self.bytes += train.bytes.len();
+        let flow = flow_number(&train.bytes);
+        if train.bytes.len() <= MAX_SPARSE_BYTES && self.bulk_by_flow[flow] == 0 {
+            return self.sparse.push_back(train);
         }
-        self.standing[flow] += 1;
-        self.bulk.push_back((flow, parcel));
+        self.bulk_by_flow[flow] += 1;
+        self.bulk.push_back((flow, train));
     }
 
-    /// What was popped last, and is not done with.
-    pub(super) fn put_back(&mut self, parcel: SlowPathPackets) {
-        if !parcel.bytes.is_empty() {
-            self.bytes += parcel.bytes.len();
-            self.sparse.push_front(parcel);
+    /// Puts back the rest of the train that was popped last. The next pop returns it.
+    pub(super) fn put_back(&mut self, train: SlowPathPackets) {
+        if !train.bytes.is_empty() {
+            self.bytes += train.bytes.len();
+            self.sparse.push_front(train);
         }
     }
 
+    /// Takes out the train that is to be sent next.
     pub(super) fn pop(&mut self) -> Option<SlowPathPackets> {
-        let parcel = self.sparse.pop_front().or_else(|| self.pop_bulk())?;
-        self.bytes -= parcel.bytes.len();
-        Some(parcel)
+        let train = self.sparse.pop_front().or_else(|| self.pop_bulk())?;
+        self.bytes -= train.bytes.len();
+        Some(train)
     }
 
-    /// What has to go for others.
+    /// Takes out the train that is to be dropped when the queue is too long: the oldest bulk one.
     pub(super) fn pop_oldest(&mut self) -> Option<SlowPathPackets> {
-        let parcel = self.pop_bulk().or_else(|| self.sparse.pop_front())?;
-        self.bytes -= parcel.bytes.len();
-        Some(parcel)
+        let train = self.pop_bulk().or_else(|| self.sparse.pop_front())?;
+        self.bytes -= train.bytes.len();
+        Some(train)
     }
 
     fn pop_bulk(&mut self) -> Option<SlowPathPackets> {
-        let (flow, parcel) = self.bulk.pop_front()?;
-        self.standing[flow] -= 1;
-        Some(parcel)
+        let (flow, train) = self.bulk.pop_front()?;
+        self.bulk_by_flow[flow] -= 1;
+        Some(train)
     }
 }
 
-/// A number that all packets of a flow have: of addresses, and ports where they stand.
-fn flow(packet: &[u8]) -> usize {
-    let (addresses, next, ports) = match packet.first().map(|first| first >> 4) {
+/// A number that is equal for all packets of a flow: a hash of the addresses, and of the ports if
+/// the packet has them.
+fn flow_number(packet: &[u8]) -> usize {
+    let (addresses, next_header, ports) = match packet.first().map(|first| first >> 4) {
         Some(4) => (12..20, packet.get(9), usize::from(packet[0] & 0xf) * 4),
         Some(6) => (8..40, packet.get(6), 40),
         _ => return 0,
     };
-    let has_ports = matches!(next, Some(6 | 17));
+    let has_ports = matches!(next_header, Some(6 | 17));
     let ports = packet.get(ports..ports + 4).filter(|_| has_ports).unwrap_or_default();
     let bytes = packet.get(addresses).unwrap_or_default().iter().chain(ports);
     // FNV-1a, folded.
@@ -93,8 +100,8 @@ fn flow(packet: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    /// A parcel of so many packets of a flow, told by its port.
-    fn parcel(port: u16, packets: usize) -> SlowPathPackets {
+    /// A train of a flow that the source port identifies.
+    fn train(port: u16, packets: usize) -> SlowPathPackets {
         let packet = packet(port);
         SlowPathPackets {
             to: [192, 0, 2, 2].into(),
@@ -111,17 +118,17 @@ mod tests {
         packet
     }
 
-    fn ports(queue: &mut Queue) -> Vec<(u16, u64)> {
-        let port = |parcel: &SlowPathPackets| u16::from_be_bytes([parcel.bytes[20], parcel.bytes[21]]);
-        std::iter::from_fn(|| queue.pop()).map(|parcel| (port(&parcel), parcel.count())).collect()
+    fn ports(queue: &mut PeerQueue) -> Vec<(u16, u64)> {
+        let port = |train: &SlowPathPackets| u16::from_be_bytes([train.bytes[20], train.bytes[21]]);
+        std::iter::from_fn(|| queue.pop()).map(|train| (port(&train), train.count())).collect()
     }
 
     #[test]
-    fn a_sparse_flow_overtakes_and_no_flow_overtakes_itself() {
-        let mut queue = Queue::default();
-        assert_ne!(flow(&packet(1)), flow(&packet(2)));
+    fn sparse_flow_overtakes_other_flows_only() {
+        let mut queue = PeerQueue::default();
+        assert_ne!(flow_number(&packet(1)), flow_number(&packet(2)));
         for (port, packets) in [(1, 40), (1, 40), (2, 1), (1, 1), (2, 1), (2, 40)] {
-            queue.push(parcel(port, packets));
+            queue.push(train(port, packets));
         }
         assert_eq!(queue.bytes(), 123_000);
         assert_eq!(ports(&mut queue), [(2, 1), (2, 1), (1, 40), (1, 40), (1, 1), (2, 40)]);
@@ -129,13 +136,13 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_the_bulk_goes_first_and_what_is_put_back_comes_next() {
-        let mut queue = Queue::default();
+    fn oldest_bulk_train_is_dropped_first() {
+        let mut queue = PeerQueue::default();
         for (port, packets) in [(2, 1), (1, 40), (1, 41)] {
-            queue.push(parcel(port, packets));
+            queue.push(train(port, packets));
         }
-        assert_eq!(queue.pop_oldest().map(|parcel| parcel.count()), Some(40));
-        let first = queue.pop().expect("the sparse one");
+        assert_eq!(queue.pop_oldest().map(|train| train.count()), Some(40));
+        let first = queue.pop().expect("the queue holds the sparse train");
         queue.put_back(first);
         assert_eq!(ports(&mut queue), [(2, 1), (1, 41)]);
         assert!(queue.pop_oldest().is_none());

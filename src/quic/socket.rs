@@ -1,12 +1,14 @@
-//! The endpoint's socket: what a connection sends piece by piece leaves as one train.
+//! The endpoint's socket: it joins the datagrams that a connection sends into trains.
 //!
-//! quinn hands over at most [`PIECE`] datagrams at a time; one UDP_SEGMENT send takes 64, for little more than the price of
-//! ten, here and where they arrive. So a full piece waits for the next one, for as long as the connection goes on sending: a
-//! piece that is not full, another destination or another length ends the train, and so does a turn of the runtime that
-//! brought nothing.
+//! quinn hands over at most [`QUINN_DATAGRAMS`] datagrams in one call. One UDP_SEGMENT send takes
+//! 64 of them, for little more than the cost of ten, on this host and on the receiving one. So when
+//! quinn hands over a full piece, the socket waits for the next one. A train ends with a piece that
+//! is not full, with another destination or datagram length, or with a turn of the runtime in which
+//! nothing was added.
 //!
-//! It knows no QUIC. Invariant: datagrams leave in the order in which they came, and a train that the kernel has no room for
-//! stays until it has; who sends meanwhile is told to wait.
+//! It knows nothing of QUIC. Invariant: datagrams leave in the order in which quinn hands them
+//! over. A train for which the kernel has no room stays until it has, and quinn is told to wait
+//! meanwhile.
 #![forbid(unsafe_code)]
 
 use std::future::poll_fn;
@@ -23,77 +25,85 @@ use tokio::sync::Notify;
 
 use crate::sys::udp::{self, MAX_PAYLOAD, SEGMENTS};
 
-/// Datagrams that quinn 0.11 puts into one [`Transmit`] at most (`MAX_TRANSMIT_SEGMENTS`). Were it another number, trains would
-/// be shorter, or wait a turn longer.
-const PIECE: usize = 10;
+/// Most datagrams in one [`Transmit`] of quinn 0.11 (`MAX_TRANSMIT_SEGMENTS`). If quinn used
+/// another number, trains would be shorter, or would wait for one more turn of the runtime.
+const QUINN_DATAGRAMS: usize = 10;
 
-/// A socket that puts trains together.
+/// A socket that joins datagrams into trains.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(super) struct TrainSocket {
     inner: Arc<dyn AsyncUdpSocket>,
-    /// Once more, for the kernel's account of it.
+    /// A second descriptor of the socket, to read the kernel's counters.
     plain: UdpSocket,
     train: Mutex<Train>,
-    begun: Notify,
-    tally: Tally,
+    /// Wakes the task that sends trains to which nothing more is added.
+    has_train: Notify,
+    counters: SocketCounters,
 }
 
-/// Messages and datagrams since the last look.
+/// System calls and datagrams since the counters were reset.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct SocketCounters {
     pub(super) sends: AtomicU64,
     pub(super) receives: AtomicU64,
     pub(super) datagrams: AtomicU64,
 }
 
-/// Datagrams of one length for one destination, back to back.
+/// Datagrams of one length for one destination, one after the other.
 #[derive(Debug, Default)]
 struct Train {
-    to: Option<SocketAddr>,
+    destination: Option<SocketAddr>,
     ecn: Option<EcnCodepoint>,
-    from: Option<IpAddr>,
-    segment: usize,
+    source: Option<IpAddr>,
+    /// Length in bytes of each datagram; the last one may be shorter.
+    datagram_bytes: usize,
     bytes: Vec<u8>,
 }
 
 impl Train {
     fn begin(&mut self, piece: &Transmit<'_>) {
-        (self.to, self.ecn, self.from) = (Some(piece.destination), piece.ecn, piece.src_ip);
-        self.segment = segment(piece);
+        (self.destination, self.ecn, self.source) = (Some(piece.destination), piece.ecn, piece.src_ip);
+        self.datagram_bytes = datagram_bytes(piece);
     }
 
-    /// Whether a piece may stand behind what is there.
-    fn continues(&self, piece: &Transmit<'_>) -> bool {
-        let same_way =
-            self.to == Some(piece.destination) && self.ecn == piece.ecn && self.from == piece.src_ip;
-        let is_open = self.bytes.len().is_multiple_of(self.segment);
-        // A single shorter one may be the last.
-        let same_length = segment(piece) == self.segment || piece.contents.len() < self.segment;
-        same_way && is_open && same_length && self.has_room(piece.contents.len())
+    /// Whether a piece may be added.
+    fn accepts(&self, piece: &Transmit<'_>) -> bool {
+        let has_same_header = self.destination == Some(piece.destination)
+            && self.ecn == piece.ecn
+            && self.source == piece.src_ip;
+        let ends_with_full_datagram = self.bytes.len().is_multiple_of(self.datagram_bytes);
+        // A single shorter datagram may be the last one.
+        let has_same_length =
+            datagram_bytes(piece) == self.datagram_bytes || piece.contents.len() < self.datagram_bytes;
+        has_same_header && ends_with_full_datagram && has_same_length && self.has_room(piece.contents.len())
     }
 
-    fn has_room(&self, more: usize) -> bool {
-        let bytes = self.bytes.len() + more;
-        bytes <= MAX_PAYLOAD && bytes.div_ceil(self.segment) <= SEGMENTS
+    fn has_room(&self, more_bytes: usize) -> bool {
+        let bytes = self.bytes.len() + more_bytes;
+        bytes <= MAX_PAYLOAD && bytes.div_ceil(self.datagram_bytes) <= SEGMENTS
     }
 }
 
-fn segment(piece: &Transmit<'_>) -> usize {
+fn datagram_bytes(piece: &Transmit<'_>) -> usize {
     piece.segment_size.unwrap_or(piece.contents.len()).max(1)
 }
 
-impl Socket {
-    /// Around a bound socket. Part of what it is given leaves only while [`Socket::send_trains`] runs.
+impl TrainSocket {
+    /// Wraps a bound socket. Some trains leave only while [`TrainSocket::send_trains`] runs.
     pub(super) fn new(socket: UdpSocket) -> io::Result<Arc<Self>> {
         let plain = socket.try_clone()?;
         let inner = TokioRuntime.wrap_udp_socket(socket)?;
-        let (train, begun, tally) = (Mutex::default(), Notify::new(), Tally::default());
-        Ok(Arc::new(Self { inner, plain, train, begun, tally }))
+        Ok(Arc::new(Self {
+            inner,
+            plain,
+            train: Mutex::default(),
+            has_train: Notify::new(),
+            counters: SocketCounters::default(),
+        }))
     }
 
-    /// What passed.
-    pub(super) fn tally(&self) -> &Tally {
-        &self.tally
+    pub(super) fn counters(&self) -> &SocketCounters {
+        &self.counters
     }
 
     /// Datagrams that the kernel dropped because the receive queue was full.
@@ -101,46 +111,46 @@ impl Socket {
         udp::queue_drops(&self.plain).unwrap_or(0).into()
     }
 
-    /// Sends trains that nothing follows, for ever.
+    /// Sends trains to which nothing more is added. It never returns.
     pub(super) async fn send_trains(self: Arc<Self>) {
-        let mut room = self.inner.clone().create_io_poller();
+        let mut writable = self.inner.clone().create_io_poller();
         loop {
-            self.begun.notified().await;
-            let mut before = 0;
+            self.has_train.notified().await;
+            let mut bytes_before = 0;
             loop {
-                let waiting = self.train().bytes.len();
-                if waiting == 0 {
+                let bytes = self.train().bytes.len();
+                if bytes == 0 {
                     break;
                 }
-                if waiting == before && self.send(&mut self.train()).is_err() {
-                    // That it fails is what the next attempt will say.
-                    let _ = poll_fn(|cx| room.as_mut().poll_writable(cx)).await;
+                if bytes == bytes_before && self.send(&mut self.train()).is_err() {
+                    // If the wait fails, the next attempt to send reports the error.
+                    let _ = poll_fn(|cx| writable.as_mut().poll_writable(cx)).await;
                 }
-                before = waiting;
+                bytes_before = bytes;
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// Hands the train to the kernel. On an error it stays.
+    /// Gives the train to the kernel. On an error the train stays.
     fn send(&self, train: &mut Train) -> io::Result<()> {
-        let (Some(destination), false) = (train.to, train.bytes.is_empty()) else { return Ok(()) };
-        let is_alone = train.bytes.len() <= train.segment;
+        let (Some(destination), false) = (train.destination, train.bytes.is_empty()) else { return Ok(()) };
+        let is_single = train.bytes.len() <= train.datagram_bytes;
         let transmit = Transmit {
             destination,
             ecn: train.ecn,
             contents: &train.bytes,
-            segment_size: (!is_alone).then_some(train.segment),
-            src_ip: train.from,
+            segment_size: (!is_single).then_some(train.datagram_bytes),
+            src_ip: train.source,
         };
-        self.hand_on(&transmit)?;
+        self.send_now(&transmit)?;
         train.bytes.clear();
         Ok(())
     }
 
-    fn hand_on(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+    fn send_now(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         self.inner.try_send(transmit)?;
-        self.tally.sends.fetch_add(1, Ordering::Relaxed);
+        self.counters.sends.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -149,28 +159,29 @@ impl Socket {
     }
 }
 
-impl AsyncUdpSocket for Socket {
+impl AsyncUdpSocket for TrainSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         self.inner.clone().create_io_poller()
     }
 
     fn try_send(&self, piece: &Transmit<'_>) -> io::Result<()> {
         let mut train = self.train();
-        if !train.bytes.is_empty() && !train.continues(piece) {
+        if !train.bytes.is_empty() && !train.accepts(piece) {
             self.send(&mut train)?;
         }
-        let most = PIECE * segment(piece);
-        let more_may_follow = piece.contents.len() == most && self.inner.max_transmit_segments() > PIECE;
+        let full_piece_bytes = QUINN_DATAGRAMS * datagram_bytes(piece);
+        let more_may_follow =
+            piece.contents.len() == full_piece_bytes && self.inner.max_transmit_segments() > QUINN_DATAGRAMS;
         if train.bytes.is_empty() {
             if !more_may_follow {
-                return self.hand_on(piece);
+                return self.send_now(piece);
             }
             train.begin(piece);
-            self.begun.notify_one();
+            self.has_train.notify_one();
         }
         train.bytes.extend_from_slice(piece.contents);
-        if !more_may_follow || !train.has_room(most) {
-            // The piece was taken: what the kernel refuses waits for room.
+        if !more_may_follow || !train.has_room(full_piece_bytes) {
+            // The piece is in the train. If the kernel refuses the train now, it is sent later.
             let _ = self.send(&mut train);
         }
         Ok(())
@@ -186,8 +197,8 @@ impl AsyncUdpSocket for Socket {
         if let Poll::Ready(Ok(messages)) = &received {
             let datagrams =
                 metas.iter().take(*messages).map(|meta| meta.len.div_ceil(meta.stride.max(1)) as u64);
-            self.tally.receives.fetch_add(*messages as u64, Ordering::Relaxed);
-            self.tally.datagrams.fetch_add(datagrams.sum(), Ordering::Relaxed);
+            self.counters.receives.fetch_add(*messages as u64, Ordering::Relaxed);
+            self.counters.datagrams.fetch_add(datagrams.sum(), Ordering::Relaxed);
         }
         received
     }

@@ -1,4 +1,4 @@
-//! What operators see of the connections: written by the endpoint's thread, read by anybody.
+//! What operators see of the connections. The endpoint's thread writes it, other threads read it.
 //!
 //! It decides nothing.
 #![forbid(unsafe_code)]
@@ -6,67 +6,85 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use quinn::ConnectionError;
+
+use super::handshake_error::HandshakeError;
+
+/// Reasons for which a connection ended, as labels of a metric, in the order of the counters.
+const END_REASONS: [&str; 5] = ["closed_here", "closed_by_peer", "reset", "timed_out", "error"];
 
 /// Counters and the state of each peer.
 #[derive(Debug, Default)]
 pub struct QuicStatus {
-    peers: Mutex<BTreeMap<IpAddr, PeerStatus>>,
+    peers: Mutex<BTreeMap<IpAddr, QuicPeerStatus>>,
     handshakes: AtomicU64,
     failures: AtomicU64,
     refused: AtomicU64,
     rekeys: AtomicU64,
+    ended: [AtomicU64; END_REASONS.len()],
     queue_drops: AtomicU64,
 }
 
-/// One peer.
+/// State of one peer.
 #[derive(Debug, Clone, Default)]
-pub struct PeerStatus {
-    /// Since when there is a connection; `None`: there is none.
+pub struct QuicPeerStatus {
+    /// When the connection was made; `None` if there is no connection.
     pub since: Option<Instant>,
-    /// Why the last handshake failed, if none has succeeded since.
-    pub trouble: Option<String>,
-    /// The longest inner packet that the connection takes, in bytes; 0: not known.
+    /// Why the last handshake failed; `None` once a handshake has succeeded.
+    pub trouble: Option<Arc<HandshakeError>>,
+    /// Length in bytes of the longest inner packet that the connection takes; 0 if it is not known.
     pub mtu: u16,
 }
 
-/// Counts since the start.
+/// Counts since the endpoint started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct QuicCounts {
     /// Handshakes that authenticated a peer.
     pub handshakes: u64,
-    /// Handshakes that did not.
+    /// Handshakes that failed.
     pub failures: u64,
-    /// Connections from where no peer that encrypts is.
+    /// Connections refused because no lease at their source address announces encryption.
     pub refused: u64,
-    /// Times that sealed packets got new keys.
+    /// How often the keys of sealed packets were replaced.
     pub rekeys: u64,
-    /// Peers with a connection.
+    /// Connections that ended while they were in use, by reason.
+    pub ended: [(&'static str, u64); END_REASONS.len()],
+    /// Peers to which there is a connection.
     pub connected: u64,
 }
 
 impl QuicStatus {
-    /// One peer's state.
+    /// State of the peer at an address.
     #[must_use]
-    pub fn peer(&self, address: IpAddr) -> PeerStatus {
+    pub fn peer(&self, address: IpAddr) -> QuicPeerStatus {
         self.peers().get(&address).cloned().unwrap_or_default()
     }
 
     /// All counts.
     #[must_use]
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> QuicCounts {
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Counts {
+        QuicCounts {
             handshakes: get(&self.handshakes),
             failures: get(&self.failures),
             refused: get(&self.refused),
             rekeys: get(&self.rekeys),
+            ended: std::array::from_fn(|index| (END_REASONS[index], get(&self.ended[index]))),
             connected: self.peers().values().filter(|peer| peer.since.is_some()).count() as u64,
         }
     }
 
-    pub(super) fn change(&self, address: IpAddr, change: impl FnOnce(&mut PeerStatus)) {
+    /// Datagrams that the kernel dropped because the receive queue of the endpoint's socket was
+    /// full.
+    #[must_use]
+    pub fn queue_drops(&self) -> u64 {
+        self.queue_drops.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn change(&self, address: IpAddr, change: impl FnOnce(&mut QuicPeerStatus)) {
         change(self.peers().entry(address).or_default());
     }
 
@@ -74,35 +92,44 @@ impl QuicStatus {
         self.peers().remove(&address);
     }
 
-    pub(super) fn connected(&self, address: IpAddr, mtu: u16) {
+    pub(super) fn count_connected(&self, address: IpAddr, mtu: u16) {
         self.handshakes.fetch_add(1, Ordering::Relaxed);
-        self.change(address, |peer| *peer = PeerStatus { since: Some(Instant::now()), trouble: None, mtu });
+        let status = QuicPeerStatus { since: Some(Instant::now()), trouble: None, mtu };
+        self.change(address, |peer| *peer = status);
     }
 
-    pub(super) fn failed(&self, address: IpAddr, trouble: Option<String>) {
+    /// `error`: what the peer's state shows; `None` if a connection stands in spite of the failure.
+    pub(super) fn count_failed(&self, address: IpAddr, error: Option<Arc<HandshakeError>>) {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        self.change(address, |peer| peer.trouble = trouble.or(peer.trouble.take()));
+        self.change(address, |peer| peer.trouble = error.or(peer.trouble.take()));
     }
 
-    pub(super) fn refused(&self) {
+    pub(super) fn count_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn rekeyed(&self) {
+    pub(super) fn count_rekey(&self) {
         self.rekeys.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Datagrams that the kernel dropped because the endpoint's socket was full.
-    #[must_use]
-    pub fn queue_drops(&self) -> u64 {
-        self.queue_drops.load(Ordering::Relaxed)
+    pub(super) fn count_ended(&self, reason: &ConnectionError) {
+        let index = match reason {
+            ConnectionError::LocallyClosed => 0,
+            ConnectionError::ApplicationClosed(_) | ConnectionError::ConnectionClosed(_) => 1,
+            ConnectionError::Reset => 2,
+            ConnectionError::TimedOut => 3,
+            ConnectionError::VersionMismatch
+            | ConnectionError::TransportError(_)
+            | ConnectionError::CidsExhausted => 4,
+        };
+        self.ended[index].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn queue_dropped(&self, total: u64) {
+    pub(super) fn set_queue_drops(&self, total: u64) {
         self.queue_drops.store(total, Ordering::Relaxed);
     }
 
-    fn peers(&self) -> MutexGuard<'_, BTreeMap<IpAddr, PeerStatus>> {
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<IpAddr, QuicPeerStatus>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

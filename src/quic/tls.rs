@@ -1,6 +1,6 @@
-//! How the endpoint is set up: TLS, transport parameters, what a connection may cost.
+//! Configures TLS, QUIC's transport parameters, and the limits of a connection.
 //!
-//! Nothing here changes while a connection lives.
+//! It opens the socket and no connection. Nothing here changes during the life of a connection.
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
@@ -16,130 +16,141 @@ use quinn::{
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 
-use super::QuicError;
-use super::congestion::OpenConfig;
-use super::socket::Socket;
+use super::congestion::TunnelWindowFactory;
+use super::error::QuicError;
+use super::overhead::CONNECTION_ID_BYTES;
+use super::socket::TrainSocket;
 use crate::pki::verify::Verifier;
 use crate::pki::{Identity, Trust};
 use crate::sys::udp;
 
-/// The protocol: DATAGRAM frames are inner packets, the first stream agrees on keys for sealed ones.
+/// Name of the protocol: DATAGRAM frames carry inner packets, one-way streams carry connection
+/// numbers, and the first two-way stream agrees on keys for sealed packets.
 const ALPN: &[u8] = b"hopsack/1";
-/// RFC 9000 §14: every path takes this.
-const LEAST_PAYLOAD: u16 = 1200;
-/// A peer that was killed and came back answers the next of these by a stateless reset: so it is noticed.
+/// UDP payload in bytes that every path takes (RFC 9000 section 14).
+const MIN_PAYLOAD_BYTES: u16 = 1200;
+/// Interval of keep-alives. A peer that was killed and restarted answers the next one with a
+/// stateless reset, so this host notices the restart within this time.
 const KEEP_ALIVE: Duration = Duration::from_millis(400);
-/// A peer that says nothing for so long is away. Much more than a keep-alive: a busy machine may be slow.
-const IDLE: Duration = Duration::from_secs(4);
-/// One acknowledgement for about each train: they only tell that the path lives and how wide it is.
-const ACK_AFTER: u32 = 40;
-/// Bytes of datagrams that wait in a connection, each way: two trains to send, and no more, since nothing overtakes there.
-const SEND_BUFFER: usize = 128 << 10;
-const RECEIVE_BUFFER: usize = 4 << 20;
+/// A peer that sends nothing for this time is unreachable. It is ten keep-alives, because a busy
+/// machine may be slow.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Packets for each acknowledgement: about one train. Acknowledgements only show that the path
+/// works and which packet size it takes.
+const ACK_AFTER_PACKETS: u32 = 40;
+/// Datagrams in bytes that wait in a connection to be sent: two trains. A longer buffer would add
+/// delay, because no packet overtakes another there.
+const SEND_BUFFER_BYTES: usize = 128 << 10;
+/// Received datagrams in bytes that wait in a connection to be read.
+const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
+/// Round-trip time that is assumed before the first measurement. Underlays are within a data
+/// centre: with the default of 333 ms, a lost first packet would be repeated only after a second.
+const INITIAL_RTT: Duration = Duration::from_millis(50);
+/// Pause before larger packets are tried again after the path has dropped them.
+const BLACK_HOLE_COOLDOWN: Duration = Duration::from_secs(10);
 
-/// The endpoint, its socket, and how it dials.
+/// The endpoint, its socket, and the configuration for dialling.
 pub(super) fn endpoint(
     address: SocketAddr,
-    payload: u16,
-    secret: &[u8; 32],
+    max_payload_bytes: u16,
+    reset_key: &[u8; 32],
     (identity, trust): (&Identity, &Trust),
-) -> Result<(Endpoint, Arc<Socket>, ClientConfig), QuicError> {
-    let setup = |error: &dyn std::fmt::Display| QuicError::Setup(error.to_string());
-    let socket = udp::bind(address).map_err(|error| QuicError::Bind { address, error })?;
-    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, secret)));
-    // The default generator knows its own ids by a key that dies with the process, and ignores those of the one before
-    // us: their owners would never hear that the connection is no more.
-    config.cid_generator(|| Box::new(AnyId));
-    config.max_udp_payload_size(payload.max(LEAST_PAYLOAD)).map_err(|error| setup(&error))?;
-    let (server, client) = configs(payload, identity, trust)?;
-    let socket = Socket::new(socket).map_err(|error| QuicError::Bind { address, error })?;
-    let endpoint =
-        Endpoint::new_with_abstract_socket(config, Some(server), socket.clone(), Arc::new(TokioRuntime))
-            .map_err(|error| QuicError::Bind { address, error })?;
-    Ok((endpoint, socket, client))
+) -> Result<(Endpoint, Arc<TrainSocket>, ClientConfig), QuicError> {
+    let socket = udp::bind(address).map_err(|source| QuicError::Bind { address, source })?;
+    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
+    // quinn's default generator recognises its own ids by a key that a restart replaces. After a
+    // restart it would ignore packets with ids of the earlier process, and their senders would
+    // never learn that their connection is gone.
+    config.cid_generator(|| Box::new(RandomConnectionId));
+    let bytes = max_payload_bytes.max(MIN_PAYLOAD_BYTES);
+    config.max_udp_payload_size(bytes).map_err(|source| QuicError::PayloadSize { bytes, source })?;
+    let (server_config, client_config) = configs(max_payload_bytes, identity, trust)?;
+    let unusable = |source| QuicError::Socket { address, source };
+    let socket = TrainSocket::new(socket).map_err(unusable)?;
+    let endpoint = Endpoint::new_with_abstract_socket(
+        config,
+        Some(server_config),
+        socket.clone(),
+        Arc::new(TokioRuntime),
+    )
+    .map_err(unusable)?;
+    Ok((endpoint, socket, client_config))
 }
 
-/// How it answers and how it dials: mutual TLS 1.3 with full handshakes only, so no 0-RTT that could be replayed.
+/// Configurations for answering and for dialling. Both use mutual TLS 1.3 with full handshakes
+/// only: there is no 0-RTT, which an attacker could replay.
 pub(super) fn configs(
-    payload: u16,
+    max_payload_bytes: u16,
     identity: &Identity,
     trust: &Trust,
 ) -> Result<(ServerConfig, ClientConfig), QuicError> {
-    let setup = |error: &dyn std::fmt::Display| QuicError::Setup(error.to_string());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = Arc::new(Verifier::new(trust.clone(), provider.clone()));
-    let shown = Arc::new(SingleCertAndKey::from(identity.key().clone()));
+    let own_certificate = Arc::new(SingleCertAndKey::from(identity.key().clone()));
 
     let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13])
-        .map_err(|error| setup(&error))?
+        .map_err(QuicError::Tls)?
         .with_client_cert_verifier(verifier.clone())
-        .with_cert_resolver(shown.clone());
+        .with_cert_resolver(own_certificate.clone());
     server.alpn_protocols = vec![ALPN.to_vec()];
     server.send_tls13_tickets = 0;
     let mut client = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
-        .map_err(|error| setup(&error))?
+        .map_err(QuicError::Tls)?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_client_cert_resolver(shown);
+        .with_client_cert_resolver(own_certificate);
     client.alpn_protocols = vec![ALPN.to_vec()];
     client.resumption = rustls::client::Resumption::disabled();
 
-    let transport = Arc::new(transport(payload)?);
-    let crypto = QuicServerConfig::try_from(server).map_err(|error| setup(&error))?;
-    let mut server = ServerConfig::with_crypto(Arc::new(crypto));
-    // A peer is where its lease says; who moves has a new lease, and connects anew.
+    let transport = Arc::new(transport(max_payload_bytes)?);
+    let mut server = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server)?));
+    // A peer stays at the address of its lease. If it moves, it gets a new lease and dials again.
     server.transport_config(transport.clone()).migration(false);
-    let crypto = QuicClientConfig::try_from(client).map_err(|error| setup(&error))?;
-    let mut client = ClientConfig::new(Arc::new(crypto));
+    let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(client)?));
     client.transport_config(transport);
     Ok((server, client))
 }
 
-fn transport(payload: u16) -> Result<TransportConfig, QuicError> {
-    let payload = payload.max(LEAST_PAYLOAD);
-    let mut transport = TransportConfig::default();
-    let idle = IdleTimeout::try_from(IDLE).map_err(|error| QuicError::Setup(error.to_string()))?;
+fn transport(max_payload_bytes: u16) -> Result<TransportConfig, QuicError> {
+    let payload_bytes = max_payload_bytes.max(MIN_PAYLOAD_BYTES);
+    let silence_timeout = IdleTimeout::try_from(SILENCE_TIMEOUT).map_err(QuicError::IdleTimeout)?;
     let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(payload).black_hole_cooldown(Duration::from_secs(10));
+    discovery.upper_bound(payload_bytes).black_hole_cooldown(BLACK_HOLE_COOLDOWN);
     let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_AFTER));
+    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_AFTER_PACKETS));
+    let mut transport = TransportConfig::default();
     transport
-        .max_idle_timeout(Some(idle))
+        .max_idle_timeout(Some(silence_timeout))
         .keep_alive_interval(Some(KEEP_ALIVE))
-        .initial_mtu(payload)
-        .min_mtu(LEAST_PAYLOAD)
+        .initial_mtu(payload_bytes)
+        .min_mtu(MIN_PAYLOAD_BYTES)
         .mtu_discovery_config(Some(discovery))
         .ack_frequency_config(Some(acks))
-        .datagram_send_buffer_size(SEND_BUFFER)
-        .datagram_receive_buffer_size(Some(RECEIVE_BUFFER))
-        .congestion_controller_factory(Arc::new(OpenConfig))
-        // Underlays in one data centre: the default of 333 ms would keep a lost first packet for a second.
-        .initial_rtt(Duration::from_millis(50))
+        .datagram_send_buffer_size(SEND_BUFFER_BYTES)
+        .datagram_receive_buffer_size(Some(RECEIVE_BUFFER_BYTES))
+        .congestion_controller_factory(Arc::new(TunnelWindowFactory))
+        .initial_rtt(INITIAL_RTT)
         .max_concurrent_bidi_streams(VarInt::from_u32(2))
         .max_concurrent_uni_streams(VarInt::from_u32(1));
     Ok(transport)
 }
 
-/// Connection ids by chance, which nobody can tell from those of an earlier process.
-struct AnyId;
+/// Random connection ids. Ids of this process and of an earlier one look alike.
+struct RandomConnectionId;
 
-impl AnyId {
-    /// As long as [`super::OVERHEAD`] has it.
-    const LEN: usize = 8;
-}
-
-impl ConnectionIdGenerator for AnyId {
+impl ConnectionIdGenerator for RandomConnectionId {
     fn generate_cid(&mut self) -> ConnectionId {
-        let mut id = [0; Self::LEN];
-        // It cannot fail once the process has started; an id twice would only be a connection that does not come about.
+        let mut id = [0; CONNECTION_ID_BYTES];
+        // This cannot fail once the process has started. If an id were used twice, one connection
+        // would fail to start.
         let _ = aws_lc_rs::rand::fill(&mut id);
         ConnectionId::new(&id)
     }
 
     fn cid_len(&self) -> usize {
-        Self::LEN
+        CONNECTION_ID_BYTES
     }
 
     fn cid_lifetime(&self) -> Option<Duration> {
