@@ -1,4 +1,6 @@
-//! `hopsack pki`: the cluster's CA and the nodes' certificates, as files. No daemon is asked.
+//! `hopsack pki`: makes and shows the files of the cluster's CA and of the nodes' certificates.
+//!
+//! It asks no daemon. Invariant: it overwrites no file.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,37 +13,40 @@ use crate::pki::{Authority, Description, PkiError};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// `hopsack pki ...`
+/// Subcommands of `hopsack pki`.
 #[derive(Debug, Subcommand)]
 pub(super) enum PkiCommand {
-    /// Make a CA for the cluster: ca.crt, which every node gets, and ca.key, which none gets
+    /// Make a CA for the cluster: ca.crt for every node, and ca.key for none
     ///
-    /// openssl makes files as good: any PEM chain in which a node's certificate has the node's name as SAN.
+    /// openssl can make the same files: hopsack accepts any PEM chain in which the node's name is a
+    /// SAN of the node's certificate.
     #[command(after_help = "Example: hopsack pki init --dir ./pki && hopsack pki issue node-a --dir ./pki")]
     Init {
         #[command(flatten)]
         folder: Folder,
-        /// What the CA is called
+        /// Name of the CA
         #[arg(long, default_value = "hopsack cluster CA")]
         name: String,
-        /// Days until it runs out
+        /// Days until the CA expires
         #[arg(long, default_value_t = 3650)]
         days: u32,
     },
-    /// Make key and certificate of a node, signed by the CA: NAME.key and NAME.crt, for security.key and security.cert
+    /// Make a node's key and certificate, signed by the CA: NAME.key and NAME.crt, for security.key
+    /// and security.cert
     Issue {
-        /// The node's name, as `hopsack peers` shows it (node.name, else its host name)
+        /// The node's name, as `hopsack peers` shows it (node.name, or the host name if that is not
+        /// set)
         name: String,
         #[command(flatten)]
         folder: Folder,
-        /// Where the files go, if not beside the CA
+        /// Folder for the new files [default: the folder of the CA]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
-        /// Days until it runs out
+        /// Days until the certificate expires
         #[arg(long, default_value_t = 365)]
         days: u32,
     },
-    /// What a certificate says: names, issuer, days left, fingerprint
+    /// Show the content of certificates: names, issuer, days left, fingerprint
     Show {
         /// PEM files
         #[arg(required = true)]
@@ -53,28 +58,28 @@ pub(super) enum PkiCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct Folder {
-    /// The folder with ca.crt and ca.key
+    /// Folder of ca.crt and ca.key
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
 }
 
-/// Does it.
+/// Runs a subcommand.
 pub(super) fn pki(command: PkiCommand) -> Result<(), CliError> {
     match command {
         PkiCommand::Init { folder, name, days } => {
-            let [certificate, key] = Authority::init(&folder.dir, &name, DAY * days).map_err(wrong)?;
+            let [certificate, key] = Authority::init(&folder.dir, &name, DAY * days).map_err(fixable)?;
             say(&format!(
-                "{}: give it to every node (security.ca)\n{}: keep it where no node is\n",
+                "{}: give it to every node (security.ca)\n{}: keep it secret, and on no node\n",
                 certificate.display(),
                 key.display()
             ))
         }
         PkiCommand::Issue { name, folder, out, days } => {
-            let authority = Authority::load(&folder.dir).map_err(wrong)?;
+            let authority = Authority::load(&folder.dir).map_err(fixable)?;
             let out = out.unwrap_or(folder.dir);
-            let [certificate, key] = authority.issue(&out, &name, DAY * days).map_err(wrong)?;
+            let [certificate, key] = authority.issue(&out, &name, DAY * days).map_err(fixable)?;
             say(&format!(
-                "{}: for security.cert on {name}\n{}: for security.key there, and nowhere else\n",
+                "{}: set security.cert to it on {name}\n{}: set security.key to it on {name}, and give it to no other node\n",
                 certificate.display(),
                 key.display()
             ))
@@ -82,14 +87,14 @@ pub(super) fn pki(command: PkiCommand) -> Result<(), CliError> {
         PkiCommand::Show { files, format } => {
             let mut all = Vec::new();
             for file in files {
-                all.extend(Description::read(&file).map_err(wrong)?);
+                all.extend(Description::read(&file).map_err(fixable)?);
             }
             print(&format, &all, |all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         }
     }
 }
 
-/// Exit code 2: another name, folder or file mends it.
-fn wrong(error: PkiError) -> CliError {
+/// Ends with exit code 2: the user can fix the error by another name, folder or file.
+fn fixable(error: PkiError) -> CliError {
     CliError::Node(NodeError::Invalid(error.to_string()))
 }

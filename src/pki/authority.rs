@@ -1,25 +1,26 @@
-//! The cluster's certificate authority: `ca.crt` and `ca.key` in a folder of the operator's, who signs nodes' certificates.
+//! The cluster's certificate authority: `ca.crt` and `ca.key` in a folder of the operator.
 //!
-//! No daemon ever needs the key. It keeps no list of what it signed, and revokes nothing: a certificate is short-lived
-//! instead, or the CA is replaced.
+//! It signs certificates of nodes. No daemon needs its key. It keeps no list of what it has signed,
+//! and revokes nothing. Instead, certificates are short-lived, or the operator replaces the CA.
 //!
-//! Invariant: no file is overwritten.
+//! Invariant: it overwrites no file.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
 };
 use rustls::pki_types::ServerName;
 
-use super::files::{self, Mode};
-use super::{PkiError, SKEW};
+use super::error::PkiError;
+use super::files::{self, FileMode};
+use super::validity;
 
-const CERTIFICATE: &str = "ca.crt";
-const KEY: &str = "ca.key";
+const CERTIFICATE_FILE: &str = "ca.crt";
+const KEY_FILE: &str = "ca.key";
 
 /// A CA that can sign.
 #[derive(Debug)]
@@ -29,63 +30,59 @@ pub struct Authority {
 
 impl Authority {
     /// Makes a CA called `name` in `folder`. Returns the paths of certificate and key.
-    pub fn init(folder: &Path, name: &str, life: Duration) -> Result<[PathBuf; 2], PkiError> {
-        let paths = [folder.join(CERTIFICATE), folder.join(KEY)];
+    pub fn init(folder: &Path, name: &str, validity: Duration) -> Result<[PathBuf; 2], PkiError> {
+        let paths = [folder.join(CERTIFICATE_FILE), folder.join(KEY_FILE)];
         let pair = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name = common_name(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        lifetime(&mut params, life);
+        validity::set(&mut params, validity);
         let certificate = params.self_signed(&pair)?;
-        files::create(&paths[1], &pair.serialize_pem(), Mode::Secret)?;
-        files::create(&paths[0], &certificate.pem(), Mode::Public)?;
+        files::create(&paths[1], &pair.serialize_pem(), FileMode::Secret)?;
+        files::create(&paths[0], &certificate.pem(), FileMode::Public)?;
         Ok(paths)
     }
 
-    /// The CA in `folder`, made by [`Authority::init`] or by openssl.
+    /// Loads the CA in `folder`. [`Authority::init`] or openssl has made it.
     pub fn load(folder: &Path) -> Result<Self, PkiError> {
-        let (certificate, key) = (folder.join(CERTIFICATE), folder.join(KEY));
+        let (certificate, key) = (folder.join(CERTIFICATE_FILE), folder.join(KEY_FILE));
         let chain = files::certificates(&certificate)?;
         let (pem, _) = files::key(&key)?;
-        let problem = |path: PathBuf, problem: String| PkiError::Content { path, problem };
-        let pair = KeyPair::from_pem(&pem)
-            .map_err(|error| problem(key, format!("the key cannot sign ({error})")))?;
+        let pair = KeyPair::from_pem(&pem).map_err(|source| PkiError::CannotSign { path: key, source })?;
         let issuer = Issuer::from_ca_cert_der(&chain[0], pair)
-            .map_err(|error| problem(certificate, format!("no CA certificate ({error})")))?;
+            .map_err(|source| PkiError::NotCa { path: certificate, source })?;
         Ok(Self { issuer })
     }
 
-    /// Makes key and certificate for the node `name` in `folder`. Returns their paths.
-    pub fn issue(&self, folder: &Path, name: &str, life: Duration) -> Result<[PathBuf; 2], PkiError> {
+    /// Makes key and certificate of the node `name` in `folder`. Returns the paths of certificate
+    /// and key.
+    pub fn issue(&self, folder: &Path, name: &str, validity: Duration) -> Result<[PathBuf; 2], PkiError> {
         if name.is_empty() || ServerName::try_from(name).is_err() {
             return Err(PkiError::Name(name.to_owned()));
         }
         let paths = [folder.join(format!("{name}.crt")), folder.join(format!("{name}.key"))];
         let pair = KeyPair::generate()?;
         let mut params = CertificateParams::new(vec![name.to_owned()])?;
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name = common_name(name);
         params.use_authority_key_identifier_extension = true;
-        lifetime(&mut params, life);
-        usages(&mut params);
+        validity::set(&mut params, validity);
+        allow_both_ends(&mut params);
         let certificate = params.signed_by(&pair, &self.issuer)?;
-        files::create(&paths[1], &pair.serialize_pem(), Mode::Secret)?;
-        files::create(&paths[0], &certificate.pem(), Mode::Public)?;
+        files::create(&paths[1], &pair.serialize_pem(), FileMode::Secret)?;
+        files::create(&paths[0], &certificate.pem(), FileMode::Public)?;
         Ok(paths)
     }
 }
 
-/// Valid from a little before now.
-pub(super) fn lifetime(params: &mut CertificateParams, life: Duration) {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    params.not_before = date_time_ymd(1970, 1, 1) + now.saturating_sub(SKEW);
-    params.not_after = date_time_ymd(1970, 1, 1) + now + life;
+fn common_name(name: &str) -> DistinguishedName {
+    let mut distinguished_name = DistinguishedName::new();
+    distinguished_name.push(DnType::CommonName, name);
+    distinguished_name
 }
 
-/// A node both dials and answers.
-pub(super) fn usages(params: &mut CertificateParams) {
+/// Allows a certificate for client and server, because a node both dials and answers.
+pub(super) fn allow_both_ends(params: &mut CertificateParams) {
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

@@ -1,96 +1,82 @@
-//! PEM files: certificates that all may read, keys that only the owner may.
+//! PEM files: certificates, which all users may read, and keys, which only the owner may read.
 //!
-//! Invariant: a key is in a file of mode 0600 from its first byte on; a file is whole or not there.
+//! Invariant: a key's file has mode 0600 before its first byte is written. A file is complete, or
+//! it does not exist.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{Fingerprint, PkiError};
+use super::error::PkiError;
 
-/// All certificates of a file, in its order; at least one.
+/// Reads all certificates of a file, in the order of the file. There is at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    let problem = |problem: String| PkiError::Content { path: path.to_owned(), problem };
     let text = read(path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    match found {
-        Ok(found) if found.is_empty() => {
-            Err(problem("no certificate is in it: it must hold -----BEGIN CERTIFICATE----- (PEM)".into()))
-        }
-        Ok(found) => Ok(found),
-        Err(error) => Err(problem(format!("it is no PEM file of certificates ({error})"))),
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|source| PkiError::NotPem { path: path.to_owned(), source })?;
+    if found.is_empty() {
+        return Err(PkiError::NoCertificate(path.to_owned()));
     }
+    Ok(found)
 }
 
-/// The private key of a file that nobody else may read, as PEM and as DER.
+/// Reads a private key as PEM and as DER. Fails if others may read the file.
 pub(super) fn key(path: &Path) -> Result<(String, PrivateKeyDer<'static>), PkiError> {
-    let failed = |error| PkiError::File { path: path.to_owned(), error };
+    let failed = |source| PkiError::Read { path: path.to_owned(), source };
     let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(PkiError::Open { path: path.to_owned(), mode });
+        return Err(PkiError::KeyIsReadable { path: path.to_owned(), mode });
     }
     let text = read(path)?;
-    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| PkiError::Content {
-        path: path.to_owned(),
-        problem: "no private key is in it: it must hold -----BEGIN PRIVATE KEY----- (PEM, not encrypted)"
-            .into(),
-    })?;
+    let key = PrivateKeyDer::from_pem_slice(&text)
+        .map_err(|source| PkiError::NoPrivateKey { path: path.to_owned(), source })?;
     Ok((String::from_utf8_lossy(&text).into_owned(), key))
 }
 
-/// The 32 bytes that stand in a file in hexadecimal.
-pub(super) fn secret(path: &Path) -> Result<[u8; 32], PkiError> {
-    let text = String::from_utf8_lossy(&read(path)?).into_owned();
-    text.trim()
-        .parse()
-        .map(|Fingerprint(bytes)| bytes)
-        .map_err(|()| PkiError::Content { path: path.to_owned(), problem: "it is damaged: delete it".into() })
+/// Reads a whole file.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, PkiError> {
+    std::fs::read(path).map_err(|source| PkiError::Read { path: path.to_owned(), source })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, PkiError> {
-    std::fs::read(path).map_err(|error| PkiError::File { path: path.to_owned(), error })
-}
-
-/// Who may read a file.
+/// Which users may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// 0644.
+pub(super) enum FileMode {
+    /// All users (0644).
     Public,
-    /// 0600.
+    /// Only the owner (0600).
     Secret,
 }
 
-/// Writes a file that must not be there yet.
-pub(super) fn create(path: &Path, text: &str, mode: Mode) -> Result<(), PkiError> {
-    let failed = |error| PkiError::File { path: path.to_owned(), error };
+/// Writes a file that must not exist yet.
+pub(super) fn create(path: &Path, text: &str, mode: FileMode) -> Result<(), PkiError> {
     match std::fs::symlink_metadata(path) {
         Ok(_) => Err(PkiError::Exists(path.to_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => replace(path, text, mode),
-        Err(error) => Err(failed(error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => replace(path, text, mode),
+        Err(source) => Err(PkiError::Read { path: path.to_owned(), source }),
     }
 }
 
-/// Writes a file in place of what is there.
-pub(super) fn replace(path: &Path, text: &str, mode: Mode) -> Result<(), PkiError> {
-    let failed = |error| PkiError::File { path: path.to_owned(), error };
+/// Writes a file. If one exists, replaces it in one step.
+pub(super) fn replace(path: &Path, text: &str, mode: FileMode) -> Result<(), PkiError> {
     let bits = match mode {
-        Mode::Public => 0o644,
-        Mode::Secret => 0o600,
+        FileMode::Public => 0o644,
+        FileMode::Secret => 0o600,
     };
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
-    let write = || -> std::io::Result<()> {
+    let write = || -> io::Result<()> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        // What a crash left there may be open to others.
+        // A crash may have left a file here that others can read.
         match std::fs::remove_file(&new) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let mut file = File::options().write(true).create_new(true).mode(bits).open(&new)?;
@@ -98,5 +84,5 @@ pub(super) fn replace(path: &Path, text: &str, mode: Mode) -> Result<(), PkiErro
         file.sync_all()?;
         std::fs::rename(&new, path)
     };
-    write().map_err(failed)
+    write().map_err(|source| PkiError::Write { path: path.to_owned(), source })
 }

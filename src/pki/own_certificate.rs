@@ -1,0 +1,49 @@
+//! Checks this node's own certificate by the rule that the other nodes apply to it.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::UnixTime;
+
+use super::identity::Identity;
+use super::trust::{Trust, Untrusted};
+use super::verify::Verifier;
+
+/// Why other nodes would not accept this node's certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnCertificateError {
+    /// The certificate has expired, or the CA has not signed it.
+    #[error("this node's own certificate is not valid: {0}")]
+    Invalid(#[source] rustls::Error),
+    /// The certificate is for another name.
+    #[error(
+        "this node's certificate is for {names:?}, but this node is called {name:?}: issue one for that name, or set \
+         node.name"
+    )]
+    Name {
+        /// Names in the certificate.
+        names: Vec<String>,
+        /// Name of this node in the store.
+        name: String,
+    },
+    /// The certificate does not belong to this node for another reason.
+    #[error(transparent)]
+    Untrusted(Untrusted),
+}
+
+/// Whether other nodes with the same rule of trust accept the certificate of this node, called
+/// `name`.
+pub fn check_own(trust: &Trust, identity: &Identity, name: &str) -> Result<(), OwnCertificateError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let chain = &identity.key().cert;
+    let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(since_1970.as_secs()));
+    Verifier::new(trust.clone(), provider)
+        .check_validity(&chain[0], &chain[1..], now)
+        .map_err(OwnCertificateError::Invalid)?;
+    trust.admits(chain.first(), name, identity.fingerprint()).map_err(|untrusted| match untrusted {
+        Untrusted::Name { names, expected } => OwnCertificateError::Name { names, name: expected },
+        other => OwnCertificateError::Untrusted(other),
+    })
+}
