@@ -8,16 +8,16 @@
 //! highest revision it has seen (property test `rib_equals_a_fresh_list`).
 #![forbid(unsafe_code)]
 
+mod encryption_policy;
 mod fib;
-mod security;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+pub use encryption_policy::{Announced, Fingerprint, Mode, Policy, Protection};
 pub use fib::{Fib, Hop, Local, Peer, Sessions, Unreachable};
-pub use security::{Announced, Fingerprint, Mode, Policy, Protection};
 
 use crate::packet::Family;
 

@@ -1,8 +1,9 @@
-//! How the packets of a pair of hosts are protected, by what both say: a rule that both ends apply to the same facts.
+//! How two hosts protect the packets between them: a rule that both apply to the same facts.
 //!
-//! It knows no key and no certificate, but a certificate's SHA-256.
+//! It knows no key and no certificate, only the SHA-256 of a certificate.
 //!
-//! Invariant: the two ends of a pair come to the same [`Protection`] (test `both_ends_agree`).
+//! Invariant: both hosts of a pair arrive at the same [`Protection`] (test
+//! `both_ends_choose_the_same_protection`).
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -11,20 +12,20 @@ use std::str::FromStr;
 use super::Peer;
 use crate::seal;
 
-/// What a host is configured to do.
+/// How a host is configured to protect packets (`security.mode`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
-    /// Packets travel in clear.
+    /// Packets are not encrypted.
     #[default]
     None,
-    /// Packets are sealed by the workers, with keys from a QUIC handshake.
+    /// Workers seal packets, with keys from a QUIC handshake.
     Sealed,
-    /// Packets travel in a QUIC connection.
+    /// A QUIC connection carries packets.
     Quic,
 }
 
 impl Mode {
-    /// The word for it in configurations and leases; `Mode::None` has none in a lease.
+    /// The word in configurations and leases. A lease never contains the word for [`Mode::None`].
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -75,41 +76,41 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// What a host tells the others of its encryption.
+/// What a host announces about its encryption in its lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announced {
-    /// What it is configured to do; never [`Mode::None`].
+    /// Configured mode; never [`Mode::None`].
     pub mode: Mode,
-    /// The UDP port of its QUIC endpoint.
+    /// UDP port of the QUIC endpoint.
     pub port: u16,
-    /// Its certificate's.
+    /// Fingerprint of the host's certificate.
     pub fingerprint: Fingerprint,
 }
 
-/// What this host is configured to do.
+/// How this host is configured to encrypt.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// With whom announces something too.
+    /// Mode towards hosts that announce encryption.
     pub mode: Mode,
-    /// Nothing goes to, and nothing comes from, a host that does not encrypt.
+    /// Whether packets to and from hosts that do not encrypt are dropped.
     pub require: bool,
 }
 
-/// How the packets of a pair travel.
+/// How the packets between two hosts travel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Protection {
-    /// In clear.
+    /// Without encryption.
     #[default]
     Clear,
-    /// Sealed by the workers; by QUIC until there are keys.
+    /// Sealed by the workers. While there is no key, a QUIC connection carries them.
     Sealed,
-    /// By QUIC.
+    /// In a QUIC connection.
     Quic,
 }
 
 impl Policy {
-    /// How packets to and from a host that announces `theirs` travel: in clear if either end says so; of two ways the
-    /// conservative one.
+    /// How packets to and from a host that announces `theirs` travel. They are in clear if either
+    /// host does not encrypt. If the two modes differ, QUIC is used.
     #[must_use]
     pub fn with(self, theirs: Option<Announced>) -> Protection {
         match (self.mode, theirs.map_or(Mode::None, |theirs| theirs.mode)) {
@@ -121,14 +122,14 @@ impl Policy {
 }
 
 impl Peer {
-    /// Bytes that its datagrams are longer than what stands in them.
+    /// Bytes that sealing adds to each datagram to this peer.
     #[must_use]
     #[inline]
     pub fn overhead(&self) -> usize {
         if self.session.is_some() { seal::OVERHEAD } else { 0 }
     }
 
-    /// Whether its packets are sealed, and a handshake has given a key to do it.
+    /// Whether packets to this peer are sealed, and there is a key for it.
     #[must_use]
     #[inline]
     pub fn can_seal(&self) -> bool {
@@ -141,17 +142,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ends_agree() {
+    fn both_ends_choose_the_same_protection() {
         let modes = [Mode::None, Mode::Sealed, Mode::Quic];
-        let says = |mode| {
+        let announce = |mode| {
             let announced = Announced { mode, port: 8286, fingerprint: Fingerprint([0; 32]) };
             (mode != Mode::None).then_some(announced)
         };
         let policy = |mode| Policy { mode, require: false };
         for ours in modes {
             for theirs in modes {
-                assert_eq!(policy(ours).with(says(theirs)), policy(theirs).with(says(ours)));
-                let clear = policy(ours).with(says(theirs)) == Protection::Clear;
+                assert_eq!(policy(ours).with(announce(theirs)), policy(theirs).with(announce(ours)));
+                let clear = policy(ours).with(announce(theirs)) == Protection::Clear;
                 assert_eq!(clear, ours == Mode::None || theirs == Mode::None);
             }
         }
