@@ -1,5 +1,5 @@
-//! Connections between hosts as their packets meet them: both dial at once, one comes back from the dead, nobody has anything
-//! to say for a while, the path gets narrower.
+//! QUIC connections between hosts, as packets see them: both hosts dial at once, a host is killed,
+//! a connection is idle, the path MTU falls.
 
 mod support;
 
@@ -18,7 +18,7 @@ use support::{HOPSACK, Scrape, eventually, run};
 
 const READY: Duration = Duration::from_secs(15);
 
-/// Two hosts that talk by QUIC, with more below `[security]`.
+/// Two running hosts in QUIC mode. `more` is added to `[security]`.
 fn lab(label: &str, more: &str) -> Lab {
     let extra_config = format!("[security]\nmode = \"quic\"\n{more}\n");
     let store = Store::Etcd { members: 1 };
@@ -46,11 +46,20 @@ fn connections(lab: &Lab, host: usize) -> u64 {
     scrape(lab, host).get("hopsack_quic_connections")
 }
 
-fn said(lab: &Lab, host: usize, words: &str) -> usize {
-    lab.daemon(host).log().lines().filter(|line| line.contains(words)).count()
+/// Reasons for which a connection ends, as the metric names them.
+const END_REASONS: [&str; 5] = ["closed_here", "closed_by_peer", "reset", "timed_out", "error"];
+
+/// Connections that have ended while they were in use, for one reason.
+fn ended(lab: &Lab, host: usize, reason: &str) -> u64 {
+    scrape(lab, host).get(&format!("hopsack_quic_connections_ended_total{{reason=\"{reason}\"}}"))
 }
 
-/// Of what a connection carries: a new pod's first words to everybody are not for the overlay.
+/// Connections that have ended while they were in use, for any reason, on both hosts.
+fn all_ended(lab: &Lab) -> [u64; 2] {
+    [1, 2].map(|host| END_REASONS.iter().map(|reason| ended(lab, host, reason)).sum())
+}
+
+/// Checks the drop reasons of connections only: a new pod sends multicast, which the overlay drops.
 fn nothing_was_dropped(lab: &Lab, host: usize) {
     let scrape = scrape(lab, host);
     for reason in ["unconnected", "congested", "too_big"] {
@@ -58,7 +67,7 @@ fn nothing_was_dropped(lab: &Lab, host: usize) {
     }
 }
 
-/// Numbered datagrams from one pod to another, one a millisecond, and which of them arrived.
+/// Numbered datagrams from one pod to another, one each millisecond, and a record of which arrived.
 struct Numbered {
     stop: Arc<AtomicBool>,
     sender: JoinHandle<u32>,
@@ -103,28 +112,28 @@ impl Numbered {
         Self { stop, sender, receiver }
     }
 
-    /// How many were sent, and those that arrived, in the order of their numbers.
+    /// Number of datagrams sent, and the numbers of those that arrived, in ascending order.
     fn end(self) -> (u32, Vec<u32>) {
         self.stop.store(true, Ordering::Relaxed);
-        let sent = self.sender.join().expect("it sent to the end");
-        let mut arrived = self.receiver.join().expect("it listened to the end");
+        let sent = self.sender.join().expect("the sender has not panicked");
+        let mut arrived = self.receiver.join().expect("the receiver has not panicked");
         arrived.sort_unstable();
         (sent, arrived)
     }
 }
 
 #[test]
-fn both_dial_at_once_and_no_packet_is_lost() {
-    /// Each makes both hosts dial in the same moment.
+fn simultaneous_dials_lose_no_packet() {
+    /// Each round makes both hosts dial at the same moment.
     const ROUNDS: u32 = 20;
     let lab = lab("cross", "");
-    let ended = [1, 2].map(|host| said(&lab, host, "a connection ended"));
+    let ended_before = all_ended(&lab);
     let flows = [Numbered::start(&lab, 1, 2), Numbered::start(&lab, 2, 1)];
-    let pids = [1, 2].map(|host| lab.daemon(host).pid().expect("it runs").to_string());
+    let pids = [1, 2].map(|host| lab.daemon(host).pid().expect("the daemon runs").to_string());
     for _ in 0..ROUNDS {
         let before = [1, 2].map(|host| handshakes(&lab, host));
         run(&lab.host(1).netns, &["kill", "-HUP", &pids[0], &pids[1]]);
-        eventually("a handshake at each end", || {
+        eventually("each host has made a handshake", || {
             [1, 2].iter().zip(before).all(|(host, before)| handshakes(&lab, *host) > before)
         });
     }
@@ -138,15 +147,15 @@ fn both_dial_at_once_and_no_packet_is_lost() {
         let (sent, arrived) = flow.end();
         assert!(sent > 0 && arrived.iter().copied().eq(0..sent), "{} of {sent} arrived", arrived.len());
     }
-    // None that was in use has ended, at either end.
-    assert_eq!([1, 2].map(|host| said(&lab, host, "a connection ended")), ended);
+    // On neither host has a connection ended while it was in use.
+    assert_eq!(all_ended(&lab), ended_before);
     for host in [1, 2] {
         nothing_was_dropped(&lab, host);
     }
 }
 
 #[test]
-fn two_that_start_at_once_agree_on_a_connection() {
+fn hosts_that_start_at_once_agree_on_a_connection() {
     const ROUNDS: usize = 20;
     let lab = lab("twins", "");
     let amount = Amount::Time(Duration::from_secs(300));
@@ -166,47 +175,47 @@ fn two_that_start_at_once_agree_on_a_connection() {
     }
     let before = transfer.received();
     eventually("bytes flow again", || transfer.received() > before + 1_000_000);
-    // A connection that one of them had not kept would have ended a second after.
-    let ended = [1, 2].map(|host| said(&lab, host, "a connection ended"));
+    // If the hosts had chosen different connections, one would end a second later.
+    let ended_before = all_ended(&lab);
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!([1, 2].map(|host| said(&lab, host, "a connection ended")), ended);
+    assert_eq!(all_ended(&lab), ended_before);
     transfer.finish();
-    transfer.wait().expect("not one reset, not one wrong byte");
+    transfer.wait().expect("no connection was reset, and every byte is right");
 }
 
 #[test]
-fn a_peer_that_came_back_is_not_waited_for() {
+fn restarted_peer_is_noticed_before_a_timeout() {
     let lab = lab("back", "");
     for host in [2, 1] {
         let other = 3 - host;
         lab.daemon(host).kill9().expect("killed");
         lab.daemon(host).start().expect("started");
         lab.daemon(host).wait_ready(READY).expect("ready");
-        lab.daemon(host).wait_peers(1, READY).expect("it knows the other");
-        // By its own dial, or by the reset that answers what the old connection carries; not by anybody's patience.
-        eventually("it has dialled", || connections(&lab, host) == 1);
+        lab.daemon(host).wait_peers(1, READY).expect("the host knows the other");
+        // The restarted host dials, or answers packets of the old connection with a reset.
+        eventually("the host has dialled", || connections(&lab, host) == 1);
         assert!(reaches(&lab, other, host) && reaches(&lab, host, other));
-        assert_eq!(said(&lab, other, "timed out"), 0, "{}", lab.daemon(other).log());
+        assert_eq!(ended(&lab, other, "timed_out"), 0, "{}", lab.daemon(other).log());
         assert_eq!(scrape(&lab, other).dropped("egress", "unconnected"), 0);
     }
 }
 
 #[test]
-fn an_idle_connection_ends_and_the_first_packet_brings_it_back() {
+fn packet_reopens_an_idle_connection() {
     let lab = lab("idle", "idle_seconds = 1");
     for (from, to) in [(1, 2), (2, 1), (1, 2)] {
-        eventually("nobody is connected", || connections(&lab, 1) == 0 && connections(&lab, 2) == 0);
+        eventually("no host is connected", || connections(&lab, 1) == 0 && connections(&lab, 2) == 0);
         let one = Ping { count: 1, ..Ping::to(lab.pod(to).v4) };
         assert!(
             ping(&lab.pod(from).netns, one).expect("ping runs").is_whole(),
-            "it waits for the connection"
+            "the packet waits for the connection"
         );
     }
     for host in [1, 2] {
         nothing_was_dropped(&lab, host);
     }
-    // Nobody there: what waits is bounded, in time and bytes, and counted.
-    eventually("nobody is connected", || connections(&lab, 1) == 0);
+    // Host 2 is away: the packets that wait for it are bounded in time and bytes, and counted.
+    eventually("no host is connected", || connections(&lab, 1) == 0);
     lab.daemon(2).kill9().expect("killed");
     let (source, sink) = (lab.pod(1).v4, lab.pod(2).v4);
     let out =
@@ -214,29 +223,31 @@ fn an_idle_connection_ends_and_the_first_packet_brings_it_back() {
     for _ in 0..2000 {
         out.send_to(&[0; 1200], (sink, 9)).expect("sent");
     }
-    eventually("all are counted", || {
+    eventually("all packets are counted", || {
         let scrape = scrape(&lab, 1);
         scrape.all_dropped("egress") + scrape.dropped("egress", "device_queue_full") >= 2000
     });
 }
 
 #[test]
-fn a_path_that_narrows_is_told_to_the_senders() {
+fn lower_path_mtu_is_told_to_the_senders() {
     let lab = lab("narrow", "");
     let pod = &lab.pod(1).netns;
     let whole = Ping { payload: lab.overlay_mtu() - 28, dont_fragment: true, ..Ping::to(lab.pod(2).v4) };
     assert!(ping(pod, whole).expect("ping runs").is_whole());
-    // A bridge drops what its port does not take, and tells nobody; what is not cut by the sender's kernel passes it.
+    // A bridge silently drops packets that are longer than its port takes, but not trains. So the
+    // sender's kernel must split trains.
     run(&lab.host(1).netns, &["ethtool", "-K", "eth0", "tx-udp-segmentation", "off"]);
     run(&lab.underlay_netns(), &["ip", "link", "set", "h2", "mtu", "1400"]);
     let amount = Amount::Bytes(20_000_000);
     let flow = Flow { from: lab.pod(1), to: lab.pod(2), family: Family::V4, amount, verify: true };
-    let moved = Transfer::start(flow).expect("TCP connects").wait().expect("not one wrong byte");
+    let moved = Transfer::start(flow).expect("TCP connects").wait().expect("every byte is right");
     assert_eq!(moved.bytes, 20_000_000);
     eventually("the sender is told", || {
-        let told = ping(pod, whole).expect("ping runs");
-        told.received == 0 && told.output.to_lowercase().contains("mtu")
+        let answer = ping(pod, whole).expect("ping runs");
+        answer.received == 0 && answer.output.to_lowercase().contains("mtu")
     });
     assert!(scrape(&lab, 1).get("hopsack_icmp_sent_total{type=\"too_big\"}") >= 1);
-    assert!(said(&lab, 1, "the way to it takes inner packets of so many bytes") >= 1);
+    let peers = lab.daemon(1).ask(r#"{"command":"peers"}"#).expect("the daemon answers");
+    assert!(peers[0]["mtu"].as_u64().is_some_and(|mtu| mtu < 1400), "{peers}");
 }

@@ -1,4 +1,5 @@
-//! Labs whose hosts encrypt, what they say of one another, and certificates as an operator hands them out.
+//! Labs with hosts that encrypt: what the hosts report about each other, and certificates as an
+//! operator installs them.
 #![allow(dead_code, unreachable_pub)]
 
 use std::path::Path;
@@ -9,39 +10,70 @@ use hopsack::lab::traffic::{Amount, Flow, Transfer};
 use hopsack::lab::{Lab, Options, Store};
 use hopsack::packet::Family;
 use hopsack::pki::Authority;
+use serde_json::Value;
 
-use super::{HOPSACK, Scrape};
+use super::{HOPSACK, Scrape, eventually, run};
 
 pub const READY: Duration = Duration::from_secs(15);
 
-/// A lab on an etcd of its own, with what each daemon's configuration gets in addition. No daemon runs.
+/// A lab with an etcd of its own. `config` is added to each daemon's configuration. No daemon runs.
 pub fn lab(label: &str, hosts: u8, underlay: Family, config: &str) -> Lab {
     let (extra_config, store) = (config.to_owned(), Store::Etcd { members: 1 });
     let options = Options { hosts, underlay, extra_config, store, ..Options::unique(label, HOPSACK) };
     Lab::create(options).expect("these tests need root, /dev/net/tun, etcd, ip and ping: run scripts/test")
 }
 
+/// Starts all daemons of a lab.
 pub fn started(lab: Lab) -> Lab {
     lab.start().expect("all daemons are ready");
     lab
 }
 
-/// Two hosts of a mode that run.
+/// Two running hosts with this `security.mode`. `more` is added to `[security]`.
 pub fn pair(label: &str, mode: &str, more: &str) -> Lab {
     let config = format!("[security]\nmode = \"{mode}\"\n{more}");
     started(lab(&format!("{label}-{mode}"), 2, Family::V4, &config))
 }
 
-pub fn peers(lab: &Lab, host: usize) -> serde_json::Value {
-    lab.daemon(host).ask(r#"{"command":"peers"}"#).expect("it answers")
+/// All that a host reports about its peers.
+pub fn peers(lab: &Lab, host: usize) -> Value {
+    lab.daemon(host).ask(r#"{"command":"peers"}"#).expect("the daemon answers")
 }
 
-/// One field of what a host says about another.
-pub fn of_peer(lab: &Lab, host: usize, peer: usize, field: &str) -> String {
+/// One field of what a host reports about a peer.
+pub fn of_peer(lab: &Lab, host: usize, peer: usize, field: &str) -> Value {
     let name = lab.host(peer).name.clone();
     let list = peers(lab, host);
     let found = list.as_array().expect("a list").iter().find(|entry| entry["name"] == name.as_str());
-    found.map_or("no such peer".into(), |entry| entry[field].as_str().unwrap_or_default().to_owned())
+    found.map_or(Value::Null, |entry| entry[field].clone())
+}
+
+/// What a host reports about packets to another host's pod.
+pub fn explain(lab: &Lab, host: usize, peer: usize) -> Value {
+    let request = format!(r#"{{"command":"explain","address":"{}"}}"#, lab.pod(peer).v4);
+    lab.daemon(host).ask(&request).expect("the daemon answers")
+}
+
+/// Name of the keys with which a host seals packets to a peer; `None` if there are no keys.
+pub fn keys(lab: &Lab, host: usize, peer: usize) -> Option<String> {
+    explain(lab, host, peer)["keys"]["name"].as_str().map(str::to_owned)
+}
+
+/// Waits until a host has keys for a peer.
+pub fn wait_keys(lab: &Lab, host: usize, peer: usize) {
+    eventually("there are keys", || keys(lab, host, peer).is_some());
+}
+
+/// Whether a host's log has a line that contains all these fields.
+pub fn has_logged(lab: &Lab, host: usize, fields: &[&str]) -> bool {
+    let log = lab.daemon(host).log();
+    log.lines().any(|line| fields.iter().all(|field| line.contains(field)))
+}
+
+/// Whether a host has logged that handshakes with a peer fail for this reason.
+pub fn has_logged_failure(lab: &Lab, host: usize, peer: usize, reason: &str) -> bool {
+    let (peer, reason) = (format!("host=\"{}\"", lab.host(peer).name), format!("reason=\"{reason}\""));
+    has_logged(lab, host, &[&peer, &reason])
 }
 
 pub fn reaches(lab: &Lab, from: usize, to: usize) -> bool {
@@ -50,7 +82,7 @@ pub fn reaches(lab: &Lab, from: usize, to: usize) -> bool {
     one(pod.v4.into()).is_whole() && one(pod.v6.into()).is_whole()
 }
 
-/// Verified TCP from one host's pod to another's, until it is asked to end.
+/// TCP from one host's pod to another's, with every byte checked, until the test ends it.
 pub fn stream(lab: &Lab, from: usize, to: usize) -> Transfer {
     let amount = Amount::Time(Duration::from_secs(600));
     let flow = Flow { from: lab.pod(from), to: lab.pod(to), family: Family::V4, amount, verify: true };
@@ -63,50 +95,57 @@ pub fn flows(transfer: &Transfer) {
     within(30, "bytes flow", || transfer.received() > before + 1_000_000);
 }
 
-/// Ends it in order. Returns the bytes that arrived.
+/// Ends a stream in order. Returns the number of bytes that arrived.
 pub fn ends_whole(transfer: Transfer) -> u64 {
     transfer.finish();
-    transfer.wait().expect("not one reset, not one wrong byte").bytes
+    transfer.wait().expect("no connection was reset, and every byte is right").bytes
 }
 
-/// Starts a host's daemon again, after whatever has ended it.
+/// Starts a host's daemon again after it has ended.
 pub fn start_again(lab: &Lab, host: usize) {
     lab.daemon(host).start().expect("started");
     lab.daemon(host).wait_ready(READY).expect("ready");
+}
+
+/// Sends SIGHUP: the daemon reads its certificates again.
+pub fn hang_up(lab: &Lab, host: usize) {
+    let pid = lab.daemon(host).pid().expect("the daemon runs").to_string();
+    run(&lab.host(host).netns, &["kill", "-HUP", &pid]);
 }
 
 pub fn handshakes(lab: &Lab, host: usize) -> u64 {
     Scrape::of(&lab.host(host).netns).get("hopsack_quic_handshakes_total{result=\"authenticated\"}")
 }
 
-/// Takes the `[security]` of a host's configuration away, and writes another.
+/// Replaces the `[security]` section of a host's configuration.
 pub fn configure(lab: &Lab, host: usize, security: &str) {
     let path = lab.daemon(host).config_path();
-    let config = std::fs::read_to_string(&path).expect("it is there");
-    let config = config.split("\n[security]").next().expect("a part");
+    let config = std::fs::read_to_string(&path).expect("the configuration exists");
+    let config = config.split("\n[security]").next().expect("a first part");
     std::fs::write(&path, format!("{config}\n[security]\n{security}\n")).expect("written");
 }
 
-/// Gives a host a certificate of an authority, for its own name, in place of the one that it may have; and the configuration
-/// that goes with it: `security`, and the files.
-pub fn certify(lab: &Lab, host: usize, folder: &Path, life: Duration, security: &str) {
+/// Gives a host a certificate of a CA for the host's own name. Replaces an earlier one, and
+/// configures `security` and the files.
+pub fn certify(lab: &Lab, host: usize, ca_folder: &Path, validity: Duration, security: &str) {
     let name = lab.host(host).name.clone();
-    let authority = Authority::load(folder).expect("a CA");
+    let authority = Authority::load(ca_folder).expect("a CA");
     let own = lab.host(host).directory.join("pki");
     let fresh = own.join("fresh");
-    let [certificate, key] = authority.issue(&fresh, &name, life).expect("issued");
-    let place = |from: &Path| {
+    let [certificate, key] = authority.issue(&fresh, &name, validity).expect("issued");
+    let install = |from: &Path| {
         let to = own.join(from.file_name().expect("a name"));
         std::fs::rename(from, &to).expect("moved");
         to
     };
-    // The key first: what stands there between the two is refused, and tried again.
-    let (key, certificate) = (place(&key), place(&certificate));
-    let ca = folder.join("ca.crt");
+    // The key is moved first. If the daemon reads both files in between, it refuses them and reads
+    // them again later.
+    let (key, certificate) = (install(&key), install(&certificate));
+    let ca = ca_folder.join("ca.crt");
     configure(lab, host, &format!("{security}\nca = {ca:?}\ncert = {certificate:?}\nkey = {key:?}"));
 }
 
-/// Tries until it holds or so many seconds have passed.
+/// Polls a condition until it holds. Fails after this many seconds.
 pub fn within(seconds: u64, what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {

@@ -1,5 +1,7 @@
-//! A host of which the test's process is the daemon: a TUN queue, sockets on the loopback interface, and a table with one
-//! peer, so that an engine can be started between them.
+//! A host without a daemon: a TUN queue, sockets on the loopback interface, and a table with one
+//! peer.
+//!
+//! A test can start an engine between them in its own process.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -15,10 +17,14 @@ use crate::support::{HOPSACK, run};
 
 pub const RULES: Rules = Rules { verify: VerifySource::Subnet, offload: Offload::TcpAndUdp, busy_poll_us: 0 };
 
-/// 127.0.0.1 with 10.1.1.0/24: `pods` is 10.1.1.1:7000 there, and `peer` is the other host, 127.0.0.2 with 10.1.2.0/24.
+/// The host 127.0.0.1 with the subnet 10.1.1.0/24. Its peer is 127.0.0.2 with the subnet
+/// 10.1.2.0/24.
 pub struct Host {
+    /// Socket of a pod at 10.1.1.1:7000.
     pub pods: UdpSocket,
+    /// Socket of the peer's daemon.
     pub peer: UdpSocket,
+    /// Descriptors for the engine.
     pub ends: QueueIo,
     pub netns: String,
     _lab: Lab,
@@ -48,7 +54,7 @@ pub fn host(label: &str) -> Host {
     Host { pods: at("10.1.1.1:7000"), peer: at("127.0.0.2:8285"), ends, netns, _lab: lab }
 }
 
-/// What knows this host and its peer.
+/// A table with this host and its peer.
 pub fn fib() -> Fib {
     let lease = |n: u8| Lease {
         name: format!("h{n}"),
@@ -71,7 +77,7 @@ pub fn fib() -> Fib {
 }
 
 impl Host {
-    /// The host's ends once more.
+    /// Copies of the descriptors for the engine.
     pub fn ends(&self) -> QueueIo {
         let QueueIo { tun, receive, send } = &self.ends;
         QueueIo {
