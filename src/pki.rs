@@ -29,7 +29,7 @@ mod validity;
 pub mod verify;
 
 pub use authority::Authority;
-pub use description::Description;
+pub use description::{Description, X509Error};
 pub use error::PkiError;
 pub use identity::Identity;
 pub use own_certificate::{OwnCertificateError, check_own};

@@ -86,9 +86,12 @@ impl Identity {
         let description =
             Description::of(&chain[0]).map_err(|source| PkiError::NotX509 { path: path(), source })?;
         let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let key = CertifiedKey::from_der(chain, key, &provider).map_err(|source| match source {
-            rustls::Error::InconsistentKeys(_) => PkiError::KeyMismatch(path()),
-            source => PkiError::UnusableKey { path: path(), source },
+        let key = CertifiedKey::from_der(chain, key, &provider).map_err(|source| {
+            if matches!(source, rustls::Error::InconsistentKeys(_)) {
+                PkiError::KeyMismatch(path())
+            } else {
+                PkiError::UnusableKey { path: path(), source }
+            }
         })?;
         Ok(Self { key: Arc::new(key), description })
     }

@@ -44,6 +44,6 @@ pub fn check_own(trust: &Trust, identity: &Identity, name: &str) -> Result<(), O
         .map_err(OwnCertificateError::Invalid)?;
     trust.admits(chain.first(), name, identity.fingerprint()).map_err(|untrusted| match untrusted {
         Untrusted::Name { names, expected } => OwnCertificateError::Name { names, name: expected },
-        other => OwnCertificateError::Untrusted(other),
+        other @ (Untrusted::Fingerprint { .. } | Untrusted::None) => OwnCertificateError::Untrusted(other),
     })
 }

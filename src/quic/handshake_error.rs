@@ -62,7 +62,7 @@ impl HandshakeError {
         match self {
             Self::Handshake(ConnectionError::ConnectionClosed(close)) => Some(close.error_code),
             Self::Handshake(ConnectionError::TransportError(error)) => Some(error.code),
-            _ => None,
+            Self::Handshake(_) | Self::Dial(_) | Self::Timeout | Self::Untrusted(_) | Self::NoLease => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 /// Length of the connection ids that the endpoint gives out.
-pub(super) const CONNECTION_ID_BYTES: usize = 8;
+pub(super) const CONNECTION_ID_BYTES: u16 = 8;
 /// First byte of a packet with a short header (RFC 9000 section 17.3.1).
 const HEADER_BYTES: u16 = 1;
 /// The longest packet number.
@@ -14,4 +14,4 @@ const FRAME_BYTES: u16 = 9;
 
 /// Bytes of a QUIC packet's UDP payload that an inner packet cannot use.
 pub const OVERHEAD_BYTES: u16 =
-    HEADER_BYTES + CONNECTION_ID_BYTES as u16 + PACKET_NUMBER_BYTES + TAG_BYTES + FRAME_BYTES;
+    HEADER_BYTES + CONNECTION_ID_BYTES + PACKET_NUMBER_BYTES + TAG_BYTES + FRAME_BYTES;

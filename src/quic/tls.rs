@@ -142,7 +142,7 @@ struct RandomConnectionId;
 
 impl ConnectionIdGenerator for RandomConnectionId {
     fn generate_cid(&mut self) -> ConnectionId {
-        let mut id = [0; CONNECTION_ID_BYTES];
+        let mut id = [0; CONNECTION_ID_BYTES as usize];
         // This cannot fail once the process has started. If an id were used twice, one connection
         // would fail to start.
         let _ = aws_lc_rs::rand::fill(&mut id);
@@ -150,7 +150,7 @@ impl ConnectionIdGenerator for RandomConnectionId {
     }
 
     fn cid_len(&self) -> usize {
-        CONNECTION_ID_BYTES
+        CONNECTION_ID_BYTES.into()
     }
 
     fn cid_lifetime(&self) -> Option<Duration> {
