@@ -6,9 +6,12 @@
 //! Invariant: `--json` prints one JSON value on standard output and nothing else there.
 
 mod cluster;
+mod completions;
+mod config;
 mod explain;
 mod flanneld;
 mod lab;
+mod man;
 mod options;
 mod pki;
 mod table;
@@ -42,6 +45,14 @@ pub enum CliError {
         /// Path beside this program, where it was expected.
         beside: PathBuf,
     },
+    /// There is no such command.
+    #[error("there is no command {word:?}; the commands are {known}")]
+    NoCommand {
+        /// The word that names no command.
+        word: String,
+        /// The commands that exist, separated by commas.
+        known: String,
+    },
     /// Standard output, or the runtime.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -53,6 +64,7 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Node(error) => error.exit_code(),
+            Self::NoCommand { .. } => 2,
             Self::NoLab { .. } | Self::Io(_) => 1,
         }
     }
@@ -120,12 +132,7 @@ enum Command {
         ask: Ask,
     },
     /// The effective configuration, with the origin of each value
-    Config {
-        #[command(flatten)]
-        config: ConfigOptions,
-        #[command(flatten)]
-        format: Format,
-    },
+    Config(config::ConfigArgs),
     /// Remove the devices, routes and files that a killed daemon left on this host
     ///
     /// Only what this program made is touched. It refuses while a daemon runs.
@@ -153,6 +160,21 @@ enum Command {
         /// Arguments of hopsack-lab; --help lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
         arguments: Vec<OsString>,
+    },
+    /// Print a script that completes this command line in a shell
+    ///
+    /// For bash: hopsack completions bash > /etc/bash_completion.d/hopsack
+    Completions {
+        /// Name of the shell
+        shell: clap_complete::Shell,
+    },
+    /// Print a manual page
+    ///
+    /// To install the page of `hopsack run`: hopsack man run > /usr/local/share/man/man1/hopsack-run.1
+    Man {
+        /// Command that the page describes; without one, all of hopsack
+        #[arg(value_name = "COMMAND")]
+        command: Vec<String>,
     },
 }
 
@@ -217,12 +239,14 @@ impl Cli {
                 let said = ask.of::<Explanation>(Request::Explain { address })?;
                 print(&ask.format, &said, explain::explanation)?;
             }
-            Command::Config { config, format } => show_config(&config.sources(), &format)?,
+            Command::Config(args) => config::config(&args)?,
             Command::Clean { dry_run, config, format } => return clean(&config.sources(), dry_run, &format),
             Command::Network(command) => cluster::network(command)?,
             Command::Leases(command) => cluster::leases(command)?,
             Command::Pki(command) => pki::pki(command)?,
             Command::Lab { arguments } => match lab::exec(&arguments)? {},
+            Command::Completions { shell } => completions::completions(shell)?,
+            Command::Man { command } => man::man(&command)?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -282,29 +306,6 @@ fn clean(sources: &Sources, dry_run: bool, format: &Format) -> Result<ExitCode, 
         table
     })?;
     Ok(ExitCode::from(u8::from(cleaned.iter().any(|item| item.problem.is_some()))))
-}
-
-fn show_config(sources: &Sources, format: &Format) -> Result<(), CliError> {
-    #[derive(Serialize)]
-    struct Row {
-        key: String,
-        value: String,
-        origin: String,
-    }
-    let config = sources.load().map_err(NodeError::from)?;
-    let row = |value: &crate::config::Value| Row {
-        key: format!("{}.{}", value.section, value.key),
-        value: value.value.clone(),
-        origin: value.origin.to_string(),
-    };
-    let rows: Vec<Row> = config.values.iter().map(row).collect();
-    print(format, &rows, |rows| {
-        let mut table = Table::new(&["KEY", "VALUE", "ORIGIN"]);
-        for row in rows {
-            table.row(&[&row.key, &row.value, &row.origin]);
-        }
-        table
-    })
 }
 
 /// One struct, two forms.

@@ -1,5 +1,5 @@
-//! The CNI plugin's answers. In this version it knows VERSION; ADD, DEL and the rest are refused in the protocol's own
-//! words, so that a runtime shows the reason instead of guessing.
+//! The CNI plugin's answers. In this version it knows VERSION; ADD, DEL and the rest are refused in
+//! the protocol's own words, so that a runtime shows the reason instead of guessing.
 //!
 //! Source: the CNI specification 1.1.0, "Execution Protocol" and "Error".
 #![forbid(unsafe_code)]
@@ -25,8 +25,8 @@ struct Failure {
     details: &'static str,
 }
 
-/// What goes to standard output, as one line of JSON: `Ok` with exit code 0, `Err` with exit code 1. `command` is
-/// `CNI_COMMAND`.
+/// What goes to standard output, as one line of JSON: `Ok` with exit code 0, `Err` with exit code
+/// 1. `command` is `CNI_COMMAND`.
 pub fn answer(command: Option<&str>) -> Result<String, String> {
     // Specification, "Error": 4 is an invalid environment, 100 and above are the plugin's own.
     let (code, msg) = match command {

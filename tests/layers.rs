@@ -1,172 +1,213 @@
-//! The dependency direction of DESIGN.md, kept by reading the source: a module may use what stands below it, never what
-//! stands above or beside it. And: `unsafe` stands in `src/sys` only, one module names netlink's crate, files stay small.
+//! The structure of the source tree, checked by reading the source (see `layers/source.rs`).
+//!
+//! A module uses only modules in lower layers. No file takes part in an import cycle. `unsafe`
+//! stands in `src/sys` only; pure modules have no access to the world; one module names each crate
+//! that breaks often; functions, files and comment lines stay short. A violation that is still
+//! there stands in `layers/known`, word by word: the test fails on a new one, and also on a row of
+//! the table that is no longer true.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+#[path = "layers/graph.rs"]
+mod graph;
+#[path = "layers/source.rs"]
+mod source;
 
-/// Top-level modules, lowest first. Those in one row don't know each other.
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+
+use source::Source;
+
+/// Top-level modules and programs, lowest layer first. Modules of one layer do not use each other.
 const LAYERS: &[&[&str]] = &[
     &["time"],
     &["packet"],
     &["seal"],
     &["route"],
     &["forward"],
+    &["service", "desired"],
     &["api"],
     &["control"],
     &["observe"],
     &["config", "pki"],
-    &["store"],
     &["sys"],
-    &["netlink", "engine"],
+    &["netlink", "nft", "fastpath"],
+    &["store", "engine", "docker"],
     &["quic"],
-    &["backend"],
-    &["node", "cni", "lab"],
-    &["cli"],
-    &["main", "hopsack-cni", "hopsack-lab"],
+    &["backend", "netfilter", "ingress", "dns"],
+    &["reconcile"],
+    &["node", "cni"],
+    &["cli", "lab"],
+    &["lib", "main", "hopsack-cni", "hopsack-lab"],
 ];
 
-/// Pure modules: bytes and tables. They may not even use the standard library's doors to the world.
-const PURE: &[&str] = &["time", "packet", "seal", "route", "forward", "api"];
-const DOORS: &[&str] = &[
+/// Modules that work on bytes and tables, without a clock, a descriptor, a thread or a log.
+const PURE: &[&str] = &["time", "packet", "seal", "route", "forward", "service", "desired", "api"];
+
+/// What a pure module must not use.
+const WORLD: &[&str] = &[
     "std::fs",
-    "std::net::Udp",
-    "std::net::Tcp",
-    "std::time",
-    "std::thread",
     "std::io",
     "std::env",
+    "std::time",
+    "std::thread",
+    "std::process",
+    "std::os",
+    "std::net::UdpSocket",
+    "std::net::TcpListener",
+    "std::net::TcpStream",
     "tokio",
     "libc",
     "tracing",
 ];
 
+/// Modules that may use these modules only, although more of them are lower.
+const ONLY: &[(&str, &[&str])] = &[("observe", &["api", "control", "time"]), ("control", &["api"])];
+
+/// A module that must not use another, although that is lower or not in its layers' way.
+const NEVER: &[(&str, &str)] = &[
+    ("store", "config"),
+    ("store", "backend"),
+    ("sys", "seal"),
+    ("sys", "forward"),
+    ("cli", "store"),
+    ("cli", "lab"),
+    ("lab", "node"),
+];
+
+/// The one module that names a crate with frequent incompatible releases.
+const OWNERS: &[(&str, &str)] = &[("rtnetlink", "netlink"), ("tun_tap", "sys"), ("io_uring", "sys")];
+
+const MOST_FUNCTION_LINES: usize = 80;
+const MOST_FILE_LINES: usize = 500;
+const MOST_MEDIAN_LINES: usize = 200;
+const MOST_COMMENT_COLUMNS: usize = 100;
+
 #[test]
-fn arrows_never_go_up() {
-    let level: BTreeMap<&str, usize> =
+fn modules_use_lower_layers_only() {
+    let layer: BTreeMap<&str, usize> =
         LAYERS.iter().enumerate().flat_map(|(n, row)| row.iter().map(move |name| (*name, n))).collect();
-    let mut wrong = Vec::new();
-    for (path, module, text) in sources() {
-        let Some(own) = level.get(module.as_str()) else {
-            panic!("{}: give the module {module:?} its place in LAYERS", path.display());
+    let mut found = BTreeSet::new();
+    for source in outside_tests() {
+        let own = source.top();
+        let Some(own_layer) = layer.get(own) else {
+            panic!("{}: give the module {own:?} its place in LAYERS", source.path);
         };
-        for used in uses(&text) {
-            let Some(other) = level.get(used.as_str()) else { continue };
-            if used != module && other >= own {
-                wrong.push(format!("{}: {module} uses {used}", path.display()));
+        for used in used_modules(source) {
+            let Some(used_layer) = layer.get(used.as_str()) else {
+                panic!("{}: give the module {used:?} its place in LAYERS", source.path);
+            };
+            let only = ONLY.iter().find(|(name, _)| *name == own);
+            let is_too_high = used_layer >= own_layer;
+            let is_forbidden = NEVER.contains(&(own, &used)) || used == "node" && own != "cli";
+            let is_outside = only.is_some_and(|(_, list)| !list.contains(&used.as_str()));
+            if used != own && (is_too_high || is_forbidden || is_outside) {
+                found.insert(format!("{} uses {used}", source.path));
             }
         }
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    compare("layer", found);
 }
 
 #[test]
-fn pure_modules_have_no_doors() {
-    let mut wrong = Vec::new();
-    for (path, module, text) in sources().into_iter().filter(|(_, module, _)| PURE.contains(&module.as_str()))
-    {
-        // A file of tests is not part of the module.
-        if path.ends_with("tests.rs") {
-            continue;
+fn files_do_not_import_each_other_in_a_circle() {
+    compare("cycle", graph::cycles(&outside_tests()));
+}
+
+#[test]
+fn pure_modules_have_no_access_to_the_world() {
+    let mut found = BTreeSet::new();
+    for source in outside_tests().into_iter().filter(|source| PURE.contains(&source.top())) {
+        if !source.forbids_unsafe {
+            found.insert(format!("{} lacks #![forbid(unsafe_code)]", source.path));
         }
-        let code = without_tests(&text);
-        if !text.contains("#![forbid(unsafe_code)]") {
-            wrong.push(format!("{}: {module} is pure and lacks #![forbid(unsafe_code)]", path.display()));
+        for used in source.uses.iter().map(|path| path.join("::")) {
+            let starts = |world: &&&str| used == **world || used.starts_with(&format!("{world}::"));
+            found.extend(WORLD.iter().find(starts).map(|world| format!("{} uses {world}", source.path)));
         }
-        wrong.extend(
-            DOORS
-                .iter()
-                .filter(|door| code.contains(**door))
-                .map(|door| format!("{}: {door}", path.display())),
-        );
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    compare("pure", found);
 }
 
 #[test]
 fn unsafe_stands_in_sys_only() {
-    let sites = sources().into_iter().filter(|(_, module, text)| module != "sys" && has_unsafe(text));
-    let wrong: Vec<PathBuf> = sites.map(|(path, ..)| path).collect();
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    let sites = sources().iter().filter(|source| source.has_unsafe && source.top() != "sys");
+    compare("unsafe", sites.map(|source| source.path.clone()).collect());
 }
 
 #[test]
 fn one_module_names_each_crate_that_breaks_often() {
-    for (name, owner) in [("rtnetlink", "netlink"), ("tun_tap", "sys"), ("io_uring", "sys")] {
-        for (path, module, text) in sources() {
-            assert!(module == owner || !text.contains(&format!("{name}::")), "{}: {name}", path.display());
+    let mut found = BTreeSet::new();
+    for source in sources() {
+        for (name, owner) in OWNERS {
+            let names = source.uses.iter().any(|path| path.first().is_some_and(|first| first == name));
+            if names && source.top() != *owner {
+                found.insert(format!("{} uses {name}", source.path));
+            }
         }
     }
+    compare("crate", found);
 }
 
 #[test]
-fn files_stay_small() {
-    /// "Near 400" (the aim) leaves room for a file that is one thing.
-    const MOST: usize = 500;
-    let long: Vec<String> = sources()
-        .into_iter()
-        .map(|(path, _, text)| (path, without_tests(&text).lines().count()))
-        .filter(|(_, lines)| *lines > MOST)
-        .map(|(path, lines)| {
-            format!("{}: {lines} lines before its tests; make it a folder of its name", path.display())
-        })
-        .collect();
-    assert!(long.is_empty(), "{long:#?}");
+fn functions_are_short() {
+    let long = |source: &'static Source| {
+        let long = source.functions.iter().filter(|(_, lines)| *lines > MOST_FUNCTION_LINES);
+        long.map(|(name, _)| format!("{} {name}", source.path)).collect::<Vec<_>>()
+    };
+    compare("function", outside_tests().into_iter().flat_map(long).collect());
 }
 
-/// Each source file with its top-level module.
-fn sources() -> Vec<(PathBuf, String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut folders = vec![root.clone()];
-    let mut found = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("src is there") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            if path.extension().is_none_or(|extension| extension != "rs") {
-                continue;
-            }
-            let relative = path.strip_prefix(&root).expect("below src").with_extension("");
-            let mut parts = relative.iter().map(|part| part.to_string_lossy().into_owned());
-            let first = parts.next().expect("a name");
-            let module = if first == "bin" { parts.next().expect("a name") } else { first };
-            if module != "lib" {
-                found.push((path.clone(), module, fs::read_to_string(&path).expect("UTF-8")));
-            }
-        }
-    }
-    assert!(found.len() > 20, "the walk found only {} files", found.len());
-    found
+#[test]
+fn files_are_short() {
+    let sources = outside_tests();
+    let long = sources.iter().filter(|source| source.lines_before_tests > MOST_FILE_LINES);
+    compare("file", long.map(|source| source.path.clone()).collect());
+    let mut lines: Vec<usize> = sources.iter().map(|source| source.lines_before_tests).collect();
+    lines.sort_unstable();
+    let median = lines[lines.len() / 2];
+    assert!(median < MOST_MEDIAN_LINES, "the median file has {median} lines before its tests");
 }
 
-/// Modules named behind `crate::` or `hopsack::`, in code and not in prose.
-fn uses(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
-        for root in ["crate::", "hopsack::"] {
-            for (at, _) in line.match_indices(root) {
-                let rest = &line[at + root.len()..];
-                let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                found.push(name);
-            }
-        }
-    }
-    found
+#[test]
+fn comment_lines_are_short() {
+    let is_long =
+        |line: &str| line.trim_start().starts_with("//") && line.chars().count() > MOST_COMMENT_COLUMNS;
+    let long = sources().iter().filter(|source| source.text.lines().any(is_long));
+    compare("comment", long.map(|source| source.path.clone()).collect());
 }
 
-fn without_tests(text: &str) -> &str {
-    text.split_once("#[cfg(test)]\nmod tests").map_or(text, |(code, _)| code)
+#[test]
+fn each_file_says_what_it_is() {
+    let silent = sources().iter().filter(|source| !source.text.starts_with("//!"));
+    compare("opening", silent.map(|source| source.path.clone()).collect());
 }
 
-fn has_unsafe(text: &str) -> bool {
-    text.lines().any(|line| {
-        let code = line.trim_start();
-        !code.starts_with("//")
-            && ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]
-                .iter()
-                .any(|word| code.contains(word))
-    })
+/// All files, read once for all tests.
+fn sources() -> &'static [Source] {
+    static SOURCES: OnceLock<Vec<Source>> = OnceLock::new();
+    SOURCES.get_or_init(source::sources)
+}
+
+fn outside_tests() -> Vec<&'static Source> {
+    sources().iter().filter(|source| !source.is_test).collect()
+}
+
+/// Top-level modules that a file uses.
+fn used_modules(source: &Source) -> BTreeSet<String> {
+    let inside = source.uses.iter().filter(|path| path.first().is_some_and(|first| first == "crate"));
+    // A name of one segment below the root is an item of `lib.rs` or a whole module.
+    inside.filter_map(|path| path.get(1).cloned()).collect()
+}
+
+/// Fails unless exactly those violations of a rule are found that `layers/known` has.
+fn compare(rule: &str, found: BTreeSet<String>) {
+    let known = include_str!("layers/known").lines().filter(|line| !line.starts_with('#'));
+    let known = known.filter_map(|line| line.split_once(": "));
+    let known: BTreeSet<String> =
+        known.filter(|(name, _)| *name == rule).map(|(_, violation)| violation.to_owned()).collect();
+    let new: Vec<&String> = found.difference(&known).collect();
+    let gone: Vec<&String> = known.difference(&found).collect();
+    assert!(
+        new.is_empty() && gone.is_empty(),
+        "against the rule {rule:?}: {new:#?}\nno longer true, take it out of tests/layers/known: {rule}: {gone:#?}"
+    );
 }

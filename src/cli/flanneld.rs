@@ -1,4 +1,5 @@
-//! `hopsack flanneld`: flanneld's command line, with this process's environment and this host's interfaces.
+//! `hopsack flanneld`: flanneld's command line, with this process's environment and this host's
+//! interfaces.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;

@@ -1,10 +1,13 @@
-//! flanneld's own command line and `FLANNELD_*` variables, read as our configuration: for `hopsack flanneld`, a drop-in.
+//! flanneld's own command line and `FLANNELD_*` variables, read as our configuration: for `hopsack
+//! flanneld`, a drop-in.
 //!
-//! Pure but for two questions to a [`Host`]. It does not check values that ours checks too; and it refuses what hopsack
-//! cannot do rather than run without it. The table for people is in configs/README.md.
+//! Pure but for two questions to a [`Host`]. It does not check values that ours checks too; and it
+//! refuses what hopsack cannot do rather than run without it. The table for people is in
+//! configs/README.md.
 //!
-//! Invariant: every flag of flanneld is in `FLAGS`, honoured, refused or without effect, and a flag that is not there is
-//! an error as it is in flanneld. Sources: flannel-io/flannel `main.go`; package `flag` of Go.
+//! Invariant: every flag of flanneld is in `FLAGS`, honoured, refused or without effect, and a flag
+//! that is not there is an error as it is in flanneld. Sources: flannel-io/flannel `main.go`;
+//! package `flag` of Go.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, SocketAddr};
