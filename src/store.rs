@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+mod clock;
 mod error;
 pub mod etcd;
 pub mod file;
@@ -16,6 +17,7 @@ pub mod flannel;
 mod observe;
 mod settings;
 mod update;
+mod watch;
 
 use std::net::IpAddr;
 
@@ -48,6 +50,17 @@ impl Store {
                 Ok((Self::Etcd(store), opened))
             }
         }
+    }
+
+    /// Like [`Store::open`], with an etcd in memory: for tests in virtual time. [`etcd::memory`] says how to use it.
+    #[cfg(test)]
+    pub(crate) async fn open_memory(
+        etcd: &etcd::memory::MemoryEtcd,
+        settings: &EtcdSettings,
+        addresses: &[IpAddr],
+    ) -> Result<(Self, Opened), StoreError> {
+        let (store, opened) = etcd::EtcdStore::open_memory(etcd, settings, addresses).await?;
+        Ok((Self::Etcd(store), opened))
     }
 
     /// Waits for the next update. Cancel safe: dropping the future loses nothing.

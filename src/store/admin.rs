@@ -12,9 +12,11 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::error::{ErrorCode, StoreError};
-use super::etcd::acquire::{Holdings, network_of};
-use super::etcd::client::{Endpoints, Failure, Guard, Session, Written};
-use super::etcd::map::{Reading, Record, read};
+use super::etcd::connection::{Endpoints, Session};
+use super::etcd::failure::Failure;
+use super::etcd::guard::{Guard, Written};
+use super::etcd::holdings::{Holdings, network_of};
+use super::etcd::record::{Reading, Record, read};
 use super::flannel::{DEFAULT_PORT, Keys, Network};
 use super::settings::EtcdSettings;
 
@@ -96,8 +98,8 @@ pub async fn network_show(settings: &EtcdSettings) -> Result<NetworkShown, Store
     let mut store = Connected::open(settings).await?;
     let key = store.keys.config();
     match store.session.get(&key).await.map_err(Failure::into_error)? {
-        (Some(kv), _) => NetworkShown::new(key, &String::from_utf8_lossy(&kv.value), None),
-        (None, _) => Err(StoreError::new(
+        Some(kv) => NetworkShown::new(key, &String::from_utf8_lossy(&kv.value), None),
+        None => Err(StoreError::new(
             ErrorCode::NetworkMissing,
             format!("etcd has no network configuration ({key}): write one with `hopsack network init`"),
         )),
@@ -108,7 +110,7 @@ pub async fn network_show(settings: &EtcdSettings) -> Result<NetworkShown, Store
 pub async fn network_set(settings: &EtcdSettings, json: &str) -> Result<NetworkShown, StoreError> {
     let mut store = Connected::open(settings).await?;
     let shown = NetworkShown::new(store.keys.config(), json, None)?;
-    let (found, _) = store.session.get(&shown.key).await.map_err(Failure::into_error)?;
+    let found = store.session.get(&shown.key).await.map_err(Failure::into_error)?;
     let guard = Guard::Version(found.as_ref().map_or(0, |kv| kv.mod_revision));
     match store.session.put(&shown.key, json, 0, &guard).await.map_err(Failure::into_error)? {
         Written::At(_) => {
@@ -192,7 +194,7 @@ pub async fn leases_list(settings: &EtcdSettings, with_expiry: bool) -> Result<L
                 }
                 table.leases.push(row);
             }
-            Reading::Bad(_, reason) => table.bad.push((kv.key.clone(), reason)),
+            Reading::Invalid(_, reason) => table.bad.push((kv.key.clone(), reason)),
             Reading::Config | Reading::Other => {}
         }
     }
@@ -256,8 +258,7 @@ struct Connected {
 
 impl Connected {
     async fn open(settings: &EtcdSettings) -> Result<Self, StoreError> {
-        let mut endpoints =
-            Endpoints::new(settings).map_err(|text| StoreError::new(ErrorCode::Credentials, text))?;
+        let mut endpoints = Endpoints::new(settings)?;
         let keys = Keys::new(&settings.prefix);
         let mut last = None;
         for _ in 0..endpoints.len() {

@@ -1,106 +1,49 @@
-//! How a node comes by its subnet, in Flannel's order: the one it holds, the one it held, one of the free ones.
+//! Acquires our lease: lists, chooses, writes, and begins again when another node was faster.
 //!
-//! [`plan`] decides, pure, from one list; [`acquire`] does it and plans again whenever somebody else was quicker, without
-//! end: of any number of nodes that start together each gets its own. What flanneld does not know is the node id:
-//! an address that another hopsack holds is refused, not taken over.
+//! There is no limit of attempts: of any number of nodes that start together, each gets a subnet of its own.
 //!
-//! Invariant: no write happens but under a guard that what was planned on still holds.
-//!
-//! Sources: `tryAcquireLease` in flannel-io/flannel `pkg/subnet/etcd/local_manager.go`.
+//! Invariant: every write is guarded by what the choice was based on.
 #![forbid(unsafe_code)]
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::backoff;
-use super::client::{Failure, Guard, Kv, Listing, Session, Written};
-use super::liveness;
-use super::map::{Map, Reading, Record, read};
-use crate::route::Public;
+use super::choice::{LeaseChoice, choose};
+use super::connection::Session;
+use super::failure::Failure;
+use super::guard::{Guard, Written};
+use super::holdings::{Holdings, network_of};
+use super::identity::NodeIdentity;
+use super::lease_cache::LeaseCache;
+use super::own_lease::{OwnLease, creation_guard};
+use super::record::{LeaseDecoder, Record};
+use super::{liveness, random};
+use crate::store::clock::Clock;
 use crate::store::error::{ErrorCode, StoreError};
-use crate::store::flannel::{Attributes, Identity, Keys, Network};
+use crate::store::flannel::Network;
+use crate::store::watch::InvalidKey;
 
-/// Longest wait after a lost race, times the races lost so far.
+/// Longest wait after a lost race, multiplied by the number of races that were lost (at most 10).
 const RACE_WAIT: Duration = Duration::from_millis(20);
 
-/// Who we are in etcd.
-#[derive(Debug, Clone)]
-pub(crate) struct Node {
-    pub(crate) keys: Keys,
-    pub(crate) identity: Identity,
-    pub(crate) public: Public,
-    pub(crate) ttl: Duration,
-}
-
-impl Node {
-    /// The value that our key has.
-    pub(crate) fn value(&self) -> String {
-        Attributes::ours(self.public, &self.identity).to_json()
-    }
-
-    /// We, for a sentence.
-    pub(crate) fn describe(&self) -> String {
-        Attributes::ours(self.public, &self.identity).writer()
-    }
-}
-
-/// Our own lease, as last seen in etcd.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Own {
-    pub(crate) key: String,
-    pub(crate) subnets: Vec<IpNet>,
-    /// As we wrote it, or are about to.
-    pub(crate) value: String,
-    pub(crate) mod_revision: i64,
-    /// etcd's lease; 0: a reservation, which does not run out.
-    pub(crate) lease: i64,
-    pub(crate) granted: Duration,
-    pub(crate) expires: Option<SystemTime>,
-}
-
-impl Own {
-    pub(crate) fn kv(&self) -> Kv {
-        Kv {
-            key: self.key.clone(),
-            value: self.value.clone().into_bytes(),
-            mod_revision: self.mod_revision,
-            lease: self.lease,
-        }
-    }
-
-    /// It has its whole time again.
-    pub(crate) fn renewed(&mut self) {
-        self.expires = (self.lease != 0).then(|| SystemTime::now() + self.granted);
-    }
-
-    pub(crate) fn name(&self) -> String {
-        name(&self.subnets)
-    }
-}
-
-/// Subnets for a sentence.
-pub(crate) fn name(subnets: &[IpNet]) -> String {
-    subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
-}
-
-/// What joining brought.
+/// Result of joining.
 #[derive(Debug)]
 pub(crate) struct Acquired {
-    pub(crate) own: Own,
+    pub(crate) own: OwnLease,
     pub(crate) network: Network,
+    /// Text of the network configuration.
     pub(crate) config: String,
-    pub(crate) map: Map,
-    /// Keys that are no leases.
-    pub(crate) bad: Vec<(String, String)>,
+    pub(crate) cache: LeaseCache,
+    pub(crate) invalid: Vec<InvalidKey>,
 }
 
-/// Why there is no lease.
+/// Why a node has no lease.
 #[derive(Debug)]
 pub(crate) enum NoLease {
     /// etcd did not answer.
     Failed(Failure),
-    /// There is none for us.
+    /// There is no lease for this node.
     Refused(StoreError),
 }
 
@@ -110,137 +53,17 @@ impl From<Failure> for NoLease {
     }
 }
 
-/// What is to be done.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Plan {
-    /// This lease is ours: make it say so.
-    Adopt(Record),
-    /// This lease is ours, but the configuration has no place for it: delete it.
-    Clear(Record),
-    /// Nobody holds this: take it.
-    Create(Vec<IpNet>),
-}
-
-/// What a list says about leases, whether they fit the configuration or not.
-#[derive(Debug, Default)]
-pub(crate) struct Holdings {
-    pub(crate) records: Vec<Record>,
-    /// Subnets that have a key, be its value good or bad.
-    pub(crate) taken: Vec<IpNet>,
-}
-
-impl Holdings {
-    pub(crate) fn of(keys: &Keys, kvs: &[Kv]) -> Self {
-        let mut holdings = Self::default();
-        for kv in kvs {
-            match read(keys, None, kv) {
-                Reading::Lease(record) => {
-                    holdings.taken.extend(&record.subnets);
-                    holdings.records.push(record);
-                }
-                Reading::Bad(subnets, _) => holdings.taken.extend(subnets.unwrap_or_default()),
-                Reading::Config | Reading::Other => {}
-            }
-        }
-        holdings
-    }
-
-    fn is_free(&self, subnets: &[IpNet]) -> bool {
-        !subnets.iter().any(|ours| self.taken.iter().any(|net| net.contains(ours) || ours.contains(net)))
+impl From<StoreError> for NoLease {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
     }
 }
 
-/// Decides what to do about `holdings`. `previous`: what we held before, the likeliest first.
-pub(crate) fn plan(
-    holdings: &Holdings,
-    network: &Network,
-    node: &Node,
-    previous: &[Vec<IpNet>],
-    random: impl FnMut() -> u64,
-) -> Result<Plan, StoreError> {
-    let ours = |record: &&Record| record.node_id() == Some(node.identity.id.as_str());
-    let at_our_address = |record: &&Record| record.claims(&node.public);
-    let foreign = |record: &&Record| record.node_id().is_some() && !ours(record);
-
-    if let Some(other) = holdings.records.iter().filter(at_our_address).find(foreign) {
-        return Err(StoreError::new(ErrorCode::AddressTaken, clash(node, other)));
-    }
-    let held = holdings.records.iter().find(ours).or_else(|| holdings.records.iter().find(at_our_address));
-    if let Some(held) = held {
-        if network.fits(&held.subnets) {
-            return Ok(Plan::Adopt(held.clone()));
-        }
-        if held.is_reserved() {
-            return Err(StoreError::new(
-                ErrorCode::ReservationOutside,
-                format!(
-                    "{} is reserved for this host ({}), but the network configuration hands out no such subnet: delete \
-                 the key {}, or mend the configuration",
-                    name(&held.subnets),
-                    node.describe(),
-                    held.kv.key,
-                ),
-            ));
-        }
-        return Ok(Plan::Clear(held.clone()));
-    }
-    let usable = |subnets: &&Vec<IpNet>| network.fits(subnets) && holdings.is_free(subnets);
-    if let Some(subnets) = previous.iter().find(usable) {
-        return Ok(Plan::Create(subnets.clone()));
-    }
-    network.choose(&holdings.taken, random).map(Plan::Create).map_err(|full| {
-        StoreError::new(ErrorCode::NetworkFull, format!(
-            "all subnets of {full} are taken: see `hopsack leases list` and release what is not used, or wait for \
-             leases of lost nodes to run out (24 h), or use a larger network",
-        ))
-    })
-}
-
-/// Two nodes, one address.
-pub(crate) fn clash(node: &Node, other: &Record) -> String {
-    let subnet = name(&other.subnets);
-    format!(
-        "{} has the lease of {subnet} with an address of this node, {}: set node.public_ip to an address that only \
-         this node has; if the other is this host before it was installed anew, run `hopsack leases release {}`",
-        other.attributes.writer(),
-        node.describe(),
-        other.subnets.first().map(ToString::to_string).unwrap_or_default(),
-    )
-}
-
-/// The network configuration in a list.
-pub(crate) fn network_of(keys: &Keys, listing: &Listing) -> Result<(Network, String), StoreError> {
-    let key = keys.config();
-    let Some(kv) = listing.kvs.iter().find(|kv| kv.key == key) else {
-        return Err(StoreError::new(
-            ErrorCode::NetworkMissing,
-            format!("etcd has no network configuration ({key}): write one with `hopsack network init`"),
-        ));
-    };
-    let text = String::from_utf8_lossy(&kv.value).into_owned();
-    let network = Network::parse(&text).map_err(|problem| {
-        StoreError::new(
-            ErrorCode::NetworkInvalid,
-            format!("the network configuration in etcd ({key}) is wrong: {problem}"),
-        )
-    })?;
-    if network.backend != "udp" {
-        return Err(StoreError::new(
-            ErrorCode::BackendUnsupported,
-            format!(
-                "the network configuration in etcd ({key}) asks for the backend {}: this version of hopsack has udp \
-             only",
-                network.backend
-            ),
-        ));
-    }
-    Ok((network, text))
-}
-
-/// Joins: lists, plans and does it until it is done.
+/// Joins: lists, chooses and writes until a lease is ours. `previous` are subnets that this node had before.
 pub(crate) async fn acquire(
     session: &mut Session,
-    node: &Node,
+    node: &NodeIdentity,
+    clock: Clock,
     previous: &[Vec<IpNet>],
 ) -> Result<Acquired, NoLease> {
     let mut previous = previous.to_vec();
@@ -248,119 +71,107 @@ pub(crate) async fn acquire(
     let mut races = 0u32;
     loop {
         let listing = session.list(&node.keys.root(), None).await?;
-        let (network, config) = network_of(&node.keys, &listing).map_err(NoLease::Refused)?;
+        let (network, config) = network_of(&node.keys, &listing)?;
         let holdings = Holdings::of(&node.keys, &listing.kvs);
-        let planned =
-            plan(&holdings, &network, node, &previous, backoff::number).map_err(NoLease::Refused)?;
-        let own = match planned {
-            Plan::Adopt(record)
-                if is_elsewhere(node, &record) && liveness::is_alive(session, node).await? =>
+        let own = match choose(&holdings, &network, node, &previous, random::number)? {
+            LeaseChoice::Adopt(record)
+                if has_another_address(node, &record) && liveness::is_alive(session, node).await? =>
             {
-                return Err(NoLease::Refused(StoreError::new(
-                    ErrorCode::StateCopied,
-                    liveness::refusal(node, &record),
-                )));
+                let text = liveness::refusal(node, &record);
+                return Err(StoreError::new(ErrorCode::StateCopied, text).into());
             }
-            Plan::Adopt(record) => adopt(session, node, &record).await?,
-            Plan::Clear(record) => {
+            LeaseChoice::Adopt(record) => adopt(session, node, clock, &record).await?,
+            LeaseChoice::Clear(record) => {
                 session.delete(&record.kv.key, &Guard::Version(record.kv.mod_revision)).await?;
                 previous.insert(0, record.subnets);
                 None
             }
-            Plan::Create(subnets) => {
-                let (lease, granted) = match grant {
-                    Some(grant) => grant,
+            LeaseChoice::Create(subnets) => {
+                let granted = match grant {
+                    Some(granted) => granted,
                     None => *grant.insert(session.grant(node.ttl).await?),
                 };
-                create(session, node, &subnets, (lease, granted), listing.revision).await?
+                create(session, node, clock, &subnets, granted, listing.revision).await?
             }
         };
         if let Some(own) = own {
-            let mut map = Map::new(&node.keys, network.networks());
-            let bad = map.list(&listing);
-            map.put(&own.kv());
-            return Ok(Acquired { own, network, config, map, bad });
+            let mut cache = LeaseCache::new(LeaseDecoder::new(&node.keys, network.networks()));
+            let invalid = cache.replace(&listing);
+            cache.put(&own.kv());
+            return Ok(Acquired { own, network, config, cache, invalid });
         }
-        // Who lost a race stands aside a little: the next list shows who won.
-        tokio::time::sleep(backoff::around(RACE_WAIT * races.min(10), 1)).await;
+        // The next list shows which node won. The wait keeps the losers from meeting again.
+        tokio::time::sleep(random::around(RACE_WAIT * races.min(10), 1)).await;
         races = races.saturating_add(1);
     }
 }
 
-/// Our own lease, with another address: the host was moved, or copied.
-fn is_elsewhere(node: &Node, record: &Record) -> bool {
+/// Whether our own lease names another address: the host was moved, or its disk was copied.
+fn has_another_address(node: &NodeIdentity, record: &Record) -> bool {
     record.node_id() == Some(node.identity.id.as_str()) && !record.claims(&node.public)
 }
 
-/// Makes a lease that is ours say so. `None`: it changed meanwhile.
-async fn adopt(session: &mut Session, node: &Node, record: &Record) -> Result<Option<Own>, Failure> {
-    let value = node.value();
-    let mut own = Own {
+/// Writes our value into a lease that is ours. Returns `None` if the key changed meanwhile.
+async fn adopt(
+    session: &mut Session,
+    node: &NodeIdentity,
+    clock: Clock,
+    record: &Record,
+) -> Result<Option<OwnLease>, Failure> {
+    let mut own = OwnLease {
         key: record.kv.key.clone(),
         subnets: record.subnets.clone(),
-        value,
+        value: node.value(),
         mod_revision: record.kv.mod_revision,
         lease: record.kv.lease,
         granted: node.ttl,
         expires: None,
     };
-    let says_so = record.kv.value == own.value.as_bytes();
-    if says_so && own.lease == 0 {
+    let is_current = record.kv.value == own.value.as_bytes();
+    if is_current && own.lease == 0 {
         return Ok(Some(own));
     }
-    if says_so
+    if is_current
         && let Some((_, granted)) = session.time_to_live(own.lease).await?
         && granted == node.ttl
         && session.keep_alive(own.lease).await?
     {
-        own.renewed();
+        own.renewed(clock);
         return Ok(Some(own));
     }
-    // A reservation stays one: flanneld makes a lease of 24 h of it (FLANNEL.md §5).
+    // A reservation stays one. flanneld would turn it into a lease of 24 h (see the README of store/flannel).
     if own.lease != 0 {
         (own.lease, own.granted) = session.grant(node.ttl).await?;
     }
     match session.put(&own.key, &own.value, own.lease, &Guard::Version(own.mod_revision)).await? {
         Written::At(revision) => {
             own.mod_revision = revision;
-            own.renewed();
+            own.renewed(clock);
             Ok(Some(own))
         }
         Written::Not(_) => Ok(None),
     }
 }
 
-/// Takes a free subnet. `None`: somebody else was quicker.
+/// Creates a lease of free subnets. Returns `None` if another node was faster.
 async fn create(
     session: &mut Session,
-    node: &Node,
+    node: &NodeIdentity,
+    clock: Clock,
     subnets: &[IpNet],
     (lease, granted): (i64, Duration),
     listed: i64,
-) -> Result<Option<Own>, Failure> {
+) -> Result<Option<OwnLease>, Failure> {
     let Some(key) = node.keys.of(subnets) else { return Ok(None) };
-    let guard = guard(node, &key, subnets, listed);
+    let guard = creation_guard(&node.keys, &key, subnets, listed);
     let value = node.value();
     match session.put(&key, &value, lease, &guard).await? {
         Written::At(mod_revision) => {
             let subnets = subnets.to_vec();
-            let mut own = Own { key, subnets, value, mod_revision, lease, granted, expires: None };
-            own.renewed();
+            let mut own = OwnLease { key, subnets, value, mod_revision, lease, granted, expires: None };
+            own.renewed(clock);
             Ok(Some(own))
         }
         Written::Not(_) => Ok(None),
     }
 }
-
-/// What must hold for a lease of `subnets` to be made. With both families two nodes may choose one IPv6 subnet under
-/// different keys, so there all keys are guarded: slower when many start together, but never two for one subnet.
-pub(crate) fn guard(node: &Node, key: &str, subnets: &[IpNet], listed: i64) -> Guard {
-    match subnets {
-        [_] => Guard::NoKey(key.to_owned()),
-        _ => Guard::Unwritten(node.keys.subnets(), listed),
-    }
-}
-
-#[cfg(test)]
-#[path = "acquire_tests.rs"]
-mod tests;

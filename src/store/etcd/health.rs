@@ -1,63 +1,63 @@
-//! How the store is: plain numbers, for metrics and `status`.
+//! Health of the store: plain numbers for metrics and `status`.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-/// A copy of what the agent knows about itself.
+/// A copy of what the agent knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
-    /// A watch is open: the map is up to date.
+    /// Whether a watch is open, so that the map is up to date.
     pub connected: bool,
-    /// The endpoint in use, or tried last.
+    /// Endpoint in use, or the one that was tried last.
     pub endpoint: String,
-    /// What is wrong, if something is.
+    /// What is wrong, if something is. The text is one sentence.
     pub trouble: Option<String>,
     /// etcd's revision that the map is at.
     pub revision: i64,
-    /// Since when the map may be out of date; `None`: it is not. A dead endpoint is noticed within 9 s, so the truth may
-    /// be that much earlier. After a start without etcd: when the map on disk was written.
+    /// Since when the map may be out of date; `None` if it is up to date. A dead endpoint is noticed within 9 s, so the
+    /// true time may be that much earlier. After a start without etcd, this is when the map on disk was written.
     pub stale_since: Option<SystemTime>,
-    /// Leases in the map, ours included.
+    /// Number of leases in the map, including our own.
     pub leases: usize,
-    /// Keys that stand where leases do and are none, with reasons.
+    /// Invalid keys among the leases, with reasons.
     pub bad_keys: BTreeMap<String, String>,
-    /// Subnets that are taken, and subnets that there are, in each family of the network.
+    /// Number of taken subnets and number of subnets, for each family of the network.
     pub subnets: Vec<(u128, u128)>,
-    /// Whole lists that were read, by cause.
+    /// Number of whole lists that were read, by cause.
     pub resyncs: Resyncs,
-    /// Leases that a periodic list found different from what the watch had told.
+    /// Number of leases that a list found different from what the watch had reported.
     pub drift: u64,
-    /// Renewals of our lease, by result.
+    /// Number of renewals of our lease, by result.
     pub renewals: Renewals,
-    /// When our lease runs out if it is not renewed; `None`: it is a reservation.
+    /// When our lease expires unless it is renewed; `None` for a reservation.
     pub lease_expires: Option<SystemTime>,
 }
 
-/// Why the whole list was read.
+/// Number of whole lists that were read, by cause.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resyncs {
-    /// At the start.
+    /// Lists at the start.
     pub start: u64,
-    /// etcd had forgotten the revision that we were at.
+    /// Lists because etcd had compacted our revision.
     pub compacted: u64,
-    /// etcd had a lower revision than we: it lost its history.
+    /// Lists because etcd was at a lower revision than we were: it was restored from a backup.
     pub rewound: u64,
-    /// Every five minutes or so.
+    /// Periodic lists, about every five minutes.
     pub periodic: u64,
-    /// Somebody asked (SIGHUP).
+    /// Lists that were requested (SIGHUP).
     pub asked: u64,
 }
 
-/// What became of our lease.
+/// Number of renewals of our lease, by result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Renewals {
-    /// It has its whole time again.
+    /// Renewals by a keep-alive.
     pub renewed: u64,
-    /// etcd did not answer.
+    /// Renewals that etcd did not answer.
     pub failed: u64,
-    /// It had run out or been deleted, and nobody had taken it.
+    /// Renewals that created the lease again: it had expired or was deleted, and no node had taken it.
     pub recreated: u64,
-    /// Somebody without node id had written over it.
+    /// Renewals that rewrote the key: a writer without our node id had changed it.
     pub rewritten: u64,
 }

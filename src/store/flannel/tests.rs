@@ -1,18 +1,20 @@
-//! Flannel's bytes, from its sources and documentation, and round trips.
+//! Keys and values from Flannel's sources and documentation, and round trips.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 use super::*;
-use crate::route::Fingerprint;
+use crate::route::{Abilities, Announced, Dialect, Fingerprint, Mode, Public};
 
 fn net(text: &str) -> IpNet {
     text.parse().expect("a prefix")
 }
 
 #[test]
-fn keys_are_flannels() {
+fn keys_are_those_of_flannel() {
     let keys = Keys::new("/coreos.com/network/");
     assert_eq!(keys.config(), "/coreos.com/network/config");
     for (subnets, key) in [
@@ -31,7 +33,7 @@ fn keys_are_flannels() {
 }
 
 #[test]
-fn other_keys_are_told_apart() {
+fn other_keys_are_recognised() {
     let keys = Keys::new("/coreos.com/network");
     assert_eq!(keys.read("/coreos.com/network/config"), Key::Config);
     assert_eq!(keys.read("/coreos.com/network/overlay/nodes/7"), Key::Other);
@@ -55,12 +57,12 @@ fn other_keys_are_told_apart() {
         "overlay/subnets/10.5.52.0-24",
     ] {
         let key = keys.read(&format!("/coreos.com/network/{bad}"));
-        assert!(matches!(key, Key::Bad(_)), "{bad}: {key:?}");
+        assert!(matches!(key, Key::Invalid(_)), "{bad}: {key:?}");
     }
 }
 
 #[test]
-fn attributes_are_flannels_byte_for_byte() {
+fn attributes_are_those_of_flannel_byte_for_byte() {
     let public = Public { v4: Some([192, 168, 64, 3].into()), v6: None };
     let plain = Attributes { public, backend: String::new(), identity: None };
     assert_eq!(plain.to_json(), r#"{"PublicIP":"192.168.64.3","PublicIPv6":null}"#);
@@ -82,7 +84,7 @@ fn attributes_are_flannels_byte_for_byte() {
 }
 
 #[test]
-fn what_flanneld_writes_is_read() {
+fn values_of_flanneld_are_read() {
     let read = |text: &str| Attributes::parse(text.as_bytes()).expect(text).lease(&[net("10.1.2.0/24")], 7);
     let udp = read(r#"{"PublicIP":"192.168.64.3","PublicIPv6":null}"#);
     assert_eq!((udp.name.as_str(), udp.dialect, udp.revision), ("192.168.64.3", Dialect::Flannel, 7));
@@ -97,30 +99,28 @@ fn what_flanneld_writes_is_read() {
     );
     let Dialect::Hopsack(abilities) = later.dialect else { panic!("{later:?}") };
     assert_eq!(abilities, Abilities { ipv6: true, ..Abilities::default() });
-    assert_eq!(later.name, "a", "a node without name goes by its id");
+    assert_eq!(later.name, "a", "a node without name is called by its id");
 }
 
 #[test]
-fn what_is_no_lease_says_why() {
-    for (text, why) in [
-        ("", "no JSON object"),
-        ("null", "no JSON object"),
-        ("[]", "no JSON object"),
-        ("{}", "names no PublicIP"),
-        (r#"{"PublicIP":"0.0.0.0"}"#, "names no PublicIP"),
-        (
-            r#"{"PublicIP":"192.0.2.1","BackendData":{"NodeID":"a","Security":{"Mode":"rot13","Port":1}}}"#,
-            "another version",
-        ),
-        (r#"{"PublicIP":"fd00::1"}"#, "\"fd00::1\" is no address"),
-        (r#"{"PublicIP":"here"}"#, "\"here\" is no address"),
-        (r#"{"PublicIP":7}"#, "no string"),
-        (r#"{"PublicIP":"224.0.0.1"}"#, "no address of one host"),
-        (r#"{"PublicIP":"192.0.2.1","BackendType":1}"#, "BackendType"),
-    ] {
-        let error = Attributes::parse(text.as_bytes()).expect_err(text);
-        assert!(error.contains(why), "{text}: {error}");
+fn invalid_value_is_refused_with_its_reason() {
+    use AttributesError as E;
+    let refused = |text: &str| Attributes::parse(text.as_bytes()).expect_err(text);
+    for text in ["", "null", "[]"] {
+        assert!(matches!(refused(text), E::NotAnObject(_)), "{text}");
     }
+    assert_eq!(refused("{}"), E::NoPublicIp);
+    assert_eq!(refused(r#"{"PublicIP":"0.0.0.0"}"#), E::NoPublicIp);
+    let rot13 =
+        r#"{"PublicIP":"192.0.2.1","BackendData":{"NodeID":"a","Security":{"Mode":"rot13","Port":1}}}"#;
+    assert_eq!(refused(rot13), E::Security);
+    for address in ["fd00::1", "here"] {
+        let text = format!(r#"{{"PublicIP":"{address}"}}"#);
+        assert_eq!(refused(&text), E::NotAnAddress("PublicIP", address.to_owned()));
+    }
+    assert_eq!(refused(r#"{"PublicIP":7}"#), E::NotAString("PublicIP"));
+    assert_eq!(refused(r#"{"PublicIP":"224.0.0.1"}"#), E::Multicast);
+    assert_eq!(refused(r#"{"PublicIP":"192.0.2.1","BackendType":1}"#), E::NotAString("BackendType"));
 }
 
 fn subnets() -> impl Strategy<Value = Vec<IpNet>> {
@@ -128,8 +128,8 @@ fn subnets() -> impl Strategy<Value = Vec<IpNet>> {
         .prop_map(|(bits, len)| IpNet::V4(Ipv4Net::new(bits.into(), len).expect("a length").trunc()));
     let v6 = (any::<u128>(), 0u8..=127)
         .prop_map(|(bits, len)| IpNet::V6(Ipv6Net::new(bits.into(), len).expect("a length").trunc()))
-        // An IPv4-mapped address is spelt with dots, which no flanneld reads and no overlay has.
-        .prop_filter("spelt with dots", |net| !net.to_string().contains('.'));
+        // An IPv4-mapped address is spelled with dots. No flanneld reads it and no overlay has it.
+        .prop_filter("spelled with dots", |net| !net.to_string().contains('.'));
     (proptest::option::of(v4), proptest::option::of(v6))
         .prop_map(|(v4, v6)| v4.into_iter().chain(v6).collect::<Vec<_>>())
         .prop_filter("no subnet", |subnets: &Vec<IpNet>| !subnets.is_empty())
@@ -143,7 +143,7 @@ proptest! {
     }
 
     #[test]
-    fn no_key_is_read_that_would_be_written_otherwise(text in "[0-9a-f.:&-]{0,24}") {
+    fn key_has_one_spelling(text in "[0-9a-f.:&-]{0,24}") {
         let keys = Keys::new("/p");
         for key in [format!("/p/subnets/{text}"), format!("/p/overlay/subnets/{text}")] {
             if let Key::Lease(subnets) = keys.read(&key) {

@@ -1,4 +1,4 @@
-//! Whose a key is, for each thing that can be found in it.
+//! Whose key it is, for everything that can be found in it.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use super::*;
 use crate::route::{Abilities, Public};
 use crate::store::flannel::{Identity, Keys};
 
-fn node() -> Node {
-    Node {
+fn node() -> NodeIdentity {
+    NodeIdentity {
         keys: Keys::new("/p"),
         identity: Identity { id: "id-alpha".into(), name: "alpha".into(), abilities: Abilities::OURS },
         public: Public { v4: Some([192, 0, 2, 1].into()), v6: None },
@@ -15,8 +15,8 @@ fn node() -> Node {
     }
 }
 
-fn own(node: &Node) -> Own {
-    Own {
+fn own(node: &NodeIdentity) -> OwnLease {
+    OwnLease {
         key: "/p/subnets/10.1.2.0-24".into(),
         subnets: vec!["10.1.2.0/24".parse().expect("net")],
         value: node.value(),
@@ -41,16 +41,20 @@ fn hopsack(id: &str, address: &str) -> String {
 }
 
 #[test]
-fn our_key_is_ours_whoever_wrote_the_same() {
+fn key_with_our_value_is_ours() {
     assert_eq!(judge(&node(), &own(&node()), None), Verdict::Gone);
     assert_eq!(found(&node().value(), 7), Verdict::Ours);
-    assert_eq!(found(&node().value(), 99), Verdict::Ours, "our answer was lost, or an operator put it again");
+    assert_eq!(
+        found(&node().value(), 99),
+        Verdict::Ours,
+        "the answer to our write was lost, or an operator wrote it again"
+    );
     let before = hopsack("id-alpha", "192.0.2.77");
-    assert_eq!(found(&before, 7), Verdict::Rewrite(None), "our own, from before our address changed");
+    assert_eq!(found(&before, 7), Verdict::Rewrite(None), "we wrote it before our address changed");
 }
 
 #[test]
-fn another_node_is_named_and_never_written_over() {
+fn key_of_another_node_is_stolen() {
     for (value, theirs) in [
         (hopsack("id-beta", "192.0.2.2"), "n-id-beta (node id id-beta) at 192.0.2.2"),
         (hopsack("id-beta", "192.0.2.1"), "n-id-beta (node id id-beta) at 192.0.2.1"),
@@ -58,6 +62,8 @@ fn another_node_is_named_and_never_written_over() {
         (hopsack("id-alpha", "192.0.2.2"), "n-id-alpha (node id id-alpha) at 192.0.2.2"),
     ] {
         let Verdict::Stolen(lost) = found(&value, 9) else { panic!("{value}") };
+        let is_copy = theirs.contains("id-alpha");
+        assert_eq!(lost.cause == LostCause::StateCopied, is_copy, "{lost:?}");
         assert_eq!(
             (lost.ours.as_str(), lost.theirs.as_str()),
             ("alpha (node id id-alpha) at 192.0.2.1", theirs)
@@ -68,7 +74,7 @@ fn another_node_is_named_and_never_written_over() {
 }
 
 #[test]
-fn who_cannot_be_another_host_is_written_over_and_told() {
+fn key_that_no_other_host_can_have_is_rewritten() {
     for (value, code) in [
         (r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#.to_owned(), NoticeCode::WrittenByFlanneld),
         (hopsack("id-alpha", "192.0.2.1"), NoticeCode::WrittenByTwin),

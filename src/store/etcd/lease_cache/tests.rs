@@ -1,11 +1,14 @@
-//! Histories as etcd would tell them, told badly.
+//! Histories of etcd, delivered out of order, twice, or as lists.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::route::{Public, Rib};
+use crate::route::{Networks, Public, Rib};
+use crate::store::etcd::record::{Reading, read};
+use crate::store::flannel::Keys;
+use crate::store::watch::{Kv, Listing, PutResult};
 
 fn keys() -> Keys {
     Keys::new("/p")
@@ -23,46 +26,66 @@ fn listing(kvs: &[Kv], revision: i64) -> Listing {
     Listing { revision, kvs: kvs.to_vec() }
 }
 
+fn cache() -> LeaseCache {
+    LeaseCache::new(LeaseDecoder::new(&keys(), networks()))
+}
+
+/// Events of a written key, and whether an invalid key is news.
+fn put(cache: &mut LeaseCache, kv: &Kv) -> (Vec<Event>, bool) {
+    match cache.put(kv) {
+        PutResult::Known | PutResult::Other => (Vec::new(), false),
+        PutResult::Object(record) => (vec![event(cache, Changed::Put(record))], false),
+        PutResult::Invalid { removed, news } => {
+            (removed.into_iter().map(|changed| event(cache, changed)).collect(), news.is_some())
+        }
+    }
+}
+
+fn delete(cache: &mut LeaseCache, key: &str, revision: i64) -> Vec<Event> {
+    let changed = cache.delete(key, revision);
+    changed.into_iter().map(|changed| event(cache, changed)).collect()
+}
+
 #[test]
-fn a_bad_key_costs_itself_and_is_named_once() {
-    let mut map = Map::new(&keys(), networks());
-    let good = kv("/p/subnets/10.1.2.0-24", r#"{"PublicIP":"192.0.2.2","PublicIPv6":null}"#, 3);
-    let bad = [
+fn invalid_key_is_ignored_and_reported_once() {
+    let mut cache = cache();
+    let valid = kv("/p/subnets/10.1.2.0-24", r#"{"PublicIP":"192.0.2.2","PublicIPv6":null}"#, 3);
+    let invalid = [
         kv("/p/subnets/nonsense", "{}", 4),
         kv("/p/subnets/10.1.3.0-24", "not json", 5),
         kv("/p/subnets/10.9.3.0-24", r#"{"PublicIP":"192.0.2.2"}"#, 6),
         kv("/p/subnets/10.0.0.0-8", r#"{"PublicIP":"192.0.2.2"}"#, 6),
     ];
-    let all: Vec<Kv> = bad.iter().chain([&good]).cloned().collect();
-    assert_eq!(map.list(&listing(&all, 6)).len(), 4);
-    assert_eq!(map.list(&listing(&all, 7)), [], "the same again is no news");
-    assert_eq!((map.len(), map.bad().len()), (1, 4));
+    let all: Vec<Kv> = invalid.iter().chain([&valid]).cloned().collect();
+    assert_eq!(cache.replace(&listing(&all, 6)).len(), 4);
+    assert_eq!(cache.replace(&listing(&all, 7)), [], "the same list again is no news");
+    assert_eq!((cache.len(), cache.invalid().len()), (1, 4));
 
-    let (event, reason) = map.put(&kv(&good.key, "garbage", 8));
-    assert!(matches!(event, Some(Event::Delete { revision: 8, .. })) && reason.is_some());
-    let (event, reason) = map.put(&Kv { mod_revision: 9, ..good });
-    assert!(matches!(event, Some(Event::Put(_))) && reason.is_none());
-    assert_eq!(map.bad().len(), 4);
-    assert_eq!(map.delete("/p/subnets/nonsense", 10), None);
-    assert_eq!(map.bad().len(), 3);
+    let (events, is_news) = put(&mut cache, &kv(&valid.key, "garbage", 8));
+    assert!(matches!(events[..], [Event::Delete { revision: 8, .. }]) && is_news);
+    let (events, is_news) = put(&mut cache, &Kv { mod_revision: 9, ..valid });
+    assert!(matches!(events[..], [Event::Put(_)]) && !is_news);
+    assert_eq!(cache.invalid().len(), 4);
+    assert_eq!(delete(&mut cache, "/p/subnets/nonsense", 10), []);
+    assert_eq!(cache.invalid().len(), 3);
 }
 
 #[test]
-fn a_store_that_lost_its_history_is_followed() {
-    let (mut map, mut rib) = (Map::new(&keys(), networks()), Rib::default());
+fn revisions_never_decrease_after_a_restore() {
+    let (mut cache, mut rib) = (cache(), Rib::default());
     let value = r#"{"PublicIP":"192.0.2.2"}"#;
-    map.list(&listing(&[kv("/p/subnets/10.1.2.0-24", value, 900)], 1000));
-    rib.apply(map.snapshot());
-    map.list(&listing(&[kv("/p/subnets/10.1.7.0-24", value, 5)], 7));
-    assert!(rib.apply(map.snapshot()), "a lower revision, and yet news");
-    let (event, _) = map.put(&kv("/p/subnets/10.1.8.0-24", value, 8));
-    assert!(rib.apply(Change::Delta(event.into_iter().collect())));
+    cache.replace(&listing(&[kv("/p/subnets/10.1.2.0-24", value, 900)], 1000));
+    rib.apply(snapshot(&cache));
+    cache.replace(&listing(&[kv("/p/subnets/10.1.7.0-24", value, 5)], 7));
+    assert!(rib.apply(snapshot(&cache)), "a lower revision is news all the same");
+    let (events, _) = put(&mut cache, &kv("/p/subnets/10.1.8.0-24", value, 8));
+    assert!(rib.apply(Change::Delta(events)));
     let subnets: Vec<String> = rib.leases().map(|lease| lease.subnets[0].to_string()).collect();
     assert_eq!(subnets, ["10.1.7.0/24", "10.1.8.0/24"]);
-    assert_eq!(map.revision(), 7, "what etcd would say");
+    assert_eq!(cache.revision(), 7, "etcd's own revision");
 }
 
-/// What a key may be written to, or `None`: deleted.
+/// A value that a key may be given; `None` deletes it.
 fn values() -> impl Strategy<Value = Option<String>> {
     prop_oneof![
         1 => Just(None),
@@ -71,12 +94,12 @@ fn values() -> impl Strategy<Value = Option<String>> {
     ]
 }
 
-/// How a stretch of history reaches us.
+/// How a part of the history is delivered.
 #[derive(Debug, Clone)]
 enum Delivery {
-    /// The watch tells it, beginning this many revisions before where we are.
+    /// By the watch, which begins this many revisions before our position.
     Watch(usize),
-    /// It was compacted: a list.
+    /// By a list, because it was compacted.
     List,
 }
 
@@ -104,16 +127,16 @@ proptest! {
             }
             listing(&state.into_values().collect::<Vec<_>>(), i64::try_from(upto).expect("small"))
         };
-        let mut map = Map::new(&keys(), networks());
+        let mut map = cache();
         let (mut rib, mut late) = (Rib::default(), Rib::default());
-        map.list(&state(0));
-        let (mut at, mut sent) = (0, vec![map.snapshot()]);
+        map.replace(&state(0));
+        let (mut at, mut sent) = (0, vec![snapshot(&map)]);
         for (count, delivery) in deliveries.into_iter().chain([(60, Delivery::Watch(2))]) {
             let to = (at + count).min(writes.len());
             match delivery {
                 Delivery::List => {
-                    map.list(&state(to));
-                    sent.push(map.snapshot());
+                    map.replace(&state(to));
+                    sent.push(snapshot(&map));
                 }
                 Delivery::Watch(back) => {
                     let mut events = Vec::new();
@@ -121,8 +144,8 @@ proptest! {
                     for (index, (n, value)) in writes.iter().enumerate().take(to).skip(from) {
                         let revision = i64::try_from(index).expect("small") + 1;
                         events.extend(match value {
-                            Some(value) => map.put(&kv(&key(*n), value, revision)).0,
-                            None => map.delete(&key(*n), revision),
+                            Some(value) => put(&mut map, &kv(&key(*n), value, revision)).0,
+                            None => delete(&mut map, &key(*n), revision),
                         });
                         if index >= at {
                             map.reached(revision);
@@ -133,18 +156,18 @@ proptest! {
             }
             at = to;
         }
-        let mut fresh = Map::new(&keys(), networks());
-        fresh.list(&state(writes.len()));
+        let mut fresh = cache();
+        fresh.replace(&state(writes.len()));
         prop_assert_eq!(map.differences(&fresh), Vec::<&str>::new());
-        prop_assert_eq!(map.bad(), fresh.bad());
+        prop_assert_eq!(map.invalid(), fresh.invalid());
         let mut wanted = Rib::default();
-        wanted.apply(fresh.snapshot());
+        wanted.apply(snapshot(&fresh));
 
         for change in &sent {
             rib.apply(change.clone());
         }
         prop_assert!(rib.leases().eq(wanted.leases()));
-        // The same in any order, and some of it twice.
+        // The same changes in any order, and some of them twice.
         let mut shuffled: Vec<(u16, Change)> = order.iter().copied().zip(sent.iter().chain(&sent).cloned()).collect();
         shuffled.sort_by_key(|(order, _)| *order);
         if shuffled.len() >= sent.len() {
@@ -157,7 +180,7 @@ proptest! {
 }
 
 #[test]
-fn leases_claim_addresses_of_either_family() {
+fn lease_claims_addresses_of_either_family() {
     let six = kv("/p/subnets/10.1.2.0-24", r#"{"PublicIP":"192.0.2.2","PublicIPv6":"2001:db8::2"}"#, 1);
     let Reading::Lease(record) = read(&keys(), None, &six) else { panic!("a lease") };
     let public = |v4: Option<[u8; 4]>, v6: Option<&str>| Public {
