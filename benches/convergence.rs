@@ -16,8 +16,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, Txn, TxnOp};
+use hopsack::forward::Table;
 use hopsack::lab::{Lab, Options, Store, exec};
-use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Policy, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Policy, Public, Rib};
 use hopsack::sys::netns::in_netns;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -72,7 +73,7 @@ fn compile(most: u32) {
         let mut times: Vec<Duration> = (0..300)
             .map(|generation| {
                 let start = Instant::now();
-                drop(std::hint::black_box(Fib::compile(generation, &rib, &networks, &local)));
+                drop(std::hint::black_box(Table::compile(generation, &rib, &networks, &local)));
                 start.elapsed()
             })
             .collect();

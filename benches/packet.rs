@@ -1,8 +1,9 @@
-//! What the pure core costs: nanoseconds and allocations for one operation, without a kernel. No root needed.
+//! Measures the pure modules: nanoseconds and allocations per operation, without the kernel. It
+//! does not need root.
 //!
-//! Throughput is counted in bytes of IP packets (checksum, split, coalesce) or in packets (all others). All
-//! inputs are hot in the cache, which they are not behind a kernel: these are floors, to compare with each
-//! other.
+//! Throughput counts bytes of IP packets (checksum, split, coalesce) or packets (all others). All
+//! inputs are in the cache, which they are not behind a real kernel. So the results are lower
+//! bounds, which can be compared with each other.
 
 #[path = "../tests/support/counting.rs"]
 mod counting;
@@ -19,7 +20,7 @@ use criterion::{
 use etherparse::PacketBuilder;
 
 use hopsack::forward::{
-    self, Arrival, Counters, EgressState, Exit, Frame, IngressState, Reservation, ToNet, ToTun, Train,
+    self, Arrival, Counters, EgressState, Exit, Frame, IngressState, Reservation, Table, ToNet, ToTun, Train,
     TrainMeta, VerifySource,
 };
 use hopsack::packet::checksum::{Sum, checksum};
@@ -27,37 +28,37 @@ use hopsack::packet::coalesce::{Coalescer, RUNS};
 use hopsack::packet::ecn::Ecn;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::{IpPacket, VnetHeader, bundle, protocol};
-use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Policy, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Policy, Public, Rib};
 use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
 use hopsack::time::Nanos;
 
 /// The inner MTU of an underlay of 1500 bytes.
 const MTU: usize = 1472;
-/// Bytes of IPv4 and TCP header with timestamps.
+/// Bytes of an IPv4 header and a TCP header with timestamps.
 const TCP_HEADERS: usize = 52;
 const OURS: [u8; 4] = [10, 0, 0, 2];
 const THEIRS: [u8; 4] = [10, 0, 1, 2];
 const LEASES: u32 = 10_000;
 
-criterion_group!(benches, checksums, parse, lookup, splits, coalesces, bundling, seals, straight_lines);
+criterion_group!(benches, checksums, parse, lookup, splits, coalesces, bundling, seals, forwarding);
 criterion_main!(benches);
 
-/// Operations of which the allocations are counted, behind one that warms up.
+/// Number of operations whose allocations are counted, after one that warms up.
 const COUNTED: u64 = 100;
 
-/// Measures an operation, and counts what it allocates.
+/// Measures an operation, and counts its allocations.
 fn measure<O>(group: &mut BenchmarkGroup<'_, WallTime>, name: BenchmarkId, mut operation: impl FnMut() -> O) {
     measure_with(group, name, || (), |()| operation());
 }
 
-/// The same with an input of its own each time, which does not count.
+/// Measures an operation that needs a new input each time. Making the input is not measured.
 fn measure_with<I, O>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: BenchmarkId,
     input: impl Fn() -> I,
     mut operation: impl FnMut(&mut I) -> O,
 ) {
-    // A name that is filtered out is not measured.
+    // A benchmark that the filter excludes is not counted either.
     let counted = Cell::new(None);
     group.bench_function(name, |b| {
         if counted.get().is_none() {
@@ -114,13 +115,14 @@ fn parse(c: &mut Criterion) {
 }
 
 fn lookup(c: &mut Criterion) {
-    let fib = fib();
-    // A stride that visits subnets all over the table, so that neither cache nor predictor knows the next.
+    let table = table();
+    // The stride visits subnets all over the table, so that neither the cache nor the branch
+    // predictor can guess the next.
     let addresses: Vec<IpAddr> = (0..LEASES).map(|n| subnet_of(n * 7919 % LEASES, 9).into()).collect();
     let mut group = c.benchmark_group("fib");
     group.throughput(Throughput::Elements(u64::from(LEASES)));
     measure(&mut group, BenchmarkId::new("lookup", LEASES), || {
-        addresses.iter().filter(|dst| fib.lookup(**dst).is_some()).count()
+        addresses.iter().filter(|dst| table.lookup(**dst).is_some()).count()
     });
     group.finish();
 }
@@ -128,7 +130,7 @@ fn lookup(c: &mut Criterion) {
 fn splits(c: &mut Criterion) {
     let mut group = c.benchmark_group("split");
     let mut out = vec![0; SPLIT_BUFFER];
-    // 64 KiB as a pod without `gso_max_size` sends it.
+    // 64 KiB, as a pod without `gso_max_size` sends them.
     let payload = 65_535 - TCP_HEADERS;
     let (vnet, bytes) = super_packet(payload);
     group.throughput(Throughput::Bytes(bytes.len() as u64));
@@ -150,7 +152,8 @@ fn coalesces(c: &mut Criterion) {
     let mut group = c.benchmark_group("coalesce");
     let (vnet, bytes) = super_packet(44 * (MTU - TCP_HEADERS));
     let mut out = vec![0; SPLIT_BUFFER];
-    let train = split(&vnet, IpPacket::parse(&bytes).expect("well formed"), &mut out).expect("may be cut");
+    let train =
+        split(&vnet, IpPacket::parse(&bytes).expect("well formed"), &mut out).expect("it can be split");
     let bulk: Vec<Vec<u8>> = train.datagrams().map(<[u8]>::to_vec).collect();
     let small =
         |flows: u8| -> Vec<Vec<u8>> { (0..64).map(|n| udp([10, 0, 1, n % flows], OURS, 64)).collect() };
@@ -172,7 +175,7 @@ fn coalesces(c: &mut Criterion) {
     group.finish();
 }
 
-/// Packets a train, as a super packet makes.
+/// Packets in a train, as a super packet makes them.
 const TRAIN: usize = 44;
 
 fn seals(c: &mut Criterion) {
@@ -197,7 +200,7 @@ fn seals(c: &mut Criterion) {
             measure_with(&mut group, name("open"), sealed, |train: &mut Vec<u8>| {
                 for datagram in train.chunks(stride) {
                     let opened = there.keys().open(black_box(datagram), &mut out, Nanos(0));
-                    black_box(opened).expect("whole and new");
+                    black_box(opened).expect("the datagram is authentic and new");
                 }
             });
         }
@@ -226,7 +229,7 @@ fn bundling(c: &mut Criterion) {
             filled = bundle::append(&mut out[at..][..stride], filled, packet).unwrap_or_else(|| {
                 bundle::pad(&mut out[at..][..stride], filled);
                 at += stride;
-                bundle::append(&mut out[at..][..stride], 0, packet).expect("it fits alone")
+                bundle::append(&mut out[at..][..stride], 0, packet).expect("it fits into an empty bundle")
             });
         }
         at + filled
@@ -239,63 +242,64 @@ fn bundling(c: &mut Criterion) {
     group.finish();
 }
 
-/// So many of a packet in bundles as long as the MTU, all but the last padded; and the length of one.
+/// Bundles `count` copies of a packet. All bundles but the last are padded to the MTU. Returns the
+/// bytes, and the length of one bundle.
 fn bundles(packet: &[u8], count: usize) -> (Vec<u8>, usize) {
     let (mut bytes, mut at, mut filled) = (vec![0; count * MTU], 0, 0);
     for _ in 0..count {
         filled = bundle::append(&mut bytes[at..at + MTU], filled, packet).unwrap_or_else(|| {
             bundle::pad(&mut bytes[at..at + MTU], filled);
             at += MTU;
-            bundle::append(&mut bytes[at..at + MTU], 0, packet).expect("it fits alone")
+            bundle::append(&mut bytes[at..at + MTU], 0, packet).expect("it fits into an empty bundle")
         });
     }
     bytes.truncate(at + filled);
     (bytes, MTU)
 }
 
-fn straight_lines(c: &mut Criterion) {
-    let (fib, counters) = (fib(), Counters::default());
+fn forwarding(c: &mut Criterion) {
+    let (table, counters) = (table(), Counters::default());
     let mut sink = Sink;
     let mut group = c.benchmark_group("forward");
     let out = udp(OURS, THEIRS, 64);
-    let (mut forwarder, mut net) = (EgressState::new(Nanos(0)), Net(vec![0; SPLIT_BUFFER]));
+    let (mut state, mut net) = (EgressState::new(Nanos(0)), Net(vec![0; SPLIT_BUFFER]));
     group.throughput(Throughput::Elements(1));
     measure(&mut group, named("egress"), || {
         let frame = Frame::Bare(black_box(&out));
-        forward::egress(&fib, frame, Nanos(0), &mut forwarder, &counters, &mut net, &mut sink);
+        forward::egress(&table, frame, Nanos(0), &mut state, &counters, &mut net, &mut sink);
     });
     let packet = udp(THEIRS, OURS, 64);
     let train: Vec<u8> = packet.iter().copied().cycle().take(44 * packet.len()).collect();
     let train = Train { bytes: &train, stride: packet.len() };
-    let (verify, mut gate) = (VerifySource::Subnet, IngressState::default());
+    let (verify, mut ingress_state) = (VerifySource::Subnet, IngressState::default());
     let arrival = |ecn, train| Arrival { from: public_of(1).into(), ecn, train };
     group.throughput(Throughput::Elements(train.count()));
     measure(&mut group, named("ingress, a train of 44"), || {
         let arrival = arrival(Ecn::NotEct, black_box(train));
-        forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut sink);
+        forward::ingress(&table, arrival, verify, &mut ingress_state, &counters, &mut sink);
     });
-    // Packets that can be marked, marked on the way.
-    let able: Vec<u8> = {
+    // ECN-capable packets that a router has marked.
+    let ecn_capable: Vec<u8> = {
         let mut packet = packet.clone();
         packet[1] = Ecn::Ect0 as u8;
         packet.iter().copied().cycle().take(44 * packet.len()).collect()
     };
-    let able = Train { bytes: &able, stride: packet.len() };
+    let ecn_capable = Train { bytes: &ecn_capable, stride: packet.len() };
     measure(&mut group, named("ingress, a train of 44, marked"), || {
-        let arrival = arrival(Ecn::Ce, black_box(able));
-        forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut sink);
+        let arrival = arrival(Ecn::Ce, black_box(ecn_capable));
+        forward::ingress(&table, arrival, verify, &mut ingress_state, &counters, &mut sink);
     });
-    // The same 44 in three bundles.
+    // The same 44 packets in three bundles.
     let (bundles, stride) = bundles(&packet, 44);
     let bundles = Train { bytes: &bundles, stride };
     measure(&mut group, named("ingress, 44 in bundles"), || {
         let arrival = arrival(Ecn::NotEct, black_box(bundles));
-        forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut sink);
+        forward::ingress(&table, arrival, verify, &mut ingress_state, &counters, &mut sink);
     });
     let mut merging = Merging(Coalescer::new(RUNS));
     measure(&mut group, named("ingress, a train of 44, coalesced"), || {
         let arrival = arrival(Ecn::NotEct, black_box(train));
-        forward::ingress(&fib, arrival, verify, &mut gate, &counters, &mut merging);
+        forward::ingress(&table, arrival, verify, &mut ingress_state, &counters, &mut merging);
         let written: usize = merging.0.finish().map(|run| black_box(run.bytes).len()).sum();
         merging.0.clear();
         written
@@ -303,10 +307,10 @@ fn straight_lines(c: &mut Criterion) {
     group.finish();
 }
 
-/// Takes everything and does nothing.
+/// An overlay device that discards all packets.
 struct Sink;
 
-/// Room, and no network.
+/// A network that discards all datagrams.
 struct Net(Vec<u8>);
 
 /// Room for one train in a [`Net`].
@@ -341,7 +345,7 @@ impl ToTun for Sink {
     }
 }
 
-/// Merges what it is given.
+/// An overlay device that merges the packets that it gets.
 struct Merging(Coalescer);
 
 impl ToTun for Merging {
@@ -368,7 +372,7 @@ fn udp_v6(payload: usize) -> Vec<u8> {
     out
 }
 
-/// A TCP super packet with timestamps, as a TUN read brings it.
+/// A TCP super packet with timestamps, as a TUN read delivers it.
 fn super_packet(payload: usize) -> (VnetHeader, Vec<u8>) {
     let mut bytes = Vec::new();
     let payload: Vec<u8> = (0..payload).map(|n| n.to_le_bytes()[0]).collect();
@@ -404,8 +408,8 @@ fn public_of(n: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 0).to_bits() + n)
 }
 
-/// [`LEASES`] hosts, of which we are the first.
-fn fib() -> Fib {
+/// A table of [`LEASES`] hosts, of which host 0 is our own.
+fn table() -> Table {
     let lease = |n: u32| Lease {
         name: format!("h{n}"),
         subnets: vec![format!("{}/24", subnet_of(n, 0)).parse().expect("a prefix")],
@@ -425,5 +429,5 @@ fn fib() -> Fib {
         policy: Policy::default(),
     };
     let networks = Networks { v4: Some(("10.0.0.0/8".parse().expect("a prefix"), 24)), v6: None };
-    Fib::compile(1, &rib, &networks, &local)
+    Table::compile(1, &rib, &networks, &local)
 }

@@ -1,6 +1,6 @@
 //! Backends: how the map of subnets is put into effect.
 //!
-//! The userspace backend compiles the RIB into a [`Fib`] and hands it to the engine; the packets then take our own data
+//! The userspace backend compiles the RIB into a [`Table`] and hands it to the engine; the packets then take our own data
 //! path. It decides nothing about leases and touches no kernel route: the one route to the overlay device stays.
 //!
 //! Invariant: after [`Userspace::apply`] returns, the next packet of every worker meets the new map.
@@ -15,7 +15,8 @@ use std::time::Instant;
 pub use observe::FibPart;
 
 use crate::engine::View;
-use crate::route::{Fib, Local, Networks, Rib, Sessions, Unreachable};
+use crate::forward::{Sessions, Table};
+use crate::route::{Local, Networks, Rib, Unreachable};
 
 /// Our own data path as backend.
 #[derive(Debug)]
@@ -54,9 +55,9 @@ impl Userspace {
     /// Compiles and publishes. Returns when it was in force; logs the leases that are newly out of reach.
     pub fn apply(&mut self, rib: &Rib) -> Instant {
         let before = self.view.fib();
-        let mut fib = Fib::compile(before.generation() + 1, rib, &self.networks, &self.local);
+        let mut fib = Table::compile(before.generation() + 1, rib, &self.networks, &self.local);
         fib.equip(&mut self.sessions);
-        fib.narrow(&self.paths);
+        fib.limit_mtus(&self.paths);
         let (lost, peers) = (fib.unreachable().to_vec(), fib.peers().len());
         self.view.publish(fib);
         let published = Instant::now();

@@ -1,6 +1,6 @@
 //! Engines: threads that move packets between the overlay device and the underlay socket.
 //!
-//! An [`Engine`] owns its workers, publishes the [`Fib`] to them, counts for them and stops them. There are three, with the
+//! An [`Engine`] owns its workers, publishes the [`Table`] to them, counts for them and stops them. There are three, with the
 //! same [`crate::forward`] in them: `simple`, the reference, one packet a system call; `batch`, offloads and many messages
 //! a call; `uring`, the same through one ring a worker.
 //!
@@ -44,8 +44,7 @@ pub use observe::EnginePart;
 pub(crate) use observe::SOCKET_QUEUE_FULL;
 pub use slow_path::{SlowPathPackets, SlowPathQueue, SlowPathWriter};
 
-use crate::forward::{Counters, VerifySource};
-use crate::route::Fib;
+use crate::forward::{Counters, Table, VerifySource};
 use crate::sys::ring::Ring;
 use crate::sys::tun::{Offload, Queue, SimpleTun};
 use crate::sys::{Event, udp};
@@ -216,7 +215,7 @@ impl std::fmt::Debug for Failed {
 #[derive(Debug, Clone)]
 pub struct View {
     name: &'static str,
-    fib: Arc<ArcSwap<Fib>>,
+    fib: Arc<ArcSwap<Table>>,
     accounts: Vec<Arc<Account>>,
     receiving: Arc<Receiving>,
     workers: usize,
@@ -274,7 +273,7 @@ impl Engine {
     pub fn start(
         io: Io,
         rules: Rules,
-        fib: Fib,
+        fib: Table,
         failed: impl Fn(WorkerError) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let sockets = ArcSwap::from_pointee(io.receiving()?);
@@ -390,13 +389,13 @@ impl View {
     }
 
     /// Makes `fib` what the next packet meets.
-    pub fn publish(&self, fib: Fib) {
+    pub fn publish(&self, fib: Table) {
         self.fib.store(Arc::new(fib));
     }
 
     /// The table in force.
     #[must_use]
-    pub fn fib(&self) -> Arc<Fib> {
+    pub fn fib(&self) -> Arc<Table> {
         self.fib.load_full()
     }
 

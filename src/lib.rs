@@ -21,14 +21,14 @@
 //! to make the right snapshot.
 //!
 //! # The life of a packet
-//! Out: an engine reads the TUN and calls [`forward::egress`], which parses ([`packet`]), looks up ([`route::Fib`]) and
+//! Out: an engine reads the TUN and calls [`forward::egress`], which parses ([`packet`]), looks up ([`forward::Table`]) and
 //! pushes to a peer, or drops for a counted reason and, where the RFCs ask for it, answers by ICMP. In: the engine receives
 //! and calls [`forward::ingress`], which knows the sender by its outer address, checks that the inner source is his, and
 //! pushes to the TUN.
 //!
 //! # The life of a route
 //! A [`store`] tells the [`node`] what changed; the node folds it into the [`route::Rib`] and gives that to the [`backend`],
-//! which compiles a [`route::Fib`] and publishes it to the engine. The store away is no event for packets.
+//! which compiles a [`forward::Table`] and publishes it to the engine. The store away is no event for packets.
 //!
 //! # Modules, in reading order
 //! Each uses only what stands above it in this list (`tests/layers.rs`).

@@ -38,10 +38,11 @@ use crate::backend::{FibPart, Userspace};
 use crate::config::{Config, ConfigError, Sources};
 use crate::control::{ControlError, Server};
 use crate::engine::{Engine, EnginePart, Rules, WorkerError};
+use crate::forward::Table;
 use crate::netlink::{Monitor, Netlink, NetlinkError};
 use crate::observe::Registry;
 use crate::quic::QuicPart;
-use crate::route::{Change, Fib, Local, Networks, Rib};
+use crate::route::{Change, Local, Networks, Rib};
 use crate::store::{Lost, Store, StoreError, StorePart, Update};
 use crate::sys::Capabilities;
 use observe::{HostPart, Reports};
@@ -176,7 +177,7 @@ impl Node {
         let offload = tun.offload();
         let io = tun.between(&mut choice, sockets);
         let engine_reason = choice.reason(offload);
-        let engine = Engine::start(io, rules, Fib::default(), move |error| {
+        let engine = Engine::start(io, rules, Table::default(), move |error| {
             // The receiver is gone only when the node has stopped already.
             let _ = failure.send(error);
         });

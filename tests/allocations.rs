@@ -1,5 +1,6 @@
-//! The data path does not allocate: a counting allocator around 100,000 packets each way. Alone in its binary, because the
-//! allocator counts for the whole process.
+//! Shows that the data path does not allocate, with a counting allocator around 100,000 packets in
+//! each direction. This test is alone in its binary, because the allocator counts for the whole
+//! process.
 
 #[path = "support/counting.rs"]
 mod counting;
@@ -7,16 +8,15 @@ mod counting;
 use counting::allocations;
 use etherparse::PacketBuilder;
 use hopsack::forward::{
-    Arrival, Counters, EgressState, Exit, Frame, IngressState, Reservation, ToNet, ToTun, Train, TrainMeta,
-    VerifySource, egress, ingress,
+    Arrival, Counters, EgressState, Exit, Frame, IngressState, Reservation, Sessions, Table, ToNet, ToTun,
+    Train, TrainMeta, VerifySource, egress, ingress,
 };
 use hopsack::packet::coalesce::{Coalescer, RUNS};
 use hopsack::packet::ecn::Ecn;
 use hopsack::packet::split::SPLIT_BUFFER;
 use hopsack::packet::{IpPacket, VnetHeader, bundle};
 use hopsack::route::{
-    Abilities, Announced, Change, Dialect, Fib, Fingerprint, Lease, Local, Mode, Networks, Policy, Public,
-    Rib, Sessions,
+    Abilities, Announced, Change, Dialect, Fingerprint, Lease, Local, Mode, Networks, Policy, Public, Rib,
 };
 use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
 use hopsack::time::Nanos;
@@ -48,7 +48,7 @@ impl Reservation for Room<'_> {
     }
 }
 
-/// Merges what comes, and counts what goes.
+/// Merges the packets that it gets, and counts packets and writes.
 struct Tun {
     coalescer: Coalescer,
     packets: u64,
@@ -57,7 +57,7 @@ struct Tun {
 
 impl ToTun for Tun {
     fn push(&mut self, packet: IpPacket<'_>) {
-        self.coalescer.push(packet).expect("flushed in time");
+        self.coalescer.push(packet).expect("there is room after each flush");
     }
     fn reply(&mut self, _error: &[u8]) {
         self.writes += 1;
@@ -75,8 +75,8 @@ impl Tun {
 }
 
 #[test]
-fn a_hundred_thousand_packets_allocate_nothing() {
-    /// The host whose packets are sealed.
+fn the_data_path_does_not_allocate() {
+    /// Number of the host whose packets are sealed.
     const SEALED: u8 = 79;
     let announced = Announced { mode: Mode::Sealed, port: 8286, fingerprint: Fingerprint([0; 32]) };
     let lease = |n: u8| Lease {
@@ -99,10 +99,10 @@ fn a_hundred_thousand_packets_allocate_nothing() {
         policy: Policy { mode: Mode::Sealed, require: false },
     };
     let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)), v6: None };
-    let mut fib = Fib::compile(1, &rib, &networks, &local);
-    fib.equip(&mut Sessions::default());
+    let mut table = Table::compile(1, &rib, &networks, &local);
+    table.equip(&mut Sessions::default());
 
-    let here = fib.peer_by_address([192, 0, 2, SEALED].into()).and_then(|peer| peer.session.clone());
+    let here = table.peer_by_address([192, 0, 2, SEALED].into()).and_then(|peer| peer.session.clone());
     let (here, there) = (here.expect("sealed"), Session::default());
     for (session, role) in [(&*here, Role::Initiator), (&there, Role::Responder)] {
         let agreement = Agreement { suite: Suite::Aes256Gcm, epoch: 1, role, ours: 1, theirs: 1 };
@@ -117,10 +117,10 @@ fn a_hundred_thousand_packets_allocate_nothing() {
     };
     let (out, lost) = (udp([10, 1, 1, 2], [10, 1, 77, 9]), udp([10, 1, 1, 2], [10, 1, 250, 9]));
     let (back, spoofed) = (udp([10, 1, 77, 9], [10, 1, 1, 2]), udp([10, 1, 78, 9], [10, 1, 1, 2]));
-    let (counters, mut forwarder) = (Counters::default(), EgressState::new(Nanos(0)));
+    let (counters, mut egress_state) = (Counters::default(), EgressState::new(Nanos(0)));
     let mut net = Net { room: vec![0; SPLIT_BUFFER], packets: 0 };
     let mut tun = Tun { coalescer: Coalescer::new(RUNS), packets: 0, writes: 0 };
-    // A super packet of 44 segments, and what the peer's would be: a train of 44.
+    // A super packet of 44 segments, and a train of 44 packets from the peer.
     let vnet = VnetHeader {
         flags: VnetHeader::NEEDS_CSUM,
         gso_type: VnetHeader::GSO_UDP_L4,
@@ -134,7 +134,7 @@ fn a_hundred_thousand_packets_allocate_nothing() {
     builder.write(&mut large, &[7; 44_000]).expect("fits");
     let train = back.repeat(44);
     let train = Train { bytes: &train, stride: back.len() };
-    // And small packets in a bundle, marked on the way.
+    // Small packets in a bundle, which a router has marked on the way.
     let (mut bundled, mut filled) = (vec![0; 1472], 0);
     let mut small = Vec::new();
     let builder = PacketBuilder::ipv4([10, 1, 77, 9], [10, 1, 1, 2], 64).udp(1, 2);
@@ -144,22 +144,22 @@ fn a_hundred_thousand_packets_allocate_nothing() {
         filled = longer;
     }
     let bundled = &bundled[..filled];
-    let (verify, mut gate) = (VerifySource::Subnet, IngressState::default());
+    let (verify, mut state) = (VerifySource::Subnet, IngressState::default());
     let arrival = |train| Arrival { from: [192, 0, 2, 77].into(), ecn: Ecn::Ce, train };
     let unmarked = |train| Arrival { ecn: Ecn::NotEct, ..arrival(train) };
-    // The same, of the host whose packets are sealed.
+    // A train of 44 packets from the host whose packets are sealed.
     let secret = udp([10, 1, SEALED, 9], [10, 1, 1, 2]).repeat(44);
     let secret = Train { bytes: &secret, stride: back.len() };
     let mut datagrams = vec![0; secret.bytes.len() + 44 * OVERHEAD];
-    let mut sealed_gate = IngressState::default();
+    let mut sealed_state = IngressState::default();
     let mut sealed_turn = |now, tun: &mut Tun| {
         let _ = here.keys().seal(0, secret, &mut datagrams, now).expect("keys");
         let train = there.keys().seal(0, secret, &mut datagrams, now).expect("keys");
-        sealed_gate.at(now);
+        sealed_state.at(now);
         let arrival = Arrival { from: [192, 0, 2, SEALED].into(), ecn: Ecn::NotEct, train };
-        ingress(&fib, arrival, verify, &mut sealed_gate, &counters, tun);
+        ingress(&table, arrival, verify, &mut sealed_state, &counters, tun);
     };
-    // A thread's first look at a session takes a place in arc-swap's list.
+    // The first access of a thread to a session allocates an entry in arc-swap's list.
     sealed_turn(Nanos(0), &mut tun);
     tun.flush();
 
@@ -167,24 +167,24 @@ fn a_hundred_thousand_packets_allocate_nothing() {
     for turn in 0..50_000u64 {
         let now = Nanos(turn * 1_000_000);
         for bytes in [&out, &lost] {
-            egress(&fib, Frame::Bare(bytes), now, &mut forwarder, &counters, &mut net, &mut tun);
+            egress(&table, Frame::Bare(bytes), now, &mut egress_state, &counters, &mut net, &mut tun);
         }
         if turn % 50 == 0 {
-            egress(&fib, Frame::Virtio(&large), now, &mut forwarder, &counters, &mut net, &mut tun);
-            ingress(&fib, unmarked(train), verify, &mut gate, &counters, &mut tun);
+            egress(&table, Frame::Virtio(&large), now, &mut egress_state, &counters, &mut net, &mut tun);
+            ingress(&table, unmarked(train), verify, &mut state, &counters, &mut tun);
             let bundled = arrival(Train::single(bundled));
-            ingress(&fib, bundled, verify, &mut gate, &counters, &mut tun);
+            ingress(&table, bundled, verify, &mut state, &counters, &mut tun);
             sealed_turn(now, &mut tun);
         }
         for bytes in [&back, &spoofed] {
             let arrival = unmarked(Train::single(bytes));
-            ingress(&fib, arrival, verify, &mut gate, &counters, &mut tun);
+            ingress(&table, arrival, verify, &mut state, &counters, &mut tun);
         }
         tun.flush();
     }
     let allocated = allocations() - before;
     assert_eq!(allocated, 0);
-    assert_eq!(net.packets, 50_000 + 1000 * 44, "they did go somewhere");
+    assert_eq!(net.packets, 50_000 + 1000 * 44, "all packets were sent");
     assert_eq!(tun.packets, 50_000 + 1000 * (44 + 15) + 1001 * 44);
-    assert!((51_001..80_000).contains(&tun.writes), "with a few ICMP errors: {} writes", tun.writes);
+    assert!((51_001..80_000).contains(&tun.writes), "there are a few ICMP errors too: {} writes", tun.writes);
 }

@@ -1,5 +1,5 @@
-//! Runs the fuzz targets over their corpora, and over mutations from a fixed seed: what a fuzzer finds once, every test run
-//! finds again.
+//! Runs the fuzz targets over their corpora, and over mutations from a fixed seed. So every test
+//! run finds again what a fuzzer has found once.
 
 #[path = "fuzz/targets/mod.rs"]
 #[allow(unreachable_pub)]
@@ -9,11 +9,11 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
-/// For each target.
+/// Number of mutations for each target.
 const MUTATIONS: usize = 20_000;
 
 #[test]
-fn every_target_survives_its_corpus_and_mutations_of_it() {
+fn targets_survive_their_corpus_and_mutations() {
     for (name, target) in targets::TARGETS {
         let corpus = corpus(name);
         assert!(!corpus.is_empty(), "tests/fuzz/corpus/{name} is empty");
@@ -36,7 +36,8 @@ fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
     files.into_iter().map(|path| (path.clone(), fs::read(&path).expect("readable"))).collect()
 }
 
-/// One input with a few bytes changed, a piece cut out or doubled, or two inputs joined.
+/// Makes an input: changes a few bytes of one in the corpus, removes or repeats a part of it, or
+/// appends another.
 fn mutate(corpus: &[(PathBuf, Vec<u8>)], random: &mut Random) -> Vec<u8> {
     let mut input = corpus[random.below(corpus.len())].1.clone();
     for _ in 0..=random.below(4) {
@@ -64,7 +65,7 @@ fn mutate(corpus: &[(PathBuf, Vec<u8>)], random: &mut Random) -> Vec<u8> {
     input
 }
 
-/// xorshift64.
+/// A pseudo-random generator (xorshift64).
 struct Random(u64);
 
 impl Random {

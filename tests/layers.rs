@@ -20,8 +20,7 @@ use source::Source;
 const LAYERS: &[&[&str]] = &[
     &["time"],
     &["packet"],
-    &["seal"],
-    &["route"],
+    &["seal", "route"],
     &["forward"],
     &["service", "desired"],
     &["api"],

@@ -1,4 +1,4 @@
-//! Properties of the pure core, against slow models and arbitrary input.
+//! Property tests of the pure modules: comparison with slow models, and arbitrary input.
 
 #[path = "support/sinks.rs"]
 #[allow(unreachable_pub)]
@@ -8,13 +8,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hopsack::forward::{
-    Arrival, Counters, DropReason, EgressState, Frame, IngressState, Train, VerifySource, egress, ingress,
+    Arrival, Counters, DropReason, EgressState, Frame, Hop, IngressState, Table, Train, VerifySource, egress,
+    ingress,
 };
 use hopsack::packet::ecn::Ecn;
 use hopsack::packet::{IpPacket, bundle};
-use hopsack::route::{
-    Abilities, Change, Dialect, Event, Fib, Hop, Lease, Local, Networks, Policy, Public, Rib,
-};
+use hopsack::route::{Abilities, Change, Dialect, Event, Lease, Local, Networks, Policy, Public, Rib};
 use hopsack::time::Nanos;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
@@ -38,7 +37,8 @@ fn local() -> Local {
     }
 }
 
-/// Mostly regular subnets, some of other lengths, some elsewhere; close together, so that they overlap.
+/// Mostly regular subnets, some of other lengths, and some elsewhere. They are close together, so
+/// that they overlap.
 fn subnet() -> impl Strategy<Value = IpNet> {
     let v4 = |first: [u8; 2], third: u8, fourth: u8, len: u8| {
         IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(first[0], first[1], third, fourth), len).trunc())
@@ -82,7 +82,8 @@ fn rib_of(leases: &[Lease]) -> Rib {
     rib
 }
 
-/// The definition: of all leases that hold `dst`, the longest prefix; of equal ones the later revision; ours above all.
+/// The slow model: of all leases that contain `dst`, the longest prefix wins; of equal prefixes,
+/// the later revision wins, and our own always wins.
 fn scan(rib: &Rib, local: &Local, dst: IpAddr) -> Option<(u8, u64, String)> {
     let ours = local.subnets.iter().map(|net| (*net, u64::MAX, "local".to_owned()));
     let theirs = rib
@@ -103,22 +104,22 @@ proptest! {
         destinations in proptest::collection::vec(destination(), 1..60),
     ) {
         let (rib, local) = (rib_of(&leases), local());
-        let fib = Fib::compile(1, &rib, &networks(), &local);
+        let table = Table::compile(1, &rib, &networks(), &local);
         for dst in destinations {
-            let fast = fib.lookup(dst).map(|hop| match hop {
+            let fast = table.lookup(dst).map(|hop| match hop {
                 Hop::Local => "local".to_owned(),
                 Hop::Peer(peer) => peer.name.clone(),
             });
             let slow = scan(&rib, &local, dst);
             let (name, revision) = slow.map(|(_, revision, name)| (name, revision)).unzip();
-            // Two hosts may claim one prefix at one revision: then either may win.
+            // Two hosts may claim the same prefix at the same revision: then either may win.
             let tie = rib.leases().filter(|lease| Some(lease.revision) == revision).count() > 1;
-            prop_assert!(tie || fast == name, "{}: fib {:?}, scan {:?}", dst, fast, name);
+            prop_assert!(tie || fast == name, "{}: table {:?}, scan {:?}", dst, fast, name);
         }
     }
 
     #[test]
-    fn ingress_never_yields_what_the_peer_does_not_own(
+    fn ingress_delivers_only_what_the_peer_owns(
         leases in proptest::collection::vec(lease(), 0..30),
         from in 0u8..40,
         mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
@@ -128,23 +129,23 @@ proptest! {
     ) {
         forge(&mut bytes, shape, src, dst);
         let (rib, local) = (rib_of(&leases), local());
-        let fib = Fib::compile(1, &rib, &networks(), &local);
+        let table = Table::compile(1, &rib, &networks(), &local);
         let (counters, mut sink) = (Counters::default(), Sink::default());
         let from = IpAddr::from([192, 0, 2, from]);
-        receive(&fib, from, &bytes, &counters, &mut sink);
+        receive(&table, from, &bytes, &counters, &mut sink);
         let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.ingress.dropped(reason)).sum();
-        prop_assert_eq!(sink.packets.len() as u64 + dropped, fates(&fib, from, &bytes), "one packet, one fate");
+        prop_assert_eq!(sink.packets.len() as u64 + dropped, fates(&table, from, &bytes), "each packet has one fate");
         for packet in sink.packets {
             let inner = IpPacket::parse(&packet).expect("only whole packets pass");
-            let Some(Hop::Peer(owner)) = fib.lookup(inner.src()) else { panic!("a source that nobody owns passed") };
+            let Some(Hop::Peer(owner)) = table.lookup(inner.src()) else { panic!("a packet without an owner of its source passed") };
             prop_assert_eq!(owner.endpoint.ip(), from);
-            prop_assert_eq!(fib.lookup(inner.dst()), Some(Hop::Local));
+            prop_assert_eq!(table.lookup(inner.dst()), Some(Hop::Local));
         }
     }
 
-    /// A packet has the same fate in a bundle, wherever it stands there, as bare.
+    /// A packet has the same fate at any place in a bundle as in a datagram of its own.
     #[test]
-    fn a_bundle_is_judged_packet_by_packet(
+    fn packets_in_a_bundle_are_verified_one_by_one(
         leases in proptest::collection::vec(lease(), 0..30),
         from in 0u8..40,
         packets in proptest::collection::vec(
@@ -153,13 +154,13 @@ proptest! {
         ),
         padding in 0usize..50,
     ) {
-        let fib = Fib::compile(1, &rib_of(&leases), &networks(), &local());
+        let table = Table::compile(1, &rib_of(&leases), &networks(), &local());
         let from = IpAddr::from([192, 0, 2, from]);
         let packets: Vec<Vec<u8>> = packets
             .into_iter()
             .map(|(mut bytes, shape, src, dst)| {
                 forge(&mut bytes, shape, src, dst);
-                // A bundle in a bundle is none.
+                // A bundle must not contain a bundle.
                 bytes[0] = if bytes[0] >> 4 == bundle::NIBBLE { 0x45 } else { bytes[0] };
                 bytes
             })
@@ -167,18 +168,19 @@ proptest! {
         let (alone, bundled) = (Counters::default(), Counters::default());
         let (mut passed, mut unbundled) = (Sink::default(), Sink::default());
         for packet in &packets {
-            receive(&fib, from, packet, &alone, &mut passed);
+            receive(&table, from, packet, &alone, &mut passed);
         }
         let datagram = bundle_of(&packets, padding);
-        receive(&fib, from, &datagram, &bundled, &mut unbundled);
+        receive(&table, from, &datagram, &bundled, &mut unbundled);
         prop_assert_eq!(passed.packets, unbundled.packets);
-        // A stranger's bundle is one drop.
-        if fib.peer_by_address(from).is_none() {
+        // The bundle of an unknown sender is one drop.
+        if table.peer_by_address(from).is_none() {
             let dropped: u64 = DropReason::ALL.into_iter().map(|reason| bundled.ingress.dropped(reason)).sum();
             prop_assert_eq!(dropped, 1);
             return Ok(());
         }
-        // What is no IP packet at all is of an unknown type if it is alone, or sealed by no key that we have.
+        // Bytes that are not an IP packet are malformed in a bundle. Alone they may be of an
+        // unknown type, or sealed with an unknown key.
         let is_other = |reason: &DropReason| {
             ![DropReason::Malformed, DropReason::UnknownType, DropReason::NoKey].contains(reason)
         };
@@ -189,12 +191,12 @@ proptest! {
     }
 
     #[test]
-    fn bundles_hold_what_was_put_in(
+    fn bundles_return_their_packets(
         packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..400), 1..40),
         most in 500usize..2000,
         padded: bool,
     ) {
-        // As many datagrams as it takes.
+        // The packets fill as many datagrams as they need.
         let (mut datagrams, mut filled) = (vec![vec![0xaa; most]], 0);
         for packet in &packets {
             let last = datagrams.last_mut().expect("one");
@@ -204,7 +206,7 @@ proptest! {
             }
             if padded { bundle::pad(last, filled) } else { last.truncate(filled) }
             let mut next = vec![0xaa; most];
-            filled = bundle::append(&mut next, 0, packet).expect("it fits alone");
+            filled = bundle::append(&mut next, 0, packet).expect("it fits into an empty bundle");
             datagrams.push(next);
         }
         datagrams.last_mut().expect("one").truncate(filled);
@@ -225,7 +227,7 @@ proptest! {
         let Ok(entries) = bundle::entries(&bytes) else { return Ok(()) };
         let (mut sum, mut ended) = (bundle::HEADER, false);
         for entry in entries {
-            prop_assert!(!ended, "something follows what is malformed");
+            prop_assert!(!ended, "an entry follows a malformed one");
             ended = entry.is_err();
             sum += entry.map_or(0, |packet| bundle::ENTRY + packet.len());
         }
@@ -245,33 +247,34 @@ proptest! {
         forge(&mut bytes, shape, src, dst);
         let framed = [&vnet[..], &bytes].concat();
         let frame = if virtio { Frame::Virtio(&framed) } else { Frame::Bare(&bytes) };
-        let fib = Fib::compile(1, &rib_of(&leases), &networks(), &local());
-        let (counters, mut forwarder) = (Counters::default(), EgressState::new(Nanos(0)));
+        let table = Table::compile(1, &rib_of(&leases), &networks(), &local());
+        let (counters, mut state) = (Counters::default(), EgressState::new(Nanos(0)));
         let (mut net, mut tun) = (Sent::default(), Sink::default());
-        egress(&fib, frame, Nanos(0), &mut forwarder, &counters, &mut net, &mut tun);
+        egress(&table, frame, Nanos(0), &mut state, &counters, &mut net, &mut tun);
         let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.egress.dropped(reason)).sum();
-        // One fate for all segments of a super packet.
+        // All segments of a super packet have the same fate.
         let sent = net.packets.len() as u64;
         prop_assert!(sent + dropped >= 1 && (sent == 0 || dropped == 0), "{} sent, {} dropped", sent, dropped);
         prop_assert!(virtio || sent + dropped == 1);
         for packet in &net.packets {
-            let Some(Hop::Peer(_)) = fib.lookup(IpPacket::parse(packet).expect("a whole packet").dst()) else {
-                panic!("sent to nobody")
+            let Some(Hop::Peer(_)) = table.lookup(IpPacket::parse(packet).expect("a whole packet").dst()) else {
+                panic!("a packet was sent to no peer")
             };
         }
         for reply in tun.replies {
-            let error = IpPacket::parse(&reply).expect("our own errors are whole packets");
+            let error = IpPacket::parse(&reply).expect("an ICMP error is a whole packet");
             prop_assert_eq!(error.dst(), IpPacket::parse(&bytes).expect("answered").src());
         }
     }
 
-    /// A store's history, delivered with repetitions, out of order and with snapshots in between, ends like its last list.
+    /// The history of a store is delivered with repetitions, out of order and with snapshots in
+    /// between. It ends in the state of the last list.
     #[test]
     fn rib_equals_a_fresh_list(
         history in proptest::collection::vec((lease(), any::<bool>()), 1..60),
         order in proptest::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..120),
     ) {
-        // What happened: a revision each, the truth after each.
+        // The history: one revision for each event, and the true list after it.
         let mut truth: BTreeMap<Vec<IpNet>, Lease> = BTreeMap::new();
         let (mut events, mut lists) = (Vec::new(), Vec::new());
         for (revision, (mut lease, delete)) in (1u64..).zip(history) {
@@ -284,7 +287,7 @@ proptest! {
             }
             lists.push(Change::Snapshot { leases: truth.values().cloned().collect(), revision });
         }
-        // What was delivered: any of it in any order, then all of it once more.
+        // The delivery: any of the changes in any order, then all of them once more.
         let mut rib = Rib::default();
         for (index, list) in order {
             let change = match list {
@@ -298,20 +301,21 @@ proptest! {
     }
 }
 
-fn receive(fib: &Fib, from: IpAddr, datagram: &[u8], counters: &Counters, sink: &mut Sink) {
+fn receive(table: &Table, from: IpAddr, datagram: &[u8], counters: &Counters, sink: &mut Sink) {
     let arrival = Arrival { from, ecn: Ecn::NotEct, train: Train::single(datagram) };
-    ingress(fib, arrival, VerifySource::Subnet, &mut IngressState::default(), counters, sink);
+    ingress(table, arrival, VerifySource::Subnet, &mut IngressState::default(), counters, sink);
 }
 
-/// How many packets a datagram brings, and drops besides them; to a stranger it is one.
-fn fates(fib: &Fib, from: IpAddr, datagram: &[u8]) -> u64 {
+/// The number of packets and drops that a datagram becomes. A datagram of an unknown sender is one
+/// drop.
+fn fates(table: &Table, from: IpAddr, datagram: &[u8]) -> u64 {
     match bundle::entries(datagram) {
-        Ok(entries) if fib.peer_by_address(from).is_some() => entries.count() as u64,
+        Ok(entries) if table.peer_by_address(from).is_some() => entries.count() as u64,
         _ => 1,
     }
 }
 
-/// All of `packets` in one datagram, however long, and some bytes of padding.
+/// Bundles all `packets` in one datagram of any length, followed by some bytes of padding.
 fn bundle_of(packets: &[Vec<u8>], padding: usize) -> Vec<u8> {
     let mut datagram = vec![0; 60_000];
     let fill = |filled, packet: &Vec<u8>| bundle::append(&mut datagram, filled, packet).expect("it fits");
@@ -321,7 +325,7 @@ fn bundle_of(packets: &[Vec<u8>], padding: usize) -> Vec<u8> {
     datagram
 }
 
-/// Makes ten bytes a header that a kernel might send, most of the time.
+/// Turns ten bytes into a vnet header, which in most cases a kernel might send.
 fn plausible(mut bytes: [u8; 10]) -> [u8; 10] {
     let noise = bytes[2];
     bytes[0] &= 1;
@@ -335,7 +339,7 @@ fn plausible(mut bytes: [u8; 10]) -> [u8; 10] {
     bytes
 }
 
-/// Makes `bytes` look like a packet from `src` to `dst`, the more so the higher `shape`.
+/// Makes `bytes` look like a packet from `src` to `dst`, unless `shape` is 0.
 fn forge(bytes: &mut [u8], shape: u8, src: IpAddr, dst: IpAddr) {
     let length = bytes.len();
     match (src, dst) {
@@ -357,7 +361,7 @@ fn forge(bytes: &mut [u8], shape: u8, src: IpAddr, dst: IpAddr) {
 }
 
 #[test]
-fn ten_thousand_leases_are_each_found() {
+fn each_of_ten_thousand_leases_is_found() {
     let leases: Vec<Lease> = (0..10_000u32)
         .map(|n| Lease {
             name: format!("h{n}"),
@@ -369,12 +373,12 @@ fn ten_thousand_leases_are_each_found() {
         .collect();
     let networks = Networks { v4: Some((Ipv4Net::new_assert([10, 0, 0, 0].into(), 8), 24)), v6: None };
     let local = Local { subnets: vec!["10.0.1.0/24".parse().expect("a prefix")], ..local() };
-    let fib = Fib::compile(1, &rib_of(&leases), &networks, &local);
+    let table = Table::compile(1, &rib_of(&leases), &networks, &local);
     for (n, lease) in (0u32..).zip(&leases) {
         let dst = IpAddr::from(Ipv4Addr::from(0x0a00_0000 + (n + 2) * 256 + 9));
-        let Some(Hop::Peer(peer)) = fib.lookup(dst) else { panic!("{dst} is not found") };
+        let Some(Hop::Peer(peer)) = table.lookup(dst) else { panic!("{dst} is not found") };
         assert_eq!(peer.name, lease.name);
-        assert_eq!(fib.peer_by_address(peer.endpoint.ip()).map(|peer| &peer.name), Some(&lease.name));
+        assert_eq!(table.peer_by_address(peer.endpoint.ip()).map(|peer| &peer.name), Some(&lease.name));
     }
-    assert_eq!(fib.lookup([10, 255, 255, 1].into()), None);
+    assert_eq!(table.lookup([10, 255, 255, 1].into()), None);
 }

@@ -7,10 +7,10 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use crate::api::{Explanation, KeyState, Outcome, PeerRow, RouteRow, Status, StepCode};
 use crate::engine::View;
-use crate::forward::DropReason;
+use crate::forward::{DropReason, Hop, Peer, Table};
 use crate::observe::{Encoder, Part, Pending};
 use crate::packet::{Family, outer_overhead};
-use crate::route::{Fib, Hop, Mode, Networks, Peer, Policy, Protection};
+use crate::route::{Mode, Networks, Policy, Protection};
 use crate::seal;
 use crate::sys::now;
 
@@ -91,7 +91,7 @@ impl FibPart {
     }
 
     /// The address lies in no subnet to which packets can be sent.
-    fn to_nowhere(&self, explanation: &mut Explanation, fib: &Fib) {
+    fn to_nowhere(&self, explanation: &mut Explanation, fib: &Table) {
         let to = explanation.address;
         let lost =
             fib.unreachable().iter().find(|lost| lost.subnets.iter().any(|subnet| subnet.contains(&to)));

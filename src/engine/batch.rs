@@ -17,10 +17,9 @@ use super::budget::Budget;
 use super::link::{Link, Replies};
 use super::tx_batch::TxBatch;
 use super::{Account, Op, QueueIo, Rules, SlowPathQueue, WorkerError, scheduler};
-use crate::forward::{Arrival, DropReason, Frame, IngressState, ToTun, VerifySource, egress, ingress};
+use crate::forward::{Arrival, DropReason, Frame, IngressState, Table, ToTun, VerifySource, egress, ingress};
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
 use crate::packet::{IpPacket, VnetHeader};
-use crate::route::Fib;
 use crate::sys::{now, udp};
 use crate::time::Nanos;
 
@@ -35,7 +34,7 @@ pub(super) struct Worker {
     receive: UdpSocket,
     /// For frames and for messages.
     budgets: [Budget; 2],
-    fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
+    fib: Cache<Arc<ArcSwap<Table>>, Arc<Table>>,
     verify: VerifySource,
     slow_path: Arc<SlowPathQueue>,
 }
@@ -54,7 +53,7 @@ impl Worker {
         number: usize,
         io: QueueIo,
         rules: Rules,
-        fib: Arc<ArcSwap<Fib>>,
+        fib: Arc<ArcSwap<Table>>,
         account: Arc<Account>,
         slow_path: Arc<SlowPathQueue>,
     ) -> Self {

@@ -13,11 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Account, Op};
-use crate::forward::{DropReason, EgressState, ToTun, Train};
+use crate::forward::{DropReason, EgressState, Table, ToTun, Train};
 use crate::packet::icmp::Problem;
 use crate::packet::split::{SPLIT_BUFFER, split};
 use crate::packet::{Family, IpPacket, VnetHeader, bundle, outer_overhead, protocol};
-use crate::route::Fib;
 use crate::seal::{OVERHEAD, SealError};
 use crate::sys::block::{Block, Part};
 use crate::sys::tun::{Offload, Queue};
@@ -124,7 +123,7 @@ impl Link {
     }
 
     /// Sends all parts of a block, in their order.
-    pub(super) fn send(&mut self, block: &Block, fib: &Fib, now: Nanos) {
+    pub(super) fn send(&mut self, block: &Block, fib: &Table, now: Nanos) {
         let mut rest = block.parts();
         while let Some(first) = rest.first() {
             if first.is_train() && !self.may_segment(now) {
@@ -154,7 +153,14 @@ impl Link {
 
     /// The kernel refused a part of a block: what can be sent otherwise is, the rest is dropped and counted. `bytes` and `part`
     /// are those of [`Block::plain`]: what was sealed is sealed again.
-    pub(super) fn mend_send(&mut self, bytes: &[u8], part: &Part, error: &io::Error, fib: &Fib, now: Nanos) {
+    pub(super) fn mend_send(
+        &mut self,
+        bytes: &[u8],
+        part: &Part,
+        error: &io::Error,
+        fib: &Table,
+        now: Nanos,
+    ) {
         match error.raw_os_error() {
             // The TUN's own queue is the place where packets should pile up.
             Some(libc::EAGAIN) => {
@@ -180,7 +186,7 @@ impl Link {
     }
 
     /// Sends a train as single datagrams. Says whether all passed.
-    fn send_singly(&mut self, bytes: &[u8], part: &Part, fib: &Fib, now: Nanos) -> bool {
+    fn send_singly(&mut self, bytes: &[u8], part: &Part, fib: &Table, now: Nanos) -> bool {
         let single = |at: usize| {
             let len = part.stride.min(bytes.len() - at);
             let (packets, packet_bytes) =
@@ -222,7 +228,7 @@ impl Link {
 
     /// Sends single datagrams out of `bytes`, sealed if their part was. Says how many the kernel took; an error is that of the
     /// first, `ENOKEY` if no key seals for their peer.
-    fn transmit(&mut self, bytes: &[u8], singles: &[Part], fib: &Fib, now: Nanos) -> io::Result<usize> {
+    fn transmit(&mut self, bytes: &[u8], singles: &[Part], fib: &Table, now: Nanos) -> io::Result<usize> {
         self.account.counters.system_calls.add(1);
         let Some(first) = singles.first().filter(|single| single.sealed) else {
             return udp::send_many(&self.socket, bytes, singles);
@@ -248,7 +254,7 @@ impl Link {
 
     /// The path is narrower than we thought: what stands in bundles is sent bare, and others will be shorter; the sender of
     /// anything else is told.
-    fn too_big(&mut self, bytes: &[u8], part: &Part, error: &io::Error, fib: &Fib, now: Nanos) {
+    fn too_big(&mut self, bytes: &[u8], part: &Part, error: &io::Error, fib: &Table, now: Nanos) {
         if !part.bundled {
             return self.refuse(bytes, part, error, fib, now);
         }
@@ -274,7 +280,7 @@ impl Link {
     }
 
     /// Tells the packets' sender what the path takes.
-    fn refuse(&mut self, bytes: &[u8], part: &Part, error: &io::Error, fib: &Fib, now: Nanos) {
+    fn refuse(&mut self, bytes: &[u8], part: &Part, error: &io::Error, fib: &Table, now: Nanos) {
         match self.inner_mtu(part) {
             Some(mtu) => {
                 let Self { tun, account, forwarder, .. } = self;
@@ -414,7 +420,7 @@ mod tests {
     #[test]
     fn a_train_that_the_kernel_refuses_is_sent_singly_and_the_offload_rests() {
         let (mut link, _tun, receiver) = link();
-        let (packets, fib, start) = (packets(100), Fib::default(), now());
+        let (packets, fib, start) = (packets(100), Table::default(), now());
         let bytes = packets.concat();
         let part = Part::train(0, bytes.len(), 128, receiver.local_addr().expect("bound"));
         link.mend_send(&bytes, &part, &io::Error::from_raw_os_error(libc::EIO), &fib, start);
@@ -455,7 +461,7 @@ mod tests {
         let to = receiver.local_addr().expect("bound");
         let part = Part { packets: 6, packet_bytes: 6 * 128, bundled: true, ..Part::train(0, 800, 400, to) };
         let single = Part { len: 400, packets: 3, packet_bytes: 3 * 128, ..part };
-        let (fib, start, mut buffer) = (Fib::default(), now(), [0; 2000]);
+        let (fib, start, mut buffer) = (Table::default(), now(), [0; 2000]);
 
         // As a train, the kernel takes them singly in the end: bundles as they are.
         link.mend_send(&bytes, &part, &io::Error::from_raw_os_error(libc::EIO), &fib, start);
@@ -484,7 +490,7 @@ mod tests {
         let bytes = packets(3).concat();
         let part = Part::train(0, bytes.len(), 128, receiver.local_addr().expect("bound"));
         let error = io::Error::from_raw_os_error(libc::ENOBUFS);
-        link.mend_send(&bytes, &part, &error, &Fib::default(), now());
+        link.mend_send(&bytes, &part, &error, &Table::default(), now());
         assert_eq!(link.account.counters.egress.dropped(DropReason::SendFailed), 3);
         assert_eq!(link.account.errors(), [(Op::UdpSend, libc::ENOBUFS, 1)]);
         assert!(link.may_segment(now()));

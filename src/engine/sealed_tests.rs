@@ -9,11 +9,10 @@ use etherparse::PacketBuilder;
 
 use super::link::Link;
 use super::*;
-use crate::forward::{DropReason, Train};
+use crate::forward::{DropReason, Sessions, Train};
 use crate::packet::{VnetHeader, bundle};
 use crate::route::{
     Abilities, Announced, Change, Dialect, Fingerprint, Lease, Local, Mode, Networks, Policy, Public, Rib,
-    Sessions,
 };
 use crate::seal::{Agreement, Lifetime, NIBBLE, OVERHEAD, Role, Secret, Session};
 use crate::sys::block::Part;
@@ -152,7 +151,7 @@ impl Drop for Rig {
 }
 
 /// Host 1 is the engine's, host 2 the peer.
-fn fib(generation: u64, peer: &UdpSocket, sessions: &mut Sessions) -> Fib {
+fn fib(generation: u64, peer: &UdpSocket, sessions: &mut Sessions) -> Table {
     let port = peer.local_addr().expect("bound").port();
     let announced = Announced { mode: Mode::Sealed, port: 1, fingerprint: Fingerprint([0; 32]) };
     let lease = |n: u8| Lease {
@@ -172,7 +171,7 @@ fn fib(generation: u64, peer: &UdpSocket, sessions: &mut Sessions) -> Fib {
         policy: Policy { mode: Mode::Sealed, require: false },
     };
     let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)), v6: None };
-    let mut fib = Fib::compile(generation, &rib, &networks, &local);
+    let mut fib = Table::compile(generation, &rib, &networks, &local);
     fib.equip(sessions);
     fib
 }

@@ -15,13 +15,12 @@ use arc_swap::{ArcSwap, Cache};
 use super::link::SEND_PATIENCE;
 use super::{Account, Op, SimpleIo, SlowPathPackets, SlowPathQueue, WorkerError};
 use crate::forward::{
-    Arrival, DropReason, EgressState, Exit, Frame, IngressState, Reservation, ToNet, ToTun, Train, TrainMeta,
-    VerifySource, egress, ingress,
+    Arrival, DropReason, EgressState, Exit, Frame, IngressState, Peer, Reservation, Table, ToNet, ToTun,
+    Train, TrainMeta, VerifySource, egress, ingress,
 };
 use crate::packet::ecn::Ecn;
 use crate::packet::icmp::Problem;
 use crate::packet::{Family, IpPacket, outer_overhead};
-use crate::route::{Fib, Peer};
 use crate::seal::OVERHEAD;
 use crate::sys::block::Part;
 use crate::sys::tun::SimpleTun;
@@ -39,7 +38,7 @@ const BUFFER: usize = 65536;
 pub(super) struct Worker {
     tun: SimpleTun,
     socket: UdpSocket,
-    fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
+    fib: Cache<Arc<ArcSwap<Table>>, Arc<Table>>,
     forwarder: EgressState,
     verify: VerifySource,
     account: Arc<Account>,
@@ -56,7 +55,7 @@ impl Worker {
     pub(super) fn new(
         io: SimpleIo,
         verify: VerifySource,
-        fib: Arc<ArcSwap<Fib>>,
+        fib: Arc<ArcSwap<Table>>,
         account: Arc<Account>,
         (stop, slow_path): (Arc<Event>, Arc<SlowPathQueue>),
     ) -> Self {

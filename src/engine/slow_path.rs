@@ -21,11 +21,10 @@ use tokio::sync::Notify;
 use super::batch::Inbox;
 use super::link::Link;
 use super::{Account, Io, Op};
-use crate::forward::{DropReason, EgressState, ToTun, Train, admit_authenticated};
+use crate::forward::{DropReason, EgressState, Peer, Table, ToTun, Train, admit_authenticated};
 use crate::packet::IpPacket;
 use crate::packet::coalesce::{Coalescer, RUNS};
 use crate::packet::icmp::Problem;
-use crate::route::{Fib, Peer};
 use crate::sys::now;
 use crate::sys::tun::{Offload, Queue};
 
@@ -199,7 +198,7 @@ impl SlowPathWriter {
     ///
     /// # Errors
     /// It was dropped for this reason, and counted.
-    pub fn admit(&mut self, fib: &Fib, from: IpAddr, packet: &[u8]) -> Result<(), DropReason> {
+    pub fn admit(&mut self, fib: &Table, from: IpAddr, packet: &[u8]) -> Result<(), DropReason> {
         let account = self.account.clone();
         self.push(admit_authenticated(fib, from, packet, &account.counters)?);
         Ok(())
@@ -220,7 +219,7 @@ impl SlowPathWriter {
     }
 
     /// A packet that came from the device is longer than the way to its peer takes: drops it, and tells its sender.
-    pub fn too_big(&mut self, fib: &Fib, packet: &[u8], mtu: u16) {
+    pub fn too_big(&mut self, fib: &Table, packet: &[u8], mtu: u16) {
         let account = self.account.clone();
         let refusal = (DropReason::TooBig, Problem::TooBig { mtu });
         let mut replies = Replies { writer: &mut self.writer, account: &account };

@@ -22,11 +22,10 @@ use std::net::SocketAddr;
 
 use super::pmtu_cache::PmtuCache;
 use super::{Account, SlowPathPackets, SlowPathQueue};
-use crate::forward::{Counters, DropReason, Exit, Reservation, ToNet, Train, TrainMeta};
+use crate::forward::{Counters, DropReason, Exit, Peer, Reservation, Table, ToNet, Train, TrainMeta};
 use crate::packet::ecn::Ecn;
 use crate::packet::split::SPLIT_BUFFER;
 use crate::packet::{IPV4_HEADER, bundle};
-use crate::route::{Fib, Peer};
 use crate::seal::OVERHEAD;
 use crate::sys::block::{Block, Lot, MAX_PARTS, Part};
 use crate::sys::udp::{MAX_PAYLOAD, SEGMENTS};
@@ -118,7 +117,7 @@ impl TxBatch {
 
     /// Seals what is for peers whose packets are sealed, by the keys of a worker; without a key for it, it is dropped. To be called with the table that has
     /// sent the packets this way, before another is in force and before the block is handed on.
-    pub(super) fn seal(&mut self, worker: usize, fib: &Fib, now: Nanos, counters: &Counters) {
+    pub(super) fn seal(&mut self, worker: usize, fib: &Table, now: Nanos, counters: &Counters) {
         if !fib.seals() {
             return;
         }

@@ -23,10 +23,9 @@ use super::budget::Budget;
 use super::link::{Link, Replies};
 use super::tx_batch::TxBatch;
 use super::{Account, Op, QueueIo, Rules, SlowPathQueue, WorkerError, scheduler};
-use crate::forward::{Arrival, DropReason, Frame, IngressState, ToTun, VerifySource, egress, ingress};
+use crate::forward::{Arrival, DropReason, Frame, IngressState, Table, ToTun, VerifySource, egress, ingress};
 use crate::packet::IpPacket;
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
-use crate::route::Fib;
 use crate::sys::block::{Lot, MAX_PARTS, Part};
 use crate::sys::now;
 use crate::sys::ring::{Buffers, MAX_FRAMES, MAX_MESSAGES, Ring};
@@ -42,7 +41,7 @@ pub(super) struct Worker {
     receive: UdpSocket,
     /// For frames and for messages.
     budgets: [Budget; 2],
-    fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
+    fib: Cache<Arc<ArcSwap<Table>>, Arc<Table>>,
     verify: VerifySource,
     slow_path: Arc<SlowPathQueue>,
 }
@@ -67,7 +66,7 @@ impl Worker {
         number: usize,
         (QueueIo { tun, receive, send }, ring): (QueueIo, Ring),
         rules: Rules,
-        fib: Arc<ArcSwap<Fib>>,
+        fib: Arc<ArcSwap<Table>>,
         account: Arc<Account>,
         slow_path: Arc<SlowPathQueue>,
     ) -> Self {
@@ -133,7 +132,7 @@ impl Worker {
     /// Deals with the frames that the turn brought. Says how many, and how many bytes.
     fn outbound(&mut self, tools: &mut Tools, now: Nanos) -> Result<(usize, usize), WorkerError> {
         let (Self { ring, link, budgets, fib, slow_path, .. }, Tools { buffers, held, .. }) = (self, tools);
-        let (fib, worker): (&Fib, usize) = (fib.load(), link.worker);
+        let (fib, worker): (&Table, usize) = (fib.load(), link.worker);
         link.forwarder.warn(budgets[0].warns());
         let (mut count, mut bytes) = (0, 0);
         for frame in buffers.read() {
@@ -158,7 +157,7 @@ impl Worker {
     /// Deals with the messages, likewise.
     fn inbound(&mut self, tools: &mut Tools, now: Nanos) -> Result<(usize, usize), WorkerError> {
         let (Self { ring, link, budgets, fib, verify, .. }, Tools { buffers, held, gate }) = (self, tools);
-        let fib: &Fib = fib.load();
+        let fib: &Table = fib.load();
         gate.at(now);
         gate.warn(budgets[1].warns());
         let account = link.account.clone();
@@ -200,7 +199,7 @@ struct Ways<'a> {
 
 impl Ways<'_> {
     /// Hands the kernel what is held.
-    fn flush(&mut self, fib: &Fib, now: Nanos) -> io::Result<()> {
+    fn flush(&mut self, fib: &Table, now: Nanos) -> io::Result<()> {
         self.prepare(fib, now);
         let Held { outbox, coalescer, writes } = &mut *self.held;
         let writes = Lot { memory: coalescer.memory(), parts: writes };
@@ -209,7 +208,7 @@ impl Ways<'_> {
         Ok(())
     }
 
-    fn prepare(&mut self, fib: &Fib, now: Nanos) {
+    fn prepare(&mut self, fib: &Table, now: Nanos) {
         let Held { outbox, coalescer, writes } = &mut *self.held;
         for run in coalescer.finish() {
             writes.push(Part::frame(run.at, run.bytes.len(), run.packets, run.packet_bytes));
@@ -221,7 +220,7 @@ impl Ways<'_> {
     }
 
     /// Counts what the kernel took, and mends what it refused.
-    fn settle(&mut self, fib: &Fib, now: Nanos) {
+    fn settle(&mut self, fib: &Table, now: Nanos) {
         let Self { ring, link, held: Held { outbox, coalescer, writes } } = self;
         link.account.counters.system_calls.add(ring.take_calls());
         let error = |part: &Part| io::Error::from_raw_os_error(part.errno);
@@ -252,7 +251,7 @@ impl Ways<'_> {
 /// The way to the TUN: merges; what is full goes to the ring.
 struct Inbox<'a> {
     ways: Ways<'a>,
-    fib: &'a Fib,
+    fib: &'a Table,
     now: Nanos,
     failed: Option<io::Error>,
 }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::Account;
-use crate::forward::{Counters, DropReason, LastSeen};
-use crate::route::{Fib, Local};
+use crate::forward::{Counters, DropReason, LastSeen, Table};
+use crate::route::Local;
 
 /// Between log lines about one address, and between questions to the store.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -96,7 +96,7 @@ impl Alarm {
     pub(super) fn look(
         &mut self,
         accounts: &[Arc<Account>],
-        fib: &Fib,
+        fib: &Table,
         (name, local): (&str, &Local),
         now: Instant,
     ) -> Look {
@@ -118,7 +118,7 @@ impl Alarm {
     }
 }
 
-fn sentence(fib: &Fib, name: &str, local: &Local, from: IpAddr, packets: u64) -> String {
+fn sentence(fib: &Table, name: &str, local: &Local, from: IpAddr, packets: u64) -> String {
     let subnets: Vec<String> = local.subnets.iter().map(ToString::to_string).collect();
     let sender = match fib.peer_by_address(from) {
         Some(peer) => format!("the host {:?} ({from})", peer.name),
@@ -147,7 +147,7 @@ mod tests {
         fn reply(&mut self, _error: &[u8]) {}
     }
 
-    fn cluster() -> (Fib, Local) {
+    fn cluster() -> (Table, Local) {
         let lease = |host: u8| Lease {
             name: format!("h{host}"),
             subnets: vec![format!("10.1.{host}.0/24").parse().expect("a prefix")],
@@ -166,7 +166,7 @@ mod tests {
             policy: crate::route::Policy::default(),
         };
         let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)), v6: None };
-        (Fib::compile(1, &rib, &networks, &local), local)
+        (Table::compile(1, &rib, &networks, &local), local)
     }
 
     /// A packet from 10.1.1.9 to 10.1.1.2.

@@ -17,10 +17,11 @@ use super::{Node, NodeError, no_worker};
 use crate::api::ProblemCode;
 use crate::config::{self, Config};
 use crate::engine::Engine;
+use crate::forward::Sessions;
 use crate::packet::{Family, outer_overhead};
 use crate::pki::{Identity, Trust, check_own, reset_key};
 use crate::quic::{OVERHEAD_BYTES, Quic, QuicEvent, QuicOptions, QuicStatus};
-use crate::route::{Announced, Mode, Policy, Sessions};
+use crate::route::{Announced, Mode, Policy};
 use crate::seal::Lifetime;
 
 /// Who we are and whom we believe.

@@ -32,8 +32,9 @@ use super::handshake_error::{HandshakeError, TIMEOUT};
 use super::numbering::{self, UNNUMBERED};
 use super::peer::QuicPeer;
 use super::state::{EndpointState, encrypting_peer};
+use crate::forward::{Peer, Table};
 use crate::pki::Untrusted;
-use crate::route::{Announced, Fib, Peer};
+use crate::route::Announced;
 
 /// Refusals in a row that are normal: the peer learns of this host's lease a moment later.
 const NORMAL_REFUSALS: u32 = 5;
@@ -183,7 +184,7 @@ impl EndpointState {
     }
 
     /// Whether a connection's certificate is still the one of the lease.
-    pub(super) fn is_still_trusted(&self, peer: &QuicPeer, connection: &Connection, fib: &Fib) -> bool {
+    pub(super) fn is_still_trusted(&self, peer: &QuicPeer, connection: &Connection, fib: &Table) -> bool {
         encrypting_peer(fib, peer.address)
             .is_some_and(|(route, announced)| self.check_certificate(connection, route, announced).is_ok())
     }

@@ -17,7 +17,7 @@ use quinn::{Connection, RecvStream, SendStream};
 
 use super::peer::QuicPeer;
 use super::state::{EndpointState, encrypting_peer};
-use crate::route::{Fib, Peer};
+use crate::forward::{Peer, Table};
 use crate::seal::{Agreement, EXPORTER_LABEL, Hello, HelloError, InstallError, Role, Secret, Session};
 use crate::sys::now;
 
@@ -101,7 +101,7 @@ impl EndpointState {
     }
 
     /// Removes a peer's keys when their time is over.
-    pub(super) fn expire_keys(&self, peer: &QuicPeer, fib: &Fib) {
+    pub(super) fn expire_keys(&self, peer: &QuicPeer, fib: &Table) {
         let Some((route, _)) = encrypting_peer(fib, peer.address) else { return };
         let has_expired = route.session.as_ref().is_some_and(|session| session.tick(now()));
         if has_expired {
@@ -113,7 +113,7 @@ impl EndpointState {
     }
 
     /// Dials for new keys if they are due.
-    pub(super) fn dial_if_rekey_is_due(self: &Rc<Self>, peer: &Rc<QuicPeer>, fib: &Fib) {
+    pub(super) fn dial_if_rekey_is_due(self: &Rc<Self>, peer: &Rc<QuicPeer>, fib: &Table) {
         let Some(session) = session(fib, peer) else { return };
         if session.rekey_due(now()) && peer.is_connected() {
             self.dial(peer);
@@ -128,7 +128,7 @@ impl EndpointState {
     }
 }
 
-fn session(fib: &Fib, peer: &QuicPeer) -> Option<Arc<Session>> {
+fn session(fib: &Table, peer: &QuicPeer) -> Option<Arc<Session>> {
     encrypting_peer(fib, peer.address).and_then(|(route, _)| route.session.clone())
 }
 

@@ -19,9 +19,8 @@ use super::socket::TrainSocket;
 use super::state::{EndpointState, encrypting_peer, inner_mtu, with_train_task};
 use super::tls;
 use crate::engine::SlowPathPackets;
-use crate::forward::DropReason;
+use crate::forward::{DropReason, Table};
 use crate::pki::{Identity, Trust};
-use crate::route::Fib;
 use crate::sys::udp;
 
 /// How long a replaced connection stays open.
@@ -120,7 +119,7 @@ impl EndpointState {
         }
     }
 
-    fn dial_all(self: &Rc<Self>, fib: &Fib) {
+    fn dial_all(self: &Rc<Self>, fib: &Table) {
         for route in fib.peers() {
             let address = route.endpoint.ip();
             if encrypting_peer(fib, address).is_some() {

@@ -10,8 +10,7 @@ use std::time::Instant;
 use super::close_reason::CloseReason;
 use super::peer::{MAX_WAIT, QuicPeer};
 use super::state::{EndpointState, inner_mtu};
-use crate::forward::DropReason;
-use crate::route::Fib;
+use crate::forward::{DropReason, Table};
 
 impl EndpointState {
     /// Called twice a second.
@@ -33,7 +32,7 @@ impl EndpointState {
     }
 
     /// Replaces the connection in use if its certificate or keys are old. Closes it if it is idle.
-    fn check_connection(self: &Rc<Self>, peer: &Rc<QuicPeer>, fib: &Fib) {
+    fn check_connection(self: &Rc<Self>, peer: &Rc<QuicPeer>, fib: &Table) {
         let Some(connection) = peer.connection() else { return };
         self.report_path_mtu(peer, inner_mtu(&connection));
         if !self.is_still_trusted(peer, &connection, fib) {

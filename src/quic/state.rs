@@ -26,9 +26,9 @@ use super::status::QuicStatus;
 use super::tls;
 use super::warning_limit::WarningLimit;
 use crate::engine::{SlowPathWriter, View};
-use crate::forward::DropReason;
+use crate::forward::{DropReason, Peer, Table};
 use crate::pki::Trust;
-use crate::route::{Announced, Fib, Mode, Peer, Protection};
+use crate::route::{Announced, Mode, Protection};
 
 /// State of the endpoint's thread.
 pub(super) struct EndpointState {
@@ -126,7 +126,7 @@ impl EndpointState {
 }
 
 /// The peer at an address, if packets to it must be encrypted.
-pub(super) fn encrypting_peer(fib: &Fib, address: IpAddr) -> Option<(&Peer, Announced)> {
+pub(super) fn encrypting_peer(fib: &Table, address: IpAddr) -> Option<(&Peer, Announced)> {
     let peer = fib.peer_by_address(address)?;
     let announced = peer.abilities.secure.filter(|_| peer.protection != Protection::Clear)?;
     (announced.mode != Mode::None).then_some((peer, announced))

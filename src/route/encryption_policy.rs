@@ -6,11 +6,9 @@
 //! `both_ends_choose_the_same_protection`).
 #![forbid(unsafe_code)]
 
-use std::fmt;
 use std::str::FromStr;
 
-use super::Peer;
-use crate::seal;
+use super::fingerprint::Fingerprint;
 
 /// How a host is configured to protect packets (`security.mode`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,38 +39,6 @@ impl FromStr for Mode {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         [Self::None, Self::Sealed, Self::Quic].into_iter().find(|mode| mode.word() == text).ok_or(())
-    }
-}
-
-/// SHA-256 of a certificate.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fingerprint(pub [u8; 32]);
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-impl FromStr for Fingerprint {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let digits = text.as_bytes();
-        if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
-            return Err(());
-        }
-        let mut bytes = [0; 32];
-        for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
-            *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(drop)?;
-        }
-        Ok(Self(bytes))
     }
 }
 
@@ -121,22 +87,6 @@ impl Policy {
     }
 }
 
-impl Peer {
-    /// Bytes that sealing adds to each datagram to this peer.
-    #[must_use]
-    #[inline]
-    pub fn overhead(&self) -> usize {
-        if self.session.is_some() { seal::OVERHEAD } else { 0 }
-    }
-
-    /// Whether packets to this peer are sealed, and there is a key for it.
-    #[must_use]
-    #[inline]
-    pub fn can_seal(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.keys().sealing().is_some())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,15 +105,6 @@ mod tests {
                 let clear = policy(ours).with(announce(theirs)) == Protection::Clear;
                 assert_eq!(clear, ours == Mode::None || theirs == Mode::None);
             }
-        }
-    }
-
-    #[test]
-    fn fingerprints_round_trip() {
-        let print = Fingerprint(std::array::from_fn(|n| u8::try_from(n * 7 % 256).expect("a byte")));
-        assert_eq!(print.to_string().parse(), Ok(print));
-        for bad in ["", "zz", &"0".repeat(63), &"0".repeat(66), &"g".repeat(64), &"ä".repeat(32)] {
-            assert_eq!(bad.parse::<Fingerprint>(), Err(()));
         }
     }
 }

@@ -6,9 +6,9 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use hopsack::engine::{QueueIo, Rules};
-use hopsack::forward::VerifySource;
+use hopsack::forward::{Table, VerifySource};
 use hopsack::lab::{Lab, Options};
-use hopsack::route::{Abilities, Change, Dialect, Fib, Lease, Local, Networks, Policy, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Policy, Public, Rib};
 use hopsack::sys::netns::in_netns;
 use hopsack::sys::tun::{Offload, Queue};
 use hopsack::sys::udp;
@@ -55,7 +55,7 @@ pub fn host(label: &str) -> Host {
 }
 
 /// A table with this host and its peer.
-pub fn fib() -> Fib {
+pub fn fib() -> Table {
     let lease = |n: u8| Lease {
         name: format!("h{n}"),
         subnets: vec![format!("10.1.{n}.0/24").parse().expect("a prefix")],
@@ -73,7 +73,7 @@ pub fn fib() -> Fib {
         policy: Policy::default(),
     };
     let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)), v6: None };
-    Fib::compile(1, &rib, &networks, &local)
+    Table::compile(1, &rib, &networks, &local)
 }
 
 impl Host {

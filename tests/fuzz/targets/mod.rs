@@ -1,7 +1,8 @@
-//! Fuzz targets: functions of bytes that must not panic, and say what must hold of any input.
+//! Fuzz targets: functions that take any bytes, must not panic, and assert what must hold for every
+//! input.
 //!
-//! `tests/fuzz.rs` runs each over its corpus and over seeded mutations of it, with every `scripts/test`; cargo-fuzz runs them
-//! without end (tests/fuzz/README.md).
+//! `tests/fuzz.rs` runs each target over its corpus and over seeded mutations of it, as part of
+//! `scripts/test`. cargo-fuzz runs them for any length of time (tests/fuzz/README.md).
 
 #[path = "../../support/sinks.rs"]
 mod sinks;
@@ -12,7 +13,8 @@ use std::sync::LazyLock;
 
 use hopsack::api::Request;
 use hopsack::forward::{
-    Arrival, Counters, DropReason, EgressState, Frame, IngressState, Train, VerifySource, egress, ingress,
+    Arrival, Counters, DropReason, EgressState, Frame, Hop, IngressState, Table, Train, VerifySource, egress,
+    ingress,
 };
 use hopsack::packet::checksum::{Sum, checksum};
 use hopsack::packet::coalesce::Coalescer;
@@ -20,13 +22,13 @@ use hopsack::packet::ecn::Ecn;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::vnet::VnetHeader;
 use hopsack::packet::{Family, IpPacket, Transport, bundle, protocol};
-use hopsack::route::{Abilities, Change, Dialect, Fib, Hop, Lease, Local, Networks, Policy, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Policy, Public, Rib};
 use hopsack::seal::{Agreement, Hello, OVERHEAD, OpenError, Role, Secret, Session, Suite};
 use hopsack::store::file::Map;
 use hopsack::time::Nanos;
 use sinks::{Sent, Sink};
 
-/// Takes any bytes, and panics if what must hold does not.
+/// Takes any bytes, and panics if an assertion about them fails.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus folder.
@@ -42,33 +44,33 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("open", fuzz_open),
 ];
 
-/// First byte: the last of the outer source address. The rest: a datagram.
+/// Input: the last byte of the outer source address, then a datagram.
 pub fn fuzz_ingress(data: &[u8]) {
     let Some((from, datagram)) = data.split_first() else { return };
-    let (fib, counters, mut sink) = (&FIB, Counters::default(), Sink::default());
+    let (table, counters, mut sink) = (&TABLE, Counters::default(), Sink::default());
     let from = IpAddr::from([192, 0, 2, *from]);
     let arrival = Arrival { from, ecn: Ecn::Ce, train: Train::single(datagram) };
-    ingress(fib, arrival, VerifySource::Subnet, &mut IngressState::default(), &counters, &mut sink);
+    ingress(table, arrival, VerifySource::Subnet, &mut IngressState::default(), &counters, &mut sink);
     let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.ingress.dropped(reason)).sum();
-    let is_known = fib.peer_by_address(from).is_some();
+    let is_known = table.peer_by_address(from).is_some();
     let fates = if is_known { fates(datagram) } else { 1 };
-    assert_eq!(sink.packets.len() as u64 + dropped, fates, "one packet, one fate");
+    assert_eq!(sink.packets.len() as u64 + dropped, fates, "each packet has one fate");
     for packet in &sink.packets {
         let inner = IpPacket::parse(packet).expect("only whole packets pass");
-        assert_eq!(inner.ecn(), Ecn::Ce, "what was marked on the way stays marked");
-        let Some(Hop::Peer(owner)) = fib.lookup(inner.src()) else { panic!("a source that no peer owns") };
-        assert_eq!(owner.endpoint.ip(), from, "a source that another peer owns");
-        assert_eq!(fib.lookup(inner.dst()), Some(Hop::Local));
+        assert_eq!(inner.ecn(), Ecn::Ce, "a mark from the way is kept");
+        let Some(Hop::Peer(owner)) = table.lookup(inner.src()) else { panic!("no peer owns the source") };
+        assert_eq!(owner.endpoint.ip(), from, "another peer owns the source");
+        assert_eq!(table.lookup(inner.dst()), Some(Hop::Local));
     }
 }
 
-/// How many packets a datagram brings, and drops besides them.
+/// The number of packets and drops that a datagram of a peer becomes.
 fn fates(datagram: &[u8]) -> u64 {
     bundle::entries(datagram).map_or(1, |entries| entries.count() as u64)
 }
 
-/// A datagram, whose first bytes are made those of a bundle. What comes out lies in it, one piece behind the other, and
-/// what was written into another one is what comes out of that.
+/// Input: a datagram, whose first bytes are replaced by those of a bundle. Its packets lie inside
+/// it, one after the other, and a new bundle of these packets returns the same packets.
 pub fn fuzz_bundle(data: &[u8]) {
     let _ = bundle::entries(data);
     let mut datagram = data.to_vec();
@@ -83,7 +85,7 @@ pub fn fuzz_bundle(data: &[u8]) {
         at += bundle::ENTRY;
         assert!(!packet.is_empty() && std::ptr::eq(packet, &raw const datagram[at..at + packet.len()]));
         at += packet.len();
-        filled = bundle::append(&mut copy, filled, packet).expect("it came from as long a datagram");
+        filled = bundle::append(&mut copy, filled, packet).expect("the datagram is as long as the original");
     }
     if filled > 0 {
         assert_eq!(filled, at);
@@ -95,34 +97,36 @@ pub fn fuzz_bundle(data: &[u8]) {
     fuzz_ingress(&[&[2], &datagram[..]].concat());
 }
 
-/// A packet from a TUN.
+/// Input: a packet from a TUN.
 pub fn fuzz_egress(data: &[u8]) {
     let counters = send(Frame::Bare(data), data);
     let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.1.egress.dropped(reason)).sum();
-    assert_eq!(counters.0 + dropped, 1, "one packet, one fate");
+    assert_eq!(counters.0 + dropped, 1, "each packet has one fate");
 }
 
-/// A vnet header and a packet or super packet from a TUN with offloads.
+/// Input: a vnet header and a packet or super packet from a TUN with offloads.
 pub fn fuzz_virtio(data: &[u8]) {
     send(Frame::Virtio(data), data.get(VnetHeader::LEN..).unwrap_or_default());
 }
 
-/// Sends, and checks what is answered: packets for the network, and the account.
+/// Sends a frame, and checks the datagrams and the ICMP errors. Returns the number of datagrams,
+/// and the counters.
 fn send(frame: Frame<'_>, packet: &[u8]) -> (u64, Counters) {
-    let (counters, mut forwarder) = (Counters::default(), EgressState::new(Nanos(0)));
+    let (counters, mut state) = (Counters::default(), EgressState::new(Nanos(0)));
     let (mut net, mut tun) = (Sent::default(), Sink::default());
-    egress(&FIB, frame, Nanos(0), &mut forwarder, &counters, &mut net, &mut tun);
+    egress(&TABLE, frame, Nanos(0), &mut state, &counters, &mut net, &mut tun);
     for sent in &net.packets {
         assert!(IpPacket::parse(sent).is_ok(), "each datagram is one whole packet");
     }
     for reply in &tun.replies {
-        let error = IpPacket::parse(reply).expect("our own errors are whole packets");
-        assert_eq!(error.dst(), IpPacket::parse(packet).expect("only packets are answered").src());
+        let error = IpPacket::parse(reply).expect("an ICMP error is a whole packet");
+        assert_eq!(error.dst(), IpPacket::parse(packet).expect("only a packet is answered").src());
     }
     (net.packets.len() as u64, counters)
 }
 
-/// A vnet header and a packet. Whatever is accepted is cut into whole packets of one flow.
+/// Input: a vnet header and a packet. If they are accepted, they are split into whole packets of
+/// one flow.
 pub fn fuzz_split(data: &[u8]) {
     let Ok((vnet, bytes)) = VnetHeader::parse(data) else { return };
     let Ok(packet) = IpPacket::parse(bytes) else { return };
@@ -134,8 +138,10 @@ pub fn fuzz_split(data: &[u8]) {
     }
 }
 
-/// Packets, each behind two bytes of length, whose top bit says that its checksums are to stay as they are; else they are made
-/// right, or a fuzzer would hardly ever see a merge. None is lost, and what comes out is cut into what went in, flow by flow.
+/// Input: packets, each after two bytes of length. If the top bit of the length is clear, the
+/// checksums of the packet are corrected first, because a fuzzer would hardly ever find a packet
+/// that can be merged. No packet is lost, and splitting the runs gives the packets back, flow by
+/// flow.
 pub fn fuzz_coalesce(data: &[u8]) {
     let mut coalescer = Coalescer::new(8);
     let (mut rest, mut pushed, mut finished) = (data, Flows::default(), Flows::default());
@@ -145,7 +151,7 @@ pub fn fuzz_coalesce(data: &[u8]) {
         rest = behind;
         let mut bytes = bytes.to_vec();
         if length & 0x8000 == 0 {
-            mend(&mut bytes);
+            correct_checksums(&mut bytes);
         }
         let Ok(packet) = IpPacket::parse(&bytes) else { continue };
         note(&mut pushed, packet);
@@ -164,9 +170,9 @@ type Flows = BTreeMap<(IpAddr, IpAddr, u8, Vec<u8>), Vec<Vec<u8>>>;
 fn finish(coalescer: &mut Coalescer, flows: &mut Flows) {
     let mut out = vec![0; SPLIT_BUFFER];
     for run in coalescer.finish() {
-        let (vnet, bytes) = VnetHeader::parse(run.bytes).expect("a header of ours");
+        let (vnet, bytes) = VnetHeader::parse(run.bytes).expect("the coalescer wrote a valid header");
         let packet = IpPacket::parse(bytes).expect("a run is one whole packet");
-        let train = split(&vnet, packet, &mut out).expect("a run may be cut");
+        let train = split(&vnet, packet, &mut out).expect("a run can be split");
         assert_eq!((train.count(), train.bytes.len() as u64), (run.packets, run.packet_bytes));
         for packet in train.datagrams() {
             note(flows, IpPacket::parse(packet).expect("each is a whole packet"));
@@ -175,8 +181,8 @@ fn finish(coalescer: &mut Coalescer, flows: &mut Flows) {
     coalescer.clear();
 }
 
-/// Adds a packet to those of its flow, without what means nothing: the identification of what is never cut (RFC 6864), and
-/// which of the two zeros of one's complement a sum is.
+/// Adds a packet to its flow, without what has no meaning: the identification of packets that are
+/// never fragmented (RFC 6864), and the difference between the two zeros of one's complement.
 fn note(flows: &mut Flows, packet: IpPacket<'_>) {
     let (mut bytes, transport) = (packet.bytes().to_vec(), packet.divisible_transport());
     let mut zero = |at: usize| match bytes.get_mut(at..at + 2) {
@@ -201,7 +207,7 @@ fn note(flows: &mut Flows, packet: IpPacket<'_>) {
     flows.entry(key).or_default().push(bytes);
 }
 
-/// Where the checksum of TCP and UDP stands in a packet.
+/// Offset of the TCP or UDP checksum in a packet.
 fn checksum_at(transport: Transport) -> Option<usize> {
     match transport.protocol {
         protocol::TCP => Some(transport.offset + 16),
@@ -210,8 +216,8 @@ fn checksum_at(transport: Transport) -> Option<usize> {
     }
 }
 
-/// Makes the checksums of a packet right, those of IPv4, TCP and UDP.
-fn mend(bytes: &mut [u8]) {
+/// Corrects the IPv4, TCP and UDP checksums of a packet.
+fn correct_checksums(bytes: &mut [u8]) {
     let Ok(packet) = IpPacket::parse(bytes) else { return };
     let (family, header) = (packet.family(), packet.header_len());
     let [src, dst] = [packet.src(), packet.dst()];
@@ -231,7 +237,7 @@ fn mend(bytes: &mut [u8]) {
     }
 }
 
-/// A cluster file. What is accepted has disjoint subnets.
+/// Input: a cluster file. If it is accepted, its subnets are disjoint.
 pub fn fuzz_cluster(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(map) = Map::parse(text) else { return };
@@ -241,14 +247,16 @@ pub fn fuzz_cluster(data: &[u8]) {
     }
 }
 
-/// A line at the control socket.
+/// Input: a line at the control socket.
 pub fn fuzz_control(data: &[u8]) {
-    // Whether it is a request does not matter; that it is looked at without harm does.
+    // The line need not be a request, but parsing it must not panic.
     let _ = serde_json::from_slice::<Request>(data);
 }
 
-/// First byte 0: the rest is a datagram, which opens once at most. Else: two bytes say where in a datagram of ours a third flips
-/// bits, and the rest is its packet; it opens, once, if none was flipped.
+/// Input: if the first byte is 0, a datagram follows, which opens at most once. Otherwise three
+/// bytes and a packet follow. The packet is sealed, and the third byte flips bits of the datagram
+/// at the position in the first two. The datagram opens once if no bit was flipped, and never if
+/// one was.
 pub fn fuzz_open(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
     let suite = if kind & 2 == 0 { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 };
@@ -275,16 +283,17 @@ pub fn fuzz_open(data: &[u8]) {
     datagram[usize::from(u16::from_be_bytes([*high, *low])) % length] ^= flip;
     match there.keys().open(&datagram, &mut out, Nanos(0)) {
         Ok(opened) => {
-            assert_eq!((opened, *flip), (packet, 0), "only what is whole opens");
+            assert_eq!((opened, *flip), (packet, 0), "only an unchanged datagram opens");
             assert_eq!(length, packet.len() + OVERHEAD);
             assert_eq!(there.keys().open(&datagram, &mut out, Nanos(0)), Err(OpenError::Replayed));
         }
-        Err(_) => assert_ne!(*flip, 0, "what is whole opens"),
+        Err(_) => assert_ne!(*flip, 0, "an unchanged datagram opens"),
     }
 }
 
-/// Host 1 is ourselves, 2 and 3 are peers; IPv4 and IPv6. Made once: it takes longer than most inputs.
-static FIB: LazyLock<Fib> = LazyLock::new(|| {
+/// A table for host 1, whose peers are hosts 2 and 3, with IPv4 and IPv6. It is made once, because
+/// that takes longer than most inputs.
+static TABLE: LazyLock<Table> = LazyLock::new(|| {
     let subnets = |n: u8| {
         let v4 = format!("10.1.{n}.0/24").parse().expect("a prefix");
         let v6 = format!("fd00:1:0:{n}::/64").parse().expect("a prefix");
@@ -312,5 +321,5 @@ static FIB: LazyLock<Fib> = LazyLock::new(|| {
         mtu: 1472,
         policy: Policy::default(),
     };
-    Fib::compile(1, &rib, &networks, &local)
+    Table::compile(1, &rib, &networks, &local)
 });

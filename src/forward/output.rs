@@ -1,0 +1,58 @@
+//! Where forwarded packets go: the traits that engines implement.
+//!
+//! It does not know how an engine sends or writes.
+//!
+//! Invariant: each train that is committed, and each packet that is pushed, is counted exactly once
+//! by the implementor.
+#![forbid(unsafe_code)]
+
+use super::peers::Peer;
+use super::train_meta::TrainMeta;
+use crate::packet::IpPacket;
+
+/// How a train leaves this host.
+#[derive(Debug, Clone, Copy)]
+pub enum Exit<'a> {
+    /// The worker's own socket sends it to this peer.
+    Socket(&'a Peer),
+    /// The slow path carries it to this peer, and counts it.
+    SlowPath(&'a Peer),
+    /// It does not leave. It is written all the same, so that its sender gets an ICMP error that
+    /// quotes a packet it knows.
+    Refused,
+}
+
+/// Takes the trains that must leave by UDP. The implementor counts each packet as sent, or as
+/// dropped for [`DropReason::SendFailed`](super::DropReason::SendFailed).
+///
+/// A train is written where it will be sent from: the caller reserves room for it, writes it there
+/// and commits it. All that an implementor knows about a reservation stands in the guard, so that
+/// dropping the guard forgets the reservation.
+pub trait ToNet {
+    /// The guard of a reservation.
+    type Reservation<'a>: Reservation
+    where
+        Self: 'a;
+    /// Reserves room for a train that leaves by `exit`.
+    fn reserve<'a>(&'a mut self, exit: Exit<'a>, train: TrainMeta) -> Self::Reservation<'a>;
+}
+
+/// Room for one train. Dropping it forgets what was written.
+pub trait Reservation {
+    /// The room: as many bytes as the train has, or fewer if the implementor has no more.
+    fn buffer(&mut self) -> &mut [u8];
+    /// Queues or sends the first `bytes` bytes of the room, which are whole packets. The
+    /// implementor decides how packets are framed, bare or in bundles, within what the peer
+    /// announces.
+    fn commit(self, bytes: usize);
+}
+
+/// Takes whole IP packets for the TUN. The implementor counts each packet that it gets by
+/// [`ToTun::push`] as delivered, or as dropped for
+/// [`DropReason::WriteFailed`](super::DropReason::WriteFailed).
+pub trait ToTun {
+    /// Queues or writes a packet that came from a peer.
+    fn push(&mut self, packet: IpPacket<'_>);
+    /// Queues or writes an ICMP error about a packet that came from the TUN.
+    fn reply(&mut self, error: &[u8]);
+}

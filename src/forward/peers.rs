@@ -1,0 +1,118 @@
+//! The hosts to which packets are sent, with the state that changes while routes stay the same:
+//! keys and path MTUs.
+//!
+//! It does not know which prefix leads to which host: the [`Fib`](crate::route::Fib) beside it
+//! does.
+//!
+//! Invariant: only a peer whose packets are sealed has a session.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::sessions::Sessions;
+use crate::route::{Abilities, Adjacency, Protection};
+use crate::seal::{self, Session};
+
+/// A host to which packets can be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The host's name in the store.
+    pub name: String,
+    /// The address and port at which the host's daemon receives.
+    pub endpoint: SocketAddr,
+    /// The host's subnets that have a route.
+    pub subnets: Vec<IpNet>,
+    /// The longest inner packet that is sent to the host, in bytes.
+    pub mtu: u16,
+    /// What the host accepts in addition to bare IPv4 packets; nothing for a plain flanneld.
+    pub abilities: Abilities,
+    /// How packets to and from the host are protected.
+    pub protection: Protection,
+    /// The host's keys, if packets are sealed and the table was [equipped](super::Table::equip).
+    pub session: Option<Arc<Session>>,
+}
+
+impl Peer {
+    fn new(adjacency: Adjacency, mtu: u16) -> Self {
+        let Adjacency { name, endpoint, subnets, abilities, protection } = adjacency;
+        Self { name, endpoint, subnets, mtu, abilities, protection, session: None }
+    }
+
+    /// Bytes by which datagrams to the host are longer than their content.
+    #[must_use]
+    #[inline]
+    pub fn overhead(&self) -> usize {
+        if self.session.is_some() { seal::OVERHEAD } else { 0 }
+    }
+
+    /// Whether packets to the host are sealed, and there is a key for it.
+    #[must_use]
+    #[inline]
+    pub fn can_seal(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.keys().sealing().is_some())
+    }
+}
+
+/// All peers, by number and by underlay address.
+#[derive(Debug, Default)]
+pub struct Peers {
+    all: Box<[Peer]>,
+    /// Underlay address and number of each peer, sorted by address.
+    by_address: Box<[(IpAddr, u32)]>,
+    seals: bool,
+}
+
+impl Peers {
+    /// Adds the changing state to compiled routes. `mtu` limits the inner packets to every peer.
+    #[must_use]
+    pub fn new(adjacencies: Vec<Adjacency>, by_address: Box<[(IpAddr, u32)]>, mtu: u16) -> Self {
+        let all: Box<[Peer]> = adjacencies.into_iter().map(|adjacency| Peer::new(adjacency, mtu)).collect();
+        let seals = all.iter().any(|peer| peer.protection == Protection::Sealed);
+        Self { all, by_address, seals }
+    }
+
+    /// All peers, in the order of their subnets.
+    #[must_use]
+    #[inline]
+    pub fn all(&self) -> &[Peer] {
+        &self.all
+    }
+
+    /// The peer whose datagrams come from `address`.
+    #[must_use]
+    #[inline]
+    pub fn by_address(&self, address: IpAddr) -> Option<&Peer> {
+        let at = self.by_address.binary_search_by_key(&address, |(known, _)| *known).ok()?;
+        Some(&self.all[self.by_address[at].1 as usize])
+    }
+
+    /// Whether packets to any peer are sealed.
+    #[must_use]
+    #[inline]
+    pub fn seals(&self) -> bool {
+        self.seals
+    }
+
+    /// Gives each peer whose packets are sealed its session.
+    pub fn equip(&mut self, sessions: &mut Sessions) {
+        let sealed = |peer: &&mut Peer| peer.protection == Protection::Sealed;
+        let addresses = self.all.iter_mut().filter(sealed).map(|peer| peer.endpoint.ip());
+        let sessions = sessions.retain(addresses);
+        for peer in self.all.iter_mut().filter(sealed) {
+            peer.session = sessions.get(&peer.endpoint.ip()).cloned();
+        }
+    }
+
+    /// Limits the inner packets to encrypted peers to the MTU of their paths, in bytes, by address.
+    pub fn limit_mtus(&mut self, paths: &BTreeMap<IpAddr, u16>) {
+        for peer in self.all.iter_mut().filter(|peer| peer.protection != Protection::Clear) {
+            if let Some(mtu) = paths.get(&peer.endpoint.ip()) {
+                peer.mtu = peer.mtu.min(*mtu);
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The forwarding table: the prefixes of a FIB and the peers beside it, as one snapshot.
+//!
+//! It never changes after it was published: a change of routes is a new table.
+//!
+//! Invariant: every number in the FIB is the number of one of the peers.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::peers::{Peer, Peers};
+use super::sessions::Sessions;
+use crate::packet::Family;
+use crate::route::{self, Compiled, Fib, Local, Networks, Rib, Target, Unreachable};
+
+/// Where a destination is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hop<'a> {
+    /// The destination is in our own subnets.
+    Local,
+    /// The destination is behind this peer.
+    Peer(&'a Peer),
+}
+
+/// The forwarding table.
+#[derive(Debug, Default)]
+pub struct Table {
+    generation: u64,
+    device_v4: Option<IpAddr>,
+    device_v6: Option<IpAddr>,
+    fib: Fib,
+    peers: Peers,
+    unreachable: Box<[Unreachable]>,
+}
+
+impl Table {
+    /// Compiles the table of `rib` for the host `local`. `generation` is the caller's number for
+    /// this table.
+    #[must_use]
+    pub fn compile(generation: u64, rib: &Rib, networks: &Networks, local: &Local) -> Self {
+        let Compiled { fib, peers, by_address, unreachable } = route::compile(rib, networks, local);
+        Self {
+            generation,
+            device_v4: local.device_address(Family::V4),
+            device_v6: local.device_address(Family::V6),
+            fib,
+            peers: Peers::new(peers, by_address, local.mtu),
+            unreachable: unreachable.into(),
+        }
+    }
+
+    /// Gives each peer whose packets are sealed its session; sessions outlive tables.
+    pub fn equip(&mut self, sessions: &mut Sessions) {
+        self.peers.equip(sessions);
+    }
+
+    /// Limits the inner packets to encrypted peers to the MTU of their paths, in bytes, by address.
+    pub fn limit_mtus(&mut self, paths: &BTreeMap<IpAddr, u16>) {
+        self.peers.limit_mtus(paths);
+    }
+
+    /// Where packets to `dst` go; `None` if no lease contains it.
+    #[must_use]
+    #[inline]
+    pub fn lookup(&self, dst: IpAddr) -> Option<Hop<'_>> {
+        match self.fib.lookup(dst)? {
+            Target::Local => Some(Hop::Local),
+            Target::Peer(number) => Some(Hop::Peer(&self.peers.all()[number as usize])),
+        }
+    }
+
+    /// The peer whose datagrams come from `address`.
+    #[must_use]
+    #[inline]
+    pub fn peer_by_address(&self, address: IpAddr) -> Option<&Peer> {
+        self.peers.by_address(address)
+    }
+
+    /// Whether packets to any peer are sealed.
+    #[must_use]
+    #[inline]
+    pub fn seals(&self) -> bool {
+        self.peers.seals()
+    }
+
+    /// The address of the overlay device in a family: the source of ICMP errors.
+    #[must_use]
+    pub fn device_address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.device_v4,
+            Family::V6 => self.device_v6,
+        }
+    }
+
+    /// All peers, in the order of their subnets.
+    #[must_use]
+    pub fn peers(&self) -> &[Peer] {
+        self.peers.all()
+    }
+
+    /// The leases without a route.
+    #[must_use]
+    pub fn unreachable(&self) -> &[Unreachable] {
+        &self.unreachable
+    }
+
+    /// The caller's number for this table.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+}

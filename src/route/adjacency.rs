@@ -1,0 +1,37 @@
+//! The hosts to which routes lead, as their leases describe them.
+//!
+//! It has no state that changes while routes stay the same: `forward::Peers` adds it.
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+
+use super::abilities::Abilities;
+use super::encryption_policy::Protection;
+
+/// A host to which packets can be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adjacency {
+    /// The host's name in the store.
+    pub name: String,
+    /// The address and port at which the host's daemon receives.
+    pub endpoint: SocketAddr,
+    /// The host's subnets that have a route.
+    pub subnets: Vec<IpNet>,
+    /// What the host accepts in addition to bare IPv4 packets; nothing for a plain flanneld.
+    pub abilities: Abilities,
+    /// How packets to and from the host are protected.
+    pub protection: Protection,
+}
+
+/// A lease that has no route, or only for a part of its subnets.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unreachable {
+    /// The host's name in the store.
+    pub name: String,
+    /// The subnets without a route.
+    pub subnets: Vec<IpNet>,
+    /// The reason, as a sentence for the operator.
+    pub reason: String,
+}

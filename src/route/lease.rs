@@ -1,0 +1,65 @@
+//! A lease: one host's claim to a part of the overlay.
+//!
+//! It does not know how a store encodes it.
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::abilities::Abilities;
+use crate::packet::Family;
+
+/// The public addresses of a host on the underlay, at most one of each family.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Public {
+    /// IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Public {
+    /// The address of one family.
+    #[must_use]
+    pub fn of(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.v4.map(IpAddr::V4),
+            Family::V6 => self.v6.map(IpAddr::V6),
+        }
+    }
+
+    /// The addresses that exist, IPv4 first.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}
+
+/// The packet formats that a host accepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dialect {
+    /// The host runs a plain flanneld in UDP mode, which accepts only bare IPv4 packets. It would
+    /// read IPv6 as IPv4.
+    Flannel,
+    /// The host runs a hopsack daemon.
+    Hopsack(Abilities),
+    /// The host runs another backend of Flannel, with this name. It has no socket that accepts our
+    /// packets.
+    Other(String),
+}
+
+/// A host's claim to a part of the overlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The host's name in the store.
+    pub name: String,
+    /// The subnets that the host owns, in the store's order. They identify the lease, and are never
+    /// empty.
+    pub subnets: Vec<IpNet>,
+    /// The host's public addresses.
+    pub public: Public,
+    /// The packet formats that the host accepts.
+    pub dialect: Dialect,
+    /// The store's revision that wrote this lease; later revisions are higher.
+    pub revision: u64,
+}
