@@ -1,7 +1,7 @@
 //! Monotonic time as plain numbers, for code that must not read a clock.
 //!
-//! The caller reads the clock (`sys::now`) and passes [`Nanos`] in, so that pure modules and tests decide what time it is.
-//! A point in time is a [`Nanos`]; a length of time is a [`Duration`].
+//! The caller reads the clock (`sys::now`) and passes [`Nanos`] in, so that pure modules and tests
+//! decide what time it is. A point in time is a [`Nanos`]; a length of time is a [`Duration`].
 //!
 //! Invariant: arithmetic saturates; no operation panics or wraps.
 #![forbid(unsafe_code)]

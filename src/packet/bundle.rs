@@ -1,8 +1,10 @@
-//! A bundle: several small packets in one datagram, for hosts that announce that they accept bundles.
+//! A bundle: several small packets in one datagram, for hosts that announce that they accept
+//! bundles.
 //!
-//! The two kernels between the hosts spend as much on one datagram with fifteen packets of 92 bytes as on one packet.
-//! Bundles of equal length also leave as one UDP_SEGMENT train, as full-size packets do. A bundle carries whole packets
-//! unchanged, with complete checksums, so that each entry equals a bare datagram and is checked like one.
+//! The two kernels between the hosts spend as much on one datagram with fifteen packets of 92 bytes
+//! as on one packet. Bundles of equal length also leave as one UDP_SEGMENT train, as full-size
+//! packets do. A bundle carries whole packets unchanged, with complete checksums, so that each
+//! entry equals a bare datagram and is checked like one.
 //!
 //! # The format, version 1
 //! All numbers are big-endian.
@@ -14,31 +16,36 @@
 //! +-------+-------+-------+-------+-------+-------+----------------+-------+-------+------
 //! ```
 //!
-//! * The first nibble is 3, the second is the version. A receiver that does not know the version drops the datagram.
+//! * The first nibble is 3, the second is the version. A receiver that does not know the version
+//!   drops the datagram.
 //! * The second byte is sent as zero, and receivers ignore it.
-//! * *Total length* is the length of the datagram in bytes, this header and the padding included. It must equal the
-//!   datagram's length.
-//! * Entries follow without gaps, at least one. An entry is a length in two bytes, whose highest bit is zero, and one whole
-//!   IP packet of that length.
-//! * If a length of zero stands where an entry would begin, or fewer than two bytes are left, the rest is padding: zeros
-//!   that receivers ignore. All datagrams of a train except the last have the same length, so they are padded to it.
+//! * *Total length* is the length of the datagram in bytes, this header and the padding included.
+//!   It must equal the datagram's length.
+//! * Entries follow without gaps, at least one. An entry is a length in two bytes, whose highest
+//!   bit is zero, and one whole IP packet of that length.
+//! * If a length of zero stands where an entry would begin, or fewer than two bytes are left, the
+//!   rest is padding: zeros that receivers ignore. All datagrams of a train except the last have
+//!   the same length, so they are padded to it.
 //! * A datagram is never longer than a bare packet to the same peer may be.
 //!
-//! No entry refers to another datagram. A sender keeps the packets of a flow in order across bundles and bare datagrams.
+//! No entry refers to another datagram. A sender keeps the packets of a flow in order across
+//! bundles and bare datagrams.
 //!
-//! *Malformed bundles.* A datagram with a wrong version or total length, or without an entry, is one drop. An entry that
-//! reaches beyond the end of the datagram, or has its highest bit set, ends the bundle. The packets before it are accepted,
-//! since each of them is whole and independent of its neighbours; that entry and all bytes after it are one drop.
+//! *Malformed bundles.* A datagram with a wrong version or total length, or without an entry, is
+//! one drop. An entry that reaches beyond the end of the datagram, or has its highest bit set, ends
+//! the bundle. The packets before it are accepted, since each of them is whole and independent of
+//! its neighbours; that entry and all bytes after it are one drop.
 //!
-//! *No partial checksums.* The highest bit of an entry length is reserved for a flag that would announce them. They would
-//! save only the summing of few bytes while these are copied (compare `checksum/copied/64` with `checksum/memcpy/64` in
-//! benches/packet.rs). In return, the receiver could verify nothing before it merges, and a packet could not be sent bare
-//! where the path takes no bundle. That is not worth a bit.
+//! *No partial checksums.* The highest bit of an entry length is reserved for a flag that would
+//! announce them. They would save only the summing of few bytes while these are copied (compare
+//! `checksum/copied/64` with `checksum/memcpy/64` in benches/packet.rs). In return, the receiver
+//! could verify nothing before it merges, and a packet could not be sent bare where the path takes
+//! no bundle. That is not worth a bit.
 //!
 //! This module does not choose the packets of a bundle, and does not look into packets.
 //!
-//! Invariant: `entries(write(packets)) == packets`, and an entry never reaches beyond its datagram, for any bytes (property
-//! tests `bundles_return_their_packets`, `arbitrary_bundles_stay_inside`).
+//! Invariant: `entries(write(packets)) == packets`, and an entry never reaches beyond its datagram,
+//! for any bytes (property tests `bundles_return_their_packets`, `arbitrary_bundles_stay_inside`).
 #![forbid(unsafe_code)]
 
 use super::header::{put, to_u16, word};
@@ -59,15 +66,17 @@ pub const FIRST_PACKET: usize = HEADER + ENTRY;
 /// The longest packet that an entry can hold.
 const MAX_ENTRY: usize = 0x7fff;
 
-/// The longest packet of which three fit in a datagram of `datagram` bytes. Longer packets are not bundled: to save one
-/// datagram of two, most of their bytes would be copied, and such packets are long enough to fill a train of their own.
+/// The longest packet of which three fit in a datagram of `datagram` bytes. Longer packets are not
+/// bundled: to save one datagram of two, most of their bytes would be copied, and such packets are
+/// long enough to fill a train of their own.
 #[must_use]
 pub const fn smallness(datagram: usize) -> usize {
     (datagram.saturating_sub(HEADER) / 3).saturating_sub(ENTRY)
 }
 
-/// Appends `packet` to the bundle in the first `filled` bytes of `datagram`, or begins a bundle if `filled` is zero. Returns
-/// the new length of the bundle, or `None` if the packet does not fit. The bundle is complete after each call.
+/// Appends `packet` to the bundle in the first `filled` bytes of `datagram`, or begins a bundle if
+/// `filled` is zero. Returns the new length of the bundle, or `None` if the packet does not fit.
+/// The bundle is complete after each call.
 #[must_use]
 #[inline]
 pub fn append(datagram: &mut [u8], filled: usize, packet: &[u8]) -> Option<usize> {
@@ -97,8 +106,8 @@ pub fn is_bundle(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|byte| byte >> 4 == NIBBLE)
 }
 
-/// The entries of a bundle. [`Malformed`] if the version is unknown, the total length is not the length of the datagram, or
-/// there is no entry.
+/// The entries of a bundle. [`Malformed`] if the version is unknown, the total length is not the
+/// length of the datagram, or there is no entry.
 #[inline]
 pub fn entries(datagram: &[u8]) -> Result<Entries<'_>, Malformed> {
     let (header, rest) = datagram.split_at_checked(HEADER).ok_or(Malformed)?;
@@ -137,7 +146,8 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// Number of packets in a datagram, and the sum of their bytes. A datagram that is not a bundle counts as one packet.
+/// Number of packets in a datagram, and the sum of their bytes. A datagram that is not a bundle
+/// counts as one packet.
 #[must_use]
 pub fn contents(datagram: &[u8]) -> (u64, u64) {
     match entries(datagram) {

@@ -1,16 +1,18 @@
-//! The Internet checksum: the 16-bit one's complement sum (RFC 1071), and the pseudo-headers that TCP, UDP and ICMPv6 add
-//! to their own bytes (RFC 793 §3.1, RFC 8200 §8.1).
+//! The Internet checksum: the 16-bit one's complement sum (RFC 1071), and the pseudo-headers that
+//! TCP, UDP and ICMPv6 add to their own bytes (RFC 793 §3.1, RFC 8200 §8.1).
 //!
-//! A [`Sum`] adds byte strings in any order, and is folded once at the end. All but the last must have even length. It never
-//! writes to a packet: the caller stores the two bytes in network byte order.
+//! A [`Sum`] adds byte strings in any order, and is folded once at the end. All but the last must
+//! have even length. It never writes to a packet: the caller stores the two bytes in network byte
+//! order.
 //!
 //! Invariant: the sum over a header that holds its correct checksum finishes as 0.
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
 
-/// An unfinished one's complement sum, in native byte order. The sum may be computed in either byte order, if the result is
-/// swapped in the same way (RFC 1071 §2(B)). It is folded to 16 bits at the end.
+/// An unfinished one's complement sum, in native byte order. The sum may be computed in either byte
+/// order, if the result is swapped in the same way (RFC 1071 §2(B)). It is folded to 16 bits at the
+/// end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sum(u64);
 
@@ -18,10 +20,11 @@ impl Sum {
     /// Adds `bytes`, padded by one zero byte if their length is odd.
     #[must_use]
     pub fn add_bytes(self, bytes: &[u8]) -> Self {
-        // Words of any length may be added, since 2^16, 2^32 and 2^64 are all 1 modulo 2^16 - 1 (RFC 1071 §2(C)). Four
-        // sums of 128 bits take an add and an add-with-carry for each 8 bytes, and run side by side. Vectors are not
-        // faster without AVX, which this crate does not require: splitting 64 KiB took 4.4 us with vectors, and takes
-        // 3.1 us with this loop (benches/packet.rs).
+        // Words of any length may be added, since 2^16, 2^32 and 2^64 are all 1 modulo 2^16 - 1
+        // (RFC 1071 §2(C)). Four sums of 128 bits take an add and an add-with-carry for each 8
+        // bytes, and run side by side. Vectors are not faster without AVX, which this crate does
+        // not require: splitting 64 KiB took 4.4 us with vectors, and takes 3.1 us with this loop
+        // (benches/packet.rs).
         let mut lanes = [0u128; 4];
         let mut chunks = bytes.chunks_exact(32);
         for chunk in &mut chunks {
@@ -53,8 +56,8 @@ impl Sum {
     /// If the lengths differ.
     #[must_use]
     pub fn add_copied(self, from: &[u8], to: &mut [u8]) -> Self {
-        // Two passes over cached bytes, of which the first is the memcpy of the C library, are as fast as one combined
-        // pass of our own.
+        // Two passes over cached bytes, of which the first is the memcpy of the C library, are as
+        // fast as one combined pass of our own.
         to.copy_from_slice(from);
         self.add_bytes(from)
     }
@@ -71,14 +74,15 @@ impl Sum {
         Self(self.0 + other.0)
     }
 
-    /// Subtracts one 16-bit word that was added before: in one's complement, subtracting `x` is adding `!x`.
+    /// Subtracts one 16-bit word that was added before: in one's complement, subtracting `x` is
+    /// adding `!x`.
     #[must_use]
     pub fn sub_word(self, word: u16) -> Self {
         self.add_word(!word)
     }
 
-    /// Adds the pseudo-header of `protocol` between two addresses of the same family. `length` is the length of transport
-    /// header and payload, in bytes.
+    /// Adds the pseudo-header of `protocol` between two addresses of the same family. `length` is
+    /// the length of transport header and payload, in bytes.
     #[must_use]
     pub fn add_pseudo_header(self, src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> Self {
         let sum = match (src, dst) {
@@ -97,7 +101,8 @@ impl Sum {
         (!self.fold()).to_ne_bytes()
     }
 
-    /// The folded sum without complement, in network byte order: the value of a partial checksum field.
+    /// The folded sum without complement, in network byte order: the value of a partial checksum
+    /// field.
     #[must_use]
     pub fn partial(self) -> [u8; 2] {
         self.fold().to_ne_bytes()

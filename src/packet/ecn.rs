@@ -1,15 +1,20 @@
-//! Explicit congestion notification (ECN) across the tunnel: applies the outer ECN field to the inner packet.
+//! Explicit congestion notification (ECN) across the tunnel: applies the outer ECN field to the
+//! inner packet.
 //!
-//! Routers of the underlay can mark only the outer header. If the mark were discarded with that header, TCP would not slow
-//! down and the queue would stay full. RFC 6040 says how the mark is carried over: [`Ecn::decapsulated`] is its table, and
-//! [`Marker`] writes the result into a copy of the packet, since the receive buffer is only borrowed. A packet whose outer
-//! header is unmarked is neither copied nor inspected.
+//! Routers of the underlay can mark only the outer header. If the mark were discarded with that
+//! header, TCP would not slow down and the queue would stay full. RFC 6040 says how the mark is
+//! carried over: [`Ecn::decapsulated`] is its table, and [`Marker`] writes the result into a copy
+//! of the packet, since the receive buffer is only borrowed. A packet whose outer header is
+//! unmarked is neither copied nor inspected.
 //!
-//! It does not choose the outer ECN field of packets that leave. That is a copy of the inner field for hosts that announce
-//! that they read it ("normal mode"), and Not-ECT for all others ("compatibility mode").
+//! It does not choose the outer ECN field of packets that leave. That is a copy of the inner field
+//! for hosts that announce that they read it ("normal mode"), and Not-ECT for all others
+//! ("compatibility mode").
 //!
-//! Invariant: a marked packet differs from the original only in the two ECN bits and in the IPv4 header checksum.
-//! Sources: RFC 3168 (the field), RFC 6040 §4 (tunnels), RFC 1624 (the checksum of a changed header).
+//! Invariant: a marked packet differs from the original only in the two ECN bits and in the IPv4
+//! header checksum.
+//! Sources: RFC 3168 (the field), RFC 6040 §4 (tunnels), RFC 1624 (the checksum of a changed
+//! header).
 #![forbid(unsafe_code)]
 
 use super::checksum::Sum;
@@ -40,8 +45,9 @@ impl Ecn {
         [Self::NotEct, Self::Ect1, Self::Ect0, Self::Ce][usize::from(traffic_class & 3)]
     }
 
-    /// The ECN field of the forwarded packet, if `self` is its inner and `outer` its outer field (RFC 6040 figure 4).
-    /// `None`: the packet must be dropped, because it cannot carry the mark, which would be lost.
+    /// The ECN field of the forwarded packet, if `self` is its inner and `outer` its outer field
+    /// (RFC 6040 figure 4). `None`: the packet must be dropped, because it cannot carry the mark,
+    /// which would be lost.
     #[must_use]
     #[inline]
     pub fn decapsulated(self, outer: Self) -> Option<Self> {
@@ -66,7 +72,8 @@ impl IpPacket<'_> {
     }
 }
 
-/// Marks a packet "congestion experienced". Returns whether its transport supports ECN; if not, the packet is unchanged.
+/// Marks a packet "congestion experienced". Returns whether its transport supports ECN; if not, the
+/// packet is unchanged.
 pub fn mark(packet: &mut [u8]) -> bool {
     let Ok(view) = IpPacket::parse(packet) else { return false };
     let (family, supports_ecn) = (view.family(), view.ecn() != Ecn::NotEct);
@@ -104,7 +111,8 @@ impl Default for Marker {
 }
 
 impl Marker {
-    /// Applies the outer field `outer` to a packet. Returns the packet to forward; `None` if it must be dropped.
+    /// Applies the outer field `outer` to a packet. Returns the packet to forward; `None` if it
+    /// must be dropped.
     #[must_use]
     #[inline]
     pub fn apply<'a>(&'a mut self, packet: IpPacket<'a>, outer: Ecn) -> Option<IpPacket<'a>> {
@@ -134,7 +142,8 @@ mod tests {
 
     const ALL: [Ecn; 4] = [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce];
 
-    /// RFC 6040 figure 4: one row for each inner field, one column for each outer field, in the order of `ALL`.
+    /// RFC 6040 figure 4: one row for each inner field, one column for each outer field, in the
+    /// order of `ALL`.
     #[test]
     fn decapsulation_follows_rfc_6040() {
         use Ecn::{Ce, Ect0, Ect1, NotEct};

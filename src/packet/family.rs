@@ -23,8 +23,8 @@ impl Family {
     }
 }
 
-/// Bytes that the overlay adds to an inner packet on an underlay of this family: an IP header (20 or 40) and a UDP header
-/// (8).
+/// Bytes that the overlay adds to an inner packet on an underlay of this family: an IP header (20
+/// or 40) and a UDP header (8).
 #[must_use]
 pub const fn outer_overhead(underlay: Family) -> u16 {
     match underlay {

@@ -1,7 +1,8 @@
-//! Positions of header fields in IP, TCP and UDP headers, and helpers that read and write 16-bit fields.
+//! Positions of header fields in IP, TCP and UDP headers, and helpers that read and write 16-bit
+//! fields.
 //!
-//! Offsets of TCP and UDP fields count from the start of the transport header. Nothing here checks a length: a slice that
-//! is too short panics, so callers check first.
+//! Offsets of TCP and UDP fields count from the start of the transport header. Nothing here checks
+//! a length: a slice that is too short panics, so callers check first.
 //! Sources: RFC 791 (IPv4), RFC 8200 (IPv6), RFC 9293 §3.1 (TCP), RFC 768 (UDP).
 #![forbid(unsafe_code)]
 

@@ -1,11 +1,14 @@
-//! ICMP errors that a router sends to the sender of a packet that it cannot forward: "destination unreachable" and
-//! "fragmentation needed" or "packet too big", for IPv4 (RFC 792, RFC 1191, RFC 1812) and IPv6 (RFC 4443).
+//! ICMP errors that a router sends to the sender of a packet that it cannot forward: "destination
+//! unreachable" and "fragmentation needed" or "packet too big", for IPv4 (RFC 792, RFC 1191, RFC
+//! 1812) and IPv6 (RFC 4443).
 //!
-//! [`error`] writes one whole IP packet into the caller's buffer; [`Limiter`] says whether it may be sent. The kernels of
-//! both hosts handle echo, time exceeded and redirects, since the overlay is one link.
+//! [`error`] writes one whole IP packet into the caller's buffer; [`Limiter`] says whether it may
+//! be sent. The kernels of both hosts handle echo, time exceeded and redirects, since the overlay
+//! is one link.
 //!
-//! Invariant: there is never an error about an ICMP error, about a fragment other than the first, or about a packet whose
-//! source is not one host (RFC 1812 §4.3.2.7, RFC 4443 §2.4(e)). So two routers can never answer each other for ever.
+//! Invariant: there is never an error about an ICMP error, about a fragment other than the first,
+//! or about a packet whose source is not one host (RFC 1812 §4.3.2.7, RFC 4443 §2.4(e)). So two
+//! routers can never answer each other for ever.
 #![forbid(unsafe_code)]
 
 mod limiter;
@@ -31,19 +34,21 @@ pub enum Problem {
     },
 }
 
-/// Bytes of the longest error: an IPv6 error quotes as much as fits the minimum IPv6 MTU (RFC 4443 §2.4(c)).
+/// Bytes of the longest error: an IPv6 error quotes as much as fits the minimum IPv6 MTU (RFC 4443
+/// §2.4(c)).
 pub const MAX_ERROR: usize = 1280;
 /// Bytes of the longest IPv4 error (RFC 1812 §4.3.2.3).
 const MAX_ERROR_V4: usize = 576;
-/// Bytes of an ICMP error header for both families: type, code, checksum, and four bytes that are unused or hold the MTU.
+/// Bytes of an ICMP error header for both families: type, code, checksum, and four bytes that are
+/// unused or hold the MTU.
 const ICMP_HEADER: usize = 8;
 const TTL: u8 = 64;
 /// The precedence "internetwork control" (RFC 1812 §4.3.2.5).
 const TOS_INTERNETWORK_CONTROL: u8 = 0xc0;
 const DONT_FRAGMENT: u16 = 0x4000;
 
-/// Writes the error about `packet` into `out` and returns it. `from` is its source, an address of the packet's family.
-/// `None`: the RFCs forbid an answer.
+/// Writes the error about `packet` into `out` and returns it. `from` is its source, an address of
+/// the packet's family. `None`: the RFCs forbid an answer.
 pub fn error<'o>(
     out: &'o mut [u8; MAX_ERROR],
     from: IpAddr,

@@ -1,11 +1,12 @@
 //! A checked, read-only view of one IP packet.
 //!
-//! [`IpPacket::parse`] is the only constructor. It checks that the header is whole and that the packet's own length field
-//! equals the length of the slice, so that no accessor can panic. It checks only the first header: transport and
-//! extension headers are walked on request ([`IpPacket::transport`]).
+//! [`IpPacket::parse`] is the only constructor. It checks that the header is whole and that the
+//! packet's own length field equals the length of the slice, so that no accessor can panic. It
+//! checks only the first header: transport and extension headers are walked on request
+//! ([`IpPacket::transport`]).
 //!
-//! It does not edit packets and does not verify checksums: the kernel has verified them before a TUN read and verifies
-//! them after a TUN write; code that merges packets verifies them itself.
+//! It does not edit packets and does not verify checksums: the kernel has verified them before a
+//! TUN read and verifies them after a TUN write; code that merges packets verifies them itself.
 //!
 //! Invariant: for every accepted input, `total length == bytes.len()`; no accessor panics.
 //! Sources: RFC 791 (IPv4), RFC 8200 (IPv6).
@@ -35,7 +36,8 @@ pub struct Transport {
     pub protocol: u8,
     /// Byte offset from the start of the IP header; at most the packet's length.
     pub offset: usize,
-    /// Whether the packet is unfragmented or the first fragment. In a later fragment the bytes at `offset` are payload.
+    /// Whether the packet is unfragmented or the first fragment. In a later fragment the bytes at
+    /// `offset` are payload.
     pub first_fragment: bool,
 }
 
@@ -104,15 +106,16 @@ impl<'a> IpPacket<'a> {
         }
     }
 
-    /// Finds the transport header behind the IPv6 extension headers. `None` if the chain is cut short, or ends in "no next
-    /// header" (59) or an encrypted payload (50).
+    /// Finds the transport header behind the IPv6 extension headers. `None` if the chain is cut
+    /// short, or ends in "no next header" (59) or an encrypted payload (50).
     #[must_use]
     pub fn transport(&self) -> Option<Transport> {
         self.walk().map(|(transport, _)| transport)
     }
 
-    /// The transport header of a packet that may be split into several or merged with others. `None` for any fragment, the
-    /// first included, and for a packet that an authentication header protects as a whole.
+    /// The transport header of a packet that may be split into several or merged with others.
+    /// `None` for any fragment, the first included, and for a packet that an authentication header
+    /// protects as a whole.
     #[must_use]
     pub fn divisible_transport(&self) -> Option<Transport> {
         self.walk().filter(|(_, divisible)| *divisible).map(|(transport, _)| transport)
@@ -133,8 +136,9 @@ impl<'a> IpPacket<'a> {
         }
     }
 
-    /// Walks the extension headers. Each header names the next (RFC 8200 §4). Lengths are in units of 8 bytes beyond the
-    /// first 8, except in the authentication header (RFC 4302: units of 4 bytes beyond the first 8).
+    /// Walks the extension headers. Each header names the next (RFC 8200 §4). Lengths are in units
+    /// of 8 bytes beyond the first 8, except in the authentication header (RFC 4302: units of 4
+    /// bytes beyond the first 8).
     fn walk_extensions(&self) -> Option<(Transport, bool)> {
         let (mut next, mut offset, mut first_fragment) = (self.protocol(), IPV6_HEADER, true);
         let mut divisible = true;

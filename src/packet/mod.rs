@@ -1,5 +1,5 @@
-//! IP packets as bytes: checked views, checksums, ICMP errors, ECN, bundles, and the splitting and merging of super
-//! packets.
+//! IP packets as bytes: checked views, checksums, ICMP errors, ECN, bundles, and the splitting and
+//! merging of super packets.
 //!
 //! Nothing here knows a device, a route or a clock.
 //!

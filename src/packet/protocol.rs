@@ -1,4 +1,5 @@
-//! IP protocol numbers to which this program gives a meaning (IANA "Assigned Internet Protocol Numbers").
+//! IP protocol numbers to which this program gives a meaning (IANA "Assigned Internet Protocol
+//! Numbers").
 #![forbid(unsafe_code)]
 
 /// ICMP for IPv4 (RFC 792).

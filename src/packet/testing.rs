@@ -1,5 +1,5 @@
-//! Packets for the tests of [`split`](super::split) and [`coalesce`](super::coalesce), and checks of the results with
-//! etherparse, an independent parser.
+//! Packets for the tests of [`split`](super::split) and [`coalesce`](super::coalesce), and checks
+//! of the results with etherparse, an independent parser.
 #![forbid(unsafe_code)]
 
 use etherparse::{
@@ -138,7 +138,8 @@ impl TestPacket {
         self.build().len() - self.payload.len()
     }
 
-    /// Builds the packet as a TUN read delivers it: with a partial checksum, to be split at `gso_size` (0: not at all).
+    /// Builds the packet as a TUN read delivers it: with a partial checksum, to be split at
+    /// `gso_size` (0: not at all).
     pub(super) fn partial(&self, gso_size: u16) -> (VnetHeader, Vec<u8>) {
         let mut bytes = self.build();
         let packet = IpPacket::parse(&bytes).expect("well formed");

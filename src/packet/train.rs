@@ -2,11 +2,13 @@
 //!
 //! It is a view: it owns nothing, and does not look into its datagrams.
 //!
-//! Invariant: the datagrams, one after the other, are exactly `bytes`; only the last may be shorter than `stride`.
+//! Invariant: the datagrams, one after the other, are exactly `bytes`; only the last may be shorter
+//! than `stride`.
 #![forbid(unsafe_code)]
 
-/// Datagrams back to back in one buffer, each `stride` bytes long except for the last, which may be shorter. One GRO
-/// receive delivers a train, and one GSO send takes one. A single packet is a train of one.
+/// Datagrams back to back in one buffer, each `stride` bytes long except for the last, which may be
+/// shorter. One GRO receive delivers a train, and one GSO send takes one. A single packet is a
+/// train of one.
 #[derive(Debug, Clone, Copy)]
 pub struct Train<'a> {
     /// The bytes of all datagrams.

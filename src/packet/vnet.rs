@@ -1,12 +1,13 @@
-//! The ten bytes before each packet on a TUN queue that is opened with `IFF_VNET_HDR`. They say which checksum is still
-//! partial, and into which segments a super packet is to be split.
+//! The ten bytes before each packet on a TUN queue that is opened with `IFF_VNET_HDR`. They say
+//! which checksum is still partial, and into which segments a super packet is to be split.
 //!
-//! It does not look at the packet: [`split`](super::split::split) checks whether the offsets lie inside it.
+//! It does not look at the packet: [`split`](super::split::split) checks whether the offsets lie
+//! inside it.
 //!
-//! Invariant: [`VnetHeader::parse`] accepts only combinations that the requested offloads (checksum, TSO, USO) can
-//! produce.
-//! Sources: VIRTIO 1.2 §5.1.6, `include/uapi/linux/virtio_net.h`. A TUN with default endianness uses the byte order of
-//! the machine.
+//! Invariant: [`VnetHeader::parse`] accepts only combinations that the requested offloads
+//! (checksum, TSO, USO) can produce.
+//! Sources: VIRTIO 1.2 §5.1.6, `include/uapi/linux/virtio_net.h`. A TUN with default endianness
+//! uses the byte order of the machine.
 #![forbid(unsafe_code)]
 
 use super::malformed::Malformed;
@@ -16,10 +17,12 @@ use super::malformed::Malformed;
 pub struct VnetHeader {
     /// Either [`NEEDS_CSUM`](Self::NEEDS_CSUM), [`DATA_VALID`](Self::DATA_VALID), or 0.
     pub flags: u8,
-    /// One of the `GSO_` constants. [`GSO_ECN`](Self::GSO_ECN) is added to a TCP type if CWR is set.
+    /// One of the `GSO_` constants. [`GSO_ECN`](Self::GSO_ECN) is added to a TCP type if CWR is
+    /// set.
     pub gso_type: u8,
-    /// Bytes of all headers. The kernel gives only a hint here, on the forward path often the length of the whole first
-    /// fragment. So this program writes the field for the kernel, but never reads it.
+    /// Bytes of all headers. The kernel gives only a hint here, on the forward path often the
+    /// length of the whole first fragment. So this program writes the field for the kernel, but
+    /// never reads it.
     pub hdr_len: u16,
     /// Payload bytes of each segment; the last may have fewer.
     pub gso_size: u16,
@@ -33,9 +36,11 @@ impl VnetHeader {
     /// Bytes on the wire.
     pub const LEN: usize = 10;
 
-    /// Flag: the checksum field holds only the sum of the pseudo-header; the receiver must add the rest.
+    /// Flag: the checksum field holds only the sum of the pseudo-header; the receiver must add the
+    /// rest.
     pub const NEEDS_CSUM: u8 = 1;
-    /// Flag: the checksum was verified. The kernel sets this flag on a read, and ignores it on a TUN write.
+    /// Flag: the checksum was verified. The kernel sets this flag on a read, and ignores it on a
+    /// TUN write.
     pub const DATA_VALID: u8 = 2;
 
     /// Type: a single packet.
@@ -44,9 +49,11 @@ impl VnetHeader {
     pub const GSO_TCPV4: u8 = 1;
     /// Type: a super packet of TCP over IPv6.
     pub const GSO_TCPV6: u8 = 4;
-    /// Type: a super packet of UDP over either family, which is split into datagrams (type 3 would be fragments).
+    /// Type: a super packet of UDP over either family, which is split into datagrams (type 3 would
+    /// be fragments).
     pub const GSO_UDP_L4: u8 = 5;
-    /// Bit in addition to a TCP type: CWR is set in the super packet, and belongs to its first segment only.
+    /// Bit in addition to a TCP type: CWR is set in the super packet, and belongs to its first
+    /// segment only.
     pub const GSO_ECN: u8 = 0x80;
 
     /// Reads the header at the start of `bytes`, and returns it with the bytes that follow.

@@ -1,18 +1,19 @@
-//! The keys of one epoch: [`SealingKeys`] turns trains of packets into trains of sealed datagrams, [`OpeningKeys`] turns a
-//! datagram back into its packet.
+//! The keys of one epoch: [`SealingKeys`] turns trains of packets into trains of sealed datagrams,
+//! [`OpeningKeys`] turns a datagram back into its packet.
 //!
-//! Both read one buffer and write another, so the pass that encrypts also copies: to the buffer from which packets are
-//! sent, or from the cold receive buffer to one that stays in the cache. Neither chooses the epoch.
+//! Both read one buffer and write another, so the pass that encrypts also copies: to the buffer
+//! from which packets are sent, or from the cold receive buffer to one that stays in the cache.
+//! Neither chooses the epoch.
 //!
 //! ```text
-//!  0        1        2        3        4                            12                      n-16       n
-//!  | 0x10   | epoch  | key    | 0      | counter, big-endian        | packet, encrypted     | tag      |
-//!  |<---------------- authenticated (AAD) ------------------------>|<------ sealed ------->|
+//!  0        1        2        3        4                     12                  n-16       n
+//!  | 0x10   | epoch  | key    | 0      | counter, big-endian | packet, encrypted | tag      |
+//!  |<---------------- authenticated (AAD) ----------------->|<---- sealed ----->|
 //!  nonce = iv XOR (four zero bytes, counter)
 //! ```
 //!
-//! Invariant: a counter is reserved before it is used, by an atomic exchange that only goes up. So even two threads with
-//! one key would never seal with the same nonce.
+//! Invariant: a counter is reserved before it is used, by an atomic exchange that only goes up. So
+//! even two threads with one key would never seal with the same nonce.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -76,8 +77,8 @@ impl SealingKeys {
         Self { epoch, since, until, workers: (0..workers).map(sender).collect() }
     }
 
-    /// Seals each packet of a train. The datagrams stand in the first bytes of `out`, each [`OVERHEAD`] longer than its
-    /// packet. On an error nothing of `out` may be sent.
+    /// Seals each packet of a train. The datagrams stand in the first bytes of `out`, each
+    /// [`OVERHEAD`] longer than its packet. On an error nothing of `out` may be sent.
     #[inline]
     pub fn seal<'o>(
         &self,
@@ -113,8 +114,8 @@ impl SealingKeys {
         self.since
     }
 
-    /// Whether the keys have used up seven eighths of their time or of their packets. The rest is more than a worker can
-    /// use before the keys are removed.
+    /// Whether the keys have used up seven eighths of their time or of their packets. The rest is
+    /// more than a worker can use before the keys are removed.
     pub(super) fn is_worn(&self, now: Nanos) -> bool {
         const WORN_PACKETS: u64 = MOST_PACKETS - MOST_PACKETS / 8;
         let (age, life) = (now.since(self.since), self.until.since(self.since));
@@ -155,11 +156,13 @@ impl Sender {
     }
 }
 
-/// The keys with which one peer's datagrams of one epoch are opened, one for each worker of the peer.
+/// The keys with which one peer's datagrams of one epoch are opened, one for each worker of the
+/// peer.
 #[derive(Debug)]
 pub struct OpeningKeys {
     epoch: u8,
-    /// The time until which the keys open, as [`Nanos`]; [`Nanos::MAX`] while no newer epoch is in use.
+    /// The time until which the keys open, as [`Nanos`]; [`Nanos::MAX`] while no newer epoch is in
+    /// use.
     until: AtomicU64,
     workers: Box<[Receiver]>,
 }
@@ -185,7 +188,8 @@ impl OpeningKeys {
         Self { epoch, until: AtomicU64::new(Nanos::MAX.0), workers: (0..workers).map(receiver).collect() }
     }
 
-    /// Opens a datagram, whose header is `header`, into the start of `out`, which must have room for it.
+    /// Opens a datagram, whose header is `header`, into the start of `out`, which must have room
+    /// for it.
     #[inline]
     pub(super) fn open<'o>(
         &self,
@@ -198,7 +202,8 @@ impl OpeningKeys {
             return Err(OpenError::Replayed);
         }
         let packet = receiver.open(header, datagram, out).ok_or(OpenError::Unauthentic)?;
-        // Only an authentic datagram moves the window. Of two workers with the same datagram, the first wins.
+        // Only an authentic datagram moves the window. Of two workers with the same datagram, the
+        // first wins.
         if !receiver.window.accept(header.counter) {
             return Err(OpenError::Replayed);
         }
@@ -223,7 +228,8 @@ impl OpeningKeys {
         self.workers.iter().any(|receiver| receiver.window.newest() > 0)
     }
 
-    /// Makes the keys stop opening at `until`, unless they stop earlier. It is called when a newer epoch is in use.
+    /// Makes the keys stop opening at `until`, unless they stop earlier. It is called when a newer
+    /// epoch is in use.
     pub(super) fn end(&self, until: Nanos) {
         self.until.fetch_min(until.0, Relaxed);
     }

@@ -1,6 +1,7 @@
 //! The clear header of a sealed datagram, and what sealing adds to a packet.
 //!
-//! It does not check whether the header is authentic: the AEAD tag does, since the header is its associated data.
+//! It does not check whether the header is authentic: the AEAD tag does, since the header is its
+//! associated data.
 //!
 //! Invariant: `Header::parse(Header::to_bytes(h) + tag) == h`.
 #![forbid(unsafe_code)]
@@ -26,8 +27,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header. `None` if the datagram is too short for header and tag, is of another type, or has no zero in
-    /// its fourth byte.
+    /// Reads the header. `None` if the datagram is too short for header and tag, is of another
+    /// type, or has no zero in its fourth byte.
     #[must_use]
     #[inline]
     pub fn parse(datagram: &[u8]) -> Option<Self> {

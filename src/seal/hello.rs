@@ -1,5 +1,5 @@
-//! The hellos that two hosts exchange over their authenticated connection before they derive keys, and the agreement
-//! that follows from them.
+//! The hellos that two hosts exchange over their authenticated connection before they derive keys,
+//! and the agreement that follows from them.
 //!
 //! It does not authenticate the peer: the connection has done that.
 //!
@@ -9,7 +9,8 @@
 use super::role::Role;
 use super::suite::Suite;
 
-/// What a host says about itself. On the wire: version 1, flags (bit 0: AES), workers, then one byte for each epoch.
+/// What a host says about itself. On the wire: version 1, flags (bit 0: AES), workers, then one
+/// byte for each epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
     /// Whether the host's CPU has AES instructions.

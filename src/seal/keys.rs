@@ -34,8 +34,8 @@ impl Keys {
         self.sealing.as_ref().ok_or(SealError::NoKey)?.seal(worker, train, out, now)
     }
 
-    /// Opens a datagram into the start of `out`, which should have room for any datagram. Returns the packet or bundle
-    /// that was sealed.
+    /// Opens a datagram into the start of `out`, which should have room for any datagram. Returns
+    /// the packet or bundle that was sealed.
     #[inline]
     pub fn open<'o>(&self, datagram: &[u8], out: &'o mut [u8], now: Nanos) -> Result<&'o [u8], OpenError> {
         let header = Header::parse(datagram).ok_or(OpenError::Malformed)?;

@@ -1,16 +1,17 @@
-//! The key schedule: derives a key and an IV for each direction, epoch and sending worker from one exporter secret.
+//! The key schedule: derives a key and an IV for each direction, epoch and sending worker from one
+//! exporter secret.
 //!
 //! ```text
-//! secret  = TLS-Exporter("EXPORTER-hopsack-sealed-1", context = epoch, 32)          RFC 8446 §7.5
-//! root    = HKDF-Extract(salt = "hopsack sealed 1", secret)                         RFC 5869, SHA-256
+//! secret  = TLS-Exporter("EXPORTER-hopsack-sealed-1", context = epoch, 32)      RFC 8446 §7.5
+//! root    = HKDF-Extract(salt = "hopsack sealed 1", secret)             RFC 5869, SHA-256
 //! key, iv = HKDF-Expand(root, label || suite || direction || epoch || worker, 32 | 12)
-//! id      = HKDF-Expand(root, "id", 16)                                             tells nothing about the keys
+//! id      = HKDF-Expand(root, "id", 16)                    tells nothing about the keys
 //! ```
 //!
 //! It does not make handshakes, and keeps no counter.
 //!
-//! Invariant: two different (secret, suite, direction, epoch, worker) share no key; a [`Secret`] cannot be copied or
-//! printed, and is overwritten when it is dropped.
+//! Invariant: two different (secret, suite, direction, epoch, worker) share no key; a [`Secret`]
+//! cannot be copied or printed, and is overwritten when it is dropped.
 #![forbid(unsafe_code)]
 
 use aws_lc_rs::aead::{AES_256_GCM, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, UnboundKey};
@@ -42,7 +43,8 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Public name of a secret. Two hosts that show the same name have the same keys; the name tells nothing about them.
+/// Public name of a secret. Two hosts that show the same name have the same keys; the name tells
+/// nothing about them.
 pub(super) type Id = [u8; 16];
 
 /// Derives the keys of one epoch.

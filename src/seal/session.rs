@@ -1,16 +1,19 @@
-//! The session with a peer: holds the keys of successive epochs, from their installation to their removal.
+//! The session with a peer: holds the keys of successive epochs, from their installation to their
+//! removal.
 //!
-//! The control side [`Session::install`]s the secret of a handshake, [`Session::activate`]s its keys once the peer has
-//! installed them too, and asks [`Session::rekey_due`]. Workers take a snapshot of the [`Keys`] for each train. A rekey
-//! changes the snapshot inside the session. The holders of a session, such as a forwarding table, are not told, and
-//! cannot set a counter back.
+//! The control side [`Session::install`]s the secret of a handshake, [`Session::activate`]s its
+//! keys once the peer has installed them too, and asks [`Session::rekey_due`]. Workers take a
+//! snapshot of the [`Keys`] for each train. A rekey changes the snapshot inside the session. The
+//! holders of a session, such as a forwarding table, are not told, and cannot set a counter back.
 //!
 //! It makes no handshake and reads no clock.
 //!
 //! Invariants:
 //! * A secret is installed at most once, since its keys would begin again at the first nonce.
-//! * The peer can open every packet that is sealed, since it confirms its keys before we seal with ours.
-//! * An older epoch opens for [`Lifetime::open_for`] after its successor is in use, and at most [`MOST_OPEN`] epochs open.
+//! * The peer can open every packet that is sealed, since it confirms its keys before we seal with
+//!   ours.
+//! * An older epoch opens for [`Lifetime::open_for`] after its successor is in use, and at most
+//!   [`MOST_OPEN`] epochs open.
 #![forbid(unsafe_code)]
 
 use core::time::Duration;
@@ -98,14 +101,16 @@ impl Session {
         Self { lifetime, keys: ArcSwap::default(), control: Mutex::default() }
     }
 
-    /// The hello for a peer that a handshake has authenticated. `workers` is the number of workers of this host.
+    /// The hello for a peer that a handshake has authenticated. `workers` is the number of workers
+    /// of this host.
     #[must_use]
     pub fn hello(&self, workers: u8) -> Hello {
         let epochs = self.keys.load().opening.iter().map(|opening| opening.epoch()).collect();
         Hello { aes: suite::has_aes(), workers: workers.max(1), epochs }
     }
 
-    /// Derives the keys of a new epoch. They open from now on, but seal only after [`Session::activate`].
+    /// Derives the keys of a new epoch. They open from now on, but seal only after
+    /// [`Session::activate`].
     pub fn install(&self, agreement: Agreement, secret: &Secret, now: Nanos) -> Result<(), InstallError> {
         let Agreement { suite, epoch, role, ours, theirs } = agreement;
         let mut control = self.control();
@@ -131,8 +136,8 @@ impl Session {
         Ok(())
     }
 
-    /// Begins to seal with the keys of `epoch`, since the peer has installed them too. Older epochs stop opening after
-    /// [`Lifetime::open_for`].
+    /// Begins to seal with the keys of `epoch`, since the peer has installed them too. Older epochs
+    /// stop opening after [`Lifetime::open_for`].
     pub fn activate(&self, epoch: u8, now: Nanos) {
         let mut control = self.control();
         let Some(Pending { sealing, suite, id }) =
@@ -149,9 +154,9 @@ impl Session {
         self.keys.store(Arc::new(Keys { sealing: Some(sealing), opening }));
     }
 
-    /// Removes keys that no longer open, and keys that are close to their limits. Activates pending keys with which the
-    /// peer already seals, in case its confirmation was lost. Returns whether the session has just lost its sealing keys.
-    /// The caller calls this regularly.
+    /// Removes keys that no longer open, and keys that are close to their limits. Activates pending
+    /// keys with which the peer already seals, in case its confirmation was lost. Returns whether
+    /// the session has just lost its sealing keys. The caller calls this regularly.
     pub fn tick(&self, now: Nanos) -> bool {
         let keys = self.keys.load_full();
         let is_used =
@@ -174,7 +179,8 @@ impl Session {
         is_worn
     }
 
-    /// Whether a new handshake is due, because there is no key, or because it is old or has sealed many packets.
+    /// Whether a new handshake is due, because there is no key, or because it is old or has sealed
+    /// many packets.
     #[must_use]
     pub fn rekey_due(&self, now: Nanos) -> bool {
         self.keys.load().sealing.as_ref().is_none_or(|sealing| {

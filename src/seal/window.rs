@@ -1,15 +1,16 @@
 //! The replay window of one sending key: records which of its newest counters have been seen.
 //!
-//! Any worker may receive a datagram that any worker of the peer has sealed (an attacker chooses source ports, and with
-//! them our worker), so all workers share a window through atomics. A window is a ring of words. Each word has 32 bits for
-//! 32 counters, and the number of the lap around the ring to which they belong. The exchange that sets the first bit of a
-//! newer lap also replaces the older lap, so nothing is ever cleared, and no two threads both learn that a counter is new.
+//! Any worker may receive a datagram that any worker of the peer has sealed (an attacker chooses
+//! source ports, and with them our worker), so all workers share a window through atomics. A window
+//! is a ring of words. Each word has 32 bits for 32 counters, and the number of the lap around the
+//! ring to which they belong. The exchange that sets the first bit of a newer lap also replaces the
+//! older lap, so nothing is ever cleared, and no two threads both learn that a counter is new.
 //!
 //! It does not authenticate: only counters of authentic datagrams may be accepted.
 //!
-//! Invariant: [`Window::accept`] returns true at most once for a counter, however many threads call it. Called by one
-//! thread, it returns true exactly for a counter that is unseen and less than [`WINDOW`] behind the newest (property test
-//! `window_equals_its_slow_model`).
+//! Invariant: [`Window::accept`] returns true at most once for a counter, however many threads call
+//! it. Called by one thread, it returns true exactly for a counter that is unseen and less than
+//! [`WINDOW`] behind the newest (property test `window_equals_its_slow_model`).
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -19,8 +20,8 @@ use super::limits::MOST_PACKETS;
 /// Number of counters in the window: a counter must be less than this behind the newest.
 pub const WINDOW: u64 = 8192;
 const BITS: u64 = 32;
-/// One word more than the window fills, since it rarely begins at the first bit of a word; rounded up to whole cache
-/// lines.
+/// One word more than the window fills, since it rarely begins at the first bit of a word; rounded
+/// up to whole cache lines.
 const WORDS: usize = (8192 / 32 + 1_usize).next_multiple_of(8);
 const _: () = assert!(WORDS as u64 > WINDOW / BITS);
 
@@ -39,7 +40,8 @@ impl Default for Window {
 }
 
 impl Window {
-    /// Whether [`Window::accept`] would refuse the counter. Asking first is cheaper than opening the datagram.
+    /// Whether [`Window::accept`] would refuse the counter. Asking first is cheaper than opening
+    /// the datagram.
     #[must_use]
     #[inline]
     pub fn is_spent(&self, counter: u64) -> bool {

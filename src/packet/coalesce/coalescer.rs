@@ -13,21 +13,24 @@ use super::flow::{addresses, flow};
 use super::run::Run;
 use super::segment::Segment;
 
-/// Number of runs that a worker needs: a batch of receives rarely has packets of more flows, and the search is linear.
+/// Number of runs that a worker needs: a batch of receives rarely has packets of more flows, and
+/// the search is linear.
 pub const RUNS: usize = 64;
 /// Bytes of the longest super packet: the greatest IPv4 total length.
 pub(super) const MAX_MERGED: usize = 65_535;
 /// Bytes of the longest packet: the IPv6 length field does not count the header.
 const MAX_PACKET: usize = IPV6_HEADER + 65_535;
-/// Segments into which every kernel can split a UDP super packet (`UDP_MAX_SEGMENTS`; 128 since 6.9).
+/// Segments into which every kernel can split a UDP super packet (`UDP_MAX_SEGMENTS`; 128 since
+/// 6.9).
 pub(super) const UDP_SEGMENTS: u32 = 64;
-/// The most segments of a TCP super packet. More would be segments of fewer than 64 bytes. If the kernel refuses the super
-/// packet, it is split again into a buffer of [`SPLIT_BUFFER`] bytes.
+/// The most segments of a TCP super packet. More would be segments of fewer than 64 bytes. If the
+/// kernel refuses the super packet, it is split again into a buffer of [`SPLIT_BUFFER`] bytes.
 pub(super) const MAX_TCP_SEGMENTS: u32 = 1024;
 const _: () = assert!(MAX_MERGED + MAX_TCP_SEGMENTS as usize * (IPV6_HEADER + 60) <= SPLIT_BUFFER);
 
-/// Bytes from the memory of one run to that of the next: a whole packet with its [`VnetHeader`], then five cache lines that
-/// put the starts of runs into different sets of an L1 cache (whose sets repeat every 4,096 bytes).
+/// Bytes from the memory of one run to that of the next: a whole packet with its [`VnetHeader`],
+/// then five cache lines that put the starts of runs into different sets of an L1 cache (whose sets
+/// repeat every 4,096 bytes).
 const SLOT_BYTES: usize = (MAX_PACKET + VnetHeader::LEN).next_multiple_of(64) + 5 * 64;
 const _: () = assert!(!SLOT_BYTES.is_multiple_of(4096) && SLOT_BYTES.is_multiple_of(64));
 
@@ -39,7 +42,8 @@ pub struct Full;
 /// Merges packets into a bounded number of runs.
 #[derive(Debug)]
 pub struct Coalescer {
-    /// Memory of the runs, [`SLOT_BYTES`] bytes each. The first run has the first slot, so that few flows stay in the cache.
+    /// Memory of the runs, [`SLOT_BYTES`] bytes each. The first run has the first slot, so that few
+    /// flows stay in the cache.
     memory: Box<[u8]>,
     pub(super) runs: Vec<Run>,
     /// Hash of the flow of each run; apart from `runs`, so that the search is fast.
@@ -104,8 +108,8 @@ impl Coalescer {
         self.begin(flow, packet.bytes(), segment.as_ref())
     }
 
-    /// Completes the headers of all runs, and returns the runs in the order of their first packets. They stay in memory until
-    /// [`Coalescer::clear`].
+    /// Completes the headers of all runs, and returns the runs in the order of their first packets.
+    /// They stay in memory until [`Coalescer::clear`].
     pub fn finish(&mut self) -> impl Iterator<Item = SuperPacket<'_>> {
         self.memory.chunks_exact_mut(SLOT_BYTES).zip(&self.runs).enumerate().map(|(index, (slot, run))| {
             run.write_headers(slot);
@@ -160,7 +164,8 @@ impl Coalescer {
         if !fits || !segment.continues(packet, next) {
             return false;
         }
-        // The bytes that a segment with a wrong checksum leaves after the run are overwritten or never read.
+        // The bytes that a segment with a wrong checksum leaves after the run are overwritten or
+        // never read.
         if !segment.is_valid_copied(&mut packet[run.length..length]) {
             return false;
         }
@@ -199,8 +204,8 @@ impl Coalescer {
         Ok(())
     }
 
-    /// Closes all runs between the addresses of `packet`, whose flow is unknown (most often a fragment), so that no later
-    /// packet between these addresses overtakes it.
+    /// Closes all runs between the addresses of `packet`, whose flow is unknown (most often a
+    /// fragment), so that no later packet between these addresses overtakes it.
     fn close_between(&mut self, packet: &IpPacket<'_>) {
         for (slot, run) in self.memory.chunks_exact(SLOT_BYTES).zip(&mut self.runs) {
             let known = &slot[VnetHeader::LEN..][..run.length];

@@ -9,8 +9,8 @@ use super::super::header::{IPV4_HEADER, IPV6_HEADER, field};
 use super::super::ip::{IpPacket, Transport};
 use super::super::protocol;
 
-/// The transport header of a packet and a hash of its flow; `None` if the flow is unknown. Two flows with the same hash hide
-/// each other's runs, which costs merges but never reorders packets.
+/// The transport header of a packet and a hash of its flow; `None` if the flow is unknown. Two
+/// flows with the same hash hide each other's runs, which costs merges but never reorders packets.
 pub(super) fn flow(packet: &IpPacket<'_>) -> Option<(Transport, u64)> {
     let transport = packet.divisible_transport()?;
     let ports = match transport.protocol {
@@ -21,7 +21,8 @@ pub(super) fn flow(packet: &IpPacket<'_>) -> Option<(Transport, u64)> {
     let hash = addresses(packet.bytes()).chunks_exact(8).fold(start, |hash, chunk| {
         let mut octets = [0; 8];
         octets.copy_from_slice(chunk);
-        // Multiplicative hashing (Knuth, TAOCP 6.4). The shift mixes the high bits into the low ones.
+        // Multiplicative hashing (Knuth, TAOCP 6.4). The shift mixes the high bits into the low
+        // ones.
         let mixed = (hash ^ u64::from_ne_bytes(octets)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         mixed ^ mixed >> 32
     });

@@ -12,7 +12,8 @@ use super::super::protocol;
 use super::super::vnet::VnetHeader;
 use super::flow::addresses;
 
-/// The headers of a packet that can be merged: IPv4 without options or IPv6 without extension headers, then TCP or UDP.
+/// The headers of a packet that can be merged: IPv4 without options or IPv6 without extension
+/// headers, then TCP or UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) family: Family,

@@ -27,8 +27,8 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Completes the headers of a run of several packets: lengths, the partial checksum, and the [`VnetHeader`] that tells the
-    /// kernel how to split it.
+    /// Completes the headers of a run of several packets: lengths, the partial checksum, and the
+    /// [`VnetHeader`] that tells the kernel how to split it.
     pub(super) fn write_headers(&self, slot: &mut [u8]) {
         if self.packets == 1 {
             return;

@@ -14,8 +14,9 @@ use super::super::ip::{IpPacket, Transport};
 use super::super::protocol;
 use super::layout::Layout;
 
-/// UDP destination ports of tunnels. A tunnel takes one datagram at a time, often in a kernel that would have to split the
-/// super packet again. Its datagrams also hold packets of many flows, none of which should wait for another.
+/// UDP destination ports of tunnels. A tunnel takes one datagram at a time, often in a kernel that
+/// would have to split the super packet again. Its datagrams also hold packets of many flows, none
+/// of which should wait for another.
 const TUNNEL_PORTS: [u16; 11] = [
     1701,  // L2TP
     2152,  // GTP-U
@@ -78,7 +79,8 @@ impl<'a> Segment<'a> {
         (is_plain && network_is_valid).then_some(Self { layout, header, payload })
     }
 
-    /// Whether this packet's header continues a run, whose first packet is `first` and whose next packet must have `next`.
+    /// Whether this packet's header continues a run, whose first packet is `first` and whose next
+    /// packet must have `next`.
     pub(super) fn continues(&self, first: &[u8], next: ExpectedNext) -> bool {
         let header = self.header;
         let equal = |range: Range<usize>| first[range.clone()] == header[range];
@@ -92,13 +94,14 @@ impl<'a> Segment<'a> {
                     && equal(field::V4_SRC..IPV4_HEADER)
                     && id_continues
             }
-            // These ranges are version, traffic class and flow label; next header, hop limit and addresses.
+            // These ranges are version, traffic class and flow label; next header, hop limit and
+            // addresses.
             Family::V6 => equal(0..field::V6_LENGTH) && equal(field::V6_NEXT_HEADER..IPV6_HEADER),
         };
         let l4 = self.layout.l4();
         let ports_are_equal = equal(l4..l4 + 4);
-        // `Segment::of` has checked that of the flags only PSH can differ. An equal data offset means options of equal
-        // length.
+        // `Segment::of` has checked that of the flags only PSH can differ. An equal data offset
+        // means options of equal length.
         let transport_continues = !self.layout.is_tcp
             || (tcp::sequence(&header[l4..]) == next.sequence
                 && equal(l4 + tcp::ACK_NUMBER..l4 + tcp::FLAGS)

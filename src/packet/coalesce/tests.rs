@@ -161,8 +161,8 @@ fn differing_fields_end_a_run() {
                 }
             });
             assert_eq!(counts(&packets).iter().sum::<u64>(), 4);
-            // A UDP packet with another port is another flow, and the first flow continues. For TCP the first flow
-            // has a gap in its sequence numbers then.
+            // A UDP packet with another port is another flow, and the first flow continues. For TCP
+            // the first flow has a gap in its sequence numbers then.
             let first = if what.ends_with("port") && !is_tcp { 3 } else { 2 };
             assert_eq!(counts(&packets)[0], first, "{what}");
         }
@@ -226,8 +226,8 @@ fn some_packets_are_never_merged() {
         TestPacket { more_fragments: true, dont_fragment: false, ..TestPacket::udp(Family::V4, 104) };
     let mut trailing = sequence(&TestPacket::udp(Family::V4, 100), 3, |_, _| ());
     let mut other_protocol = trailing.clone();
-    // With its own checksum as payload, a datagram sums up to zero. Zero means "no checksum" here, although it is also
-    // the correct value.
+    // With its own checksum as payload, a datagram sums up to zero. Zero means "no checksum" here,
+    // although it is also the correct value.
     let mut zero = TestPacket { payload: vec![0; 4], ..TestPacket::udp(Family::V4, 0) };
     let sum = word(&zero.build(), 20 + udp::CHECKSUM);
     put(&mut zero.payload, 0, sum.to_be_bytes());
@@ -399,7 +399,8 @@ fn build_steps(steps: &[Step]) -> Vec<Vec<u8>> {
     (1u64..).zip(steps).map(packet).collect()
 }
 
-/// Packets by flow (source port), in order, without the identification of atomic datagrams (RFC 6864).
+/// Packets by flow (source port), in order, without the identification of atomic datagrams (RFC
+/// 6864).
 fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<(u8, u16), Vec<Vec<u8>>> {
     let mut flows: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for packet in packets {

@@ -2,16 +2,17 @@
 //!
 //! It does not write or send errors.
 //!
-//! Invariant: a group of receivers gets at most [`Limiter::BURST`] errors at once, and [`Limiter::RATE`] per second in the
-//! long run.
+//! Invariant: a group of receivers gets at most [`Limiter::BURST`] errors at once, and
+//! [`Limiter::RATE`] per second in the long run.
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
 
 use crate::time::Nanos;
 
-/// Limits the rate of ICMP errors with a token bucket for each of [`Limiter::BUCKETS`] groups of receivers. So one pod that
-/// floods an address without an owner does not use up the errors for the others.
+/// Limits the rate of ICMP errors with a token bucket for each of [`Limiter::BUCKETS`] groups of
+/// receivers. So one pod that floods an address without an owner does not use up the errors for the
+/// others.
 #[derive(Debug)]
 pub struct Limiter {
     buckets: [Bucket; Self::BUCKETS],
@@ -52,8 +53,8 @@ impl Limiter {
         allowed
     }
 
-    /// The group of a receiver: multiplicative hashing (Knuth, TAOCP 6.4) of the low 32 bits, which puts neighbours in a
-    /// subnet into different groups.
+    /// The group of a receiver: multiplicative hashing (Knuth, TAOCP 6.4) of the low 32 bits, which
+    /// puts neighbours in a subnet into different groups.
     fn group(receiver: IpAddr) -> usize {
         let low = match receiver {
             IpAddr::V4(v4) => v4.to_bits(),

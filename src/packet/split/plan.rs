@@ -15,7 +15,8 @@ use super::super::train::Train;
 use super::super::vnet::VnetHeader;
 use super::segments::{SegmentPosition, SharedFields, checksum_field, never_zero, vary_tcp, vary_udp};
 
-/// How a packet is split, known before a byte is written: the number of segments, and the room that they need.
+/// How a packet is split, known before a byte is written: the number of segments, and the room that
+/// they need.
 #[derive(Debug, Clone, Copy)]
 pub struct SplitPlan<'a> {
     vnet: VnetHeader,
@@ -38,7 +39,8 @@ enum Action {
 }
 
 impl<'a> SplitPlan<'a> {
-    /// Plans the split. [`Malformed`] if the header contradicts the packet, or if the packet must not be split.
+    /// Plans the split. [`Malformed`] if the header contradicts the packet, or if the packet must
+    /// not be split.
     pub fn of(vnet: VnetHeader, packet: IpPacket<'a>) -> Result<Self, Malformed> {
         let expected = match vnet.gso_type {
             VnetHeader::GSO_NONE => return Self::whole(vnet, packet),
@@ -108,14 +110,16 @@ impl<'a> SplitPlan<'a> {
         self.stride
     }
 
-    /// Bytes of all packets; at most [`SPLIT_BUFFER`](super::SPLIT_BUFFER) for a super packet of the local TCP.
+    /// Bytes of all packets; at most [`SPLIT_BUFFER`](super::SPLIT_BUFFER) for a super packet of
+    /// the local TCP.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a packet is never empty")]
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// Writes the packets to the start of `out`. [`Malformed`] if `out` is shorter than [`SplitPlan::len`].
+    /// Writes the packets to the start of `out`. [`Malformed`] if `out` is shorter than
+    /// [`SplitPlan::len`].
     pub fn write<'o>(&self, out: &'o mut [u8]) -> Result<Train<'o>, Malformed> {
         let out = out.get_mut(..self.length).ok_or(Malformed)?;
         match self.action {

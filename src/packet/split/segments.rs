@@ -31,7 +31,8 @@ pub(super) struct SharedFields {
     family: Family,
     /// Sum of the IPv4 header without length, identification and checksum.
     network: Sum,
-    /// Sum of the pseudo-header without the length, and of the fields that are equal in all transport headers.
+    /// Sum of the pseudo-header without the length, and of the fields that are equal in all
+    /// transport headers.
     pub(super) l4: Sum,
     identification: u16,
 }
@@ -45,9 +46,9 @@ impl SharedFields {
         checksum: usize,
     ) -> Self {
         let bytes = packet.bytes();
-        // The partial sum is the sender's sum of the pseudo-header. With a routing header it is the only source of that
-        // sum, since the IPv6 header does not hold the final destination then. A merged packet that a network card has
-        // verified has no partial sum.
+        // The partial sum is the sender's sum of the pseudo-header. With a routing header it is the
+        // only source of that sum, since the IPv6 header does not hold the final destination then.
+        // A merged packet that a network card has verified has no partial sum.
         let pseudo = if vnet.needs_csum() {
             let total = to_u16(bytes.len() - transport.offset);
             Sum::default().add_bytes(&l4[checksum..checksum + 2]).sub_word(total)
@@ -76,7 +77,8 @@ impl SharedFields {
         Self { family: packet.family(), network, l4, identification }
     }
 
-    /// Writes the network header fields that differ: lengths, and for IPv4 identification and checksum.
+    /// Writes the network header fields that differ: lengths, and for IPv4 identification and
+    /// checksum.
     pub(super) fn write_network(&self, network: &mut [u8], l4_len: usize, position: SegmentPosition) {
         match self.family {
             Family::V4 => {
@@ -95,8 +97,8 @@ impl SharedFields {
     }
 }
 
-/// Writes the TCP fields that differ: the sequence number, FIN and PSH on the last segment only, CWR on the first only.
-/// Returns the sum of these fields.
+/// Writes the TCP fields that differ: the sequence number, FIN and PSH on the last segment only,
+/// CWR on the first only. Returns the sum of these fields.
 pub(super) fn vary_tcp(l4: &mut [u8], position: SegmentPosition) -> Sum {
     let sequence = tcp::sequence(l4).wrapping_add(u32::from(position.offset));
     put(l4, tcp::SEQUENCE, sequence.to_be_bytes());

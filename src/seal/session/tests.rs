@@ -14,7 +14,8 @@ fn later(seconds: u64) -> Nanos {
     START + Duration::from_secs(seconds)
 }
 
-/// Both ends of a session, and the number of their handshakes, each of which has a secret of its own.
+/// Both ends of a session, and the number of their handshakes, each of which has a secret of its
+/// own.
 struct Pair {
     here: Session,
     there: Session,
