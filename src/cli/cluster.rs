@@ -6,8 +6,10 @@ use clap::Subcommand;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::error::CliError;
 use super::options::ConfigOptions;
-use super::{CliError, Format, runtime};
+use super::output::{Format, print};
+use super::runtime::runtime;
 use crate::config::{Etcd, Store};
 use crate::node::NodeError;
 use crate::node::admin::{self, LeaseTable, NetworkShown, PoolShown, Released};
@@ -92,7 +94,7 @@ impl Common {
         F: Future<Output = Result<T, NodeError>>,
     {
         let answer = runtime()?.block_on(command(self.etcd()?))?;
-        super::print(&self.format, &answer, |answer| text(answer) + "\n")
+        print(&self.format, &answer, |answer| text(answer) + "\n")
     }
 }
 

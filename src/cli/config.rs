@@ -4,11 +4,11 @@
 use clap::Args;
 use serde::Serialize;
 
+use super::error::CliError;
 use super::options::ConfigOptions;
+use super::output::{Format, print, say};
 use super::table::Table;
-use super::{CliError, Format, print, say};
 use crate::config::{Setting, template};
-use crate::node::NodeError;
 
 /// Options of `hopsack config`.
 #[derive(Debug, Args)]
@@ -34,7 +34,7 @@ pub(super) fn config(args: &ConfigArgs) -> Result<(), CliError> {
     if args.default {
         return say(&template());
     }
-    let config = args.config.sources().load().map_err(NodeError::from)?;
+    let config = args.config.sources().load()?;
     let row = |setting: &Setting| Row {
         key: format!("{}.{}", setting.section, setting.key),
         value: setting.value.clone(),

@@ -1,12 +1,23 @@
-//! How an [`Explanation`] is printed for people: the answer first, then what a packet meets, in that order.
+//! `hopsack explain`: what this host does with a packet for one address.
+//!
+//! The text for people has the answer in its first line, then what a packet meets, in that order.
 
 use std::fmt;
+use std::net::IpAddr;
 
-use super::Table;
-use crate::api::{Explanation, KeyState};
+use super::ask::Ask;
+use super::error::CliError;
+use super::output::print;
+use super::table::Table;
+use crate::api::{CounterRow, Explanation, KeyState, Request};
+
+/// Asks and prints.
+pub(super) fn explain(ask: &Ask, address: IpAddr) -> Result<(), CliError> {
+    print(&ask.format, &ask.ask::<Explanation>(Request::Explain { address })?, page)
+}
 
 /// The answer's sentence, and the table below it.
-pub(super) struct Page {
+struct Page {
     sentence: String,
     table: Table,
 }
@@ -17,55 +28,51 @@ impl fmt::Display for Page {
     }
 }
 
-/// Lays it out.
-pub(super) fn explanation(said: &Explanation) -> Page {
+fn page(explanation: &Explanation) -> Page {
     let mut table = Table::new(&[]);
-    let drop = said.drop.as_ref().map(|reason| format!("counted as {reason}: see `hopsack drops`"));
-    let host = |host: &String| {
-        format!(
-            "{host}{}",
-            said.announced.as_ref().map_or(String::new(), |words| format!(", which announces {words}"))
-        )
-    };
-    let map = format!("by {}, {} s old", said.store, said.map_age_seconds);
-    let hop = said.next_hop.as_ref().map(|hop| format!("{hop}, by the engine {}", said.engine));
-    let mtu = said.mtu.map(|mtu| format!("{mtu} bytes; senders of longer packets are told"));
-    let protection = said
-        .transport
-        .as_ref()
-        .map(|transport| format!("{transport}: {}", said.encryption.as_deref().unwrap_or("none")));
-    let rows = [
-        ("drop", drop),
-        ("kernel", Some(said.device.as_ref().map_or("no route".into(), |device| format!("by {device}")))),
-        ("subnet", said.subnet.clone()),
-        ("host", said.host.as_ref().map(host)),
-        ("map", Some(map)),
-        ("next hop", hop),
-        ("MTU", mtu),
-        ("protection", protection),
-        ("keys", said.keys.as_ref().map(keys)),
-        ("connection", said.connection.clone()),
-        ("frame", said.frame.clone()),
-    ];
-    for (name, text) in rows {
+    for (name, text) in rows(explanation) {
         if let Some(text) = text {
             table.row(&[name, &text]);
         }
     }
-    let (zero, more): (Vec<_>, Vec<_>) = said.counters.iter().partition(|count| count.value == 0);
-    for count in more {
-        table.row(&["counter", &format!("{}: {}", count.name, count.value)]);
+    let (zero, others): (Vec<&CounterRow>, Vec<_>) =
+        explanation.counters.iter().partition(|counter| counter.value == 0);
+    for counter in others {
+        table.row(&["counter", &format!("{}: {}", counter.name, counter.value)]);
     }
     if !zero.is_empty() {
-        let names: Vec<&str> = zero.iter().map(|count| count.name.as_str()).collect();
+        let names: Vec<&str> = zero.iter().map(|counter| counter.name.as_str()).collect();
         table.row(&["counters at 0", &names.join(", ")]);
     }
-    Page { sentence: format!("a packet for {}: {}", said.address, said.sentence), table }
+    Page { sentence: format!("a packet for {}: {}", explanation.address, explanation.sentence), table }
+}
+
+/// Rows of the table; a row without text is left out.
+fn rows(explanation: &Explanation) -> [(&'static str, Option<String>); 11] {
+    let Explanation { drop, device, host, announced, next_hop, mtu, transport, .. } = explanation;
+    let device = device.as_ref().map_or("no route".to_owned(), |device| format!("by {device}"));
+    let announced = announced.as_ref().map_or(String::new(), |words| format!(", which announces {words}"));
+    let encryption = explanation.encryption.as_deref().unwrap_or("none");
+    let map = format!("from {}, {} s old", explanation.store, explanation.map_age_seconds);
+    let engine = &explanation.engine;
+    [
+        ("drop", drop.as_ref().map(|reason| format!("counted as {reason}: see `hopsack drops`"))),
+        ("kernel", Some(device)),
+        ("subnet", explanation.subnet.clone()),
+        ("host", host.as_ref().map(|host| format!("{host}{announced}"))),
+        ("map", Some(map)),
+        ("next hop", next_hop.as_ref().map(|hop| format!("{hop}, by the engine {engine}"))),
+        ("MTU", mtu.map(|mtu| format!("{mtu} bytes; the sender of a longer packet receives an ICMP error"))),
+        ("protection", transport.as_ref().map(|transport| format!("{transport}: {encryption}"))),
+        ("keys", explanation.keys.as_ref().map(keys)),
+        ("connection", explanation.connection.clone()),
+        ("frame", explanation.frame.clone()),
+    ]
 }
 
 fn keys(keys: &KeyState) -> String {
     let KeyState { age_seconds, packets, rekeys, name, .. } = keys;
     format!(
-        "{age_seconds} s old, {packets} datagrams sealed, changed {rekeys} times; the name {name} at both hosts"
+        "{age_seconds} s old, {packets} datagrams sealed, replaced {rekeys} times; both hosts show the name {name}"
     )
 }

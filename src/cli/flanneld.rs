@@ -4,9 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
+use super::error::CliError;
 use crate::config::flanneld::{self, Host};
 pub(super) use crate::config::flanneld::{Request, help};
-use crate::node::NodeError;
 
 /// The machine that we are on.
 struct Machine;
@@ -33,7 +33,7 @@ impl Host for Machine {
 }
 
 /// Reads it.
-pub(super) fn translate(flags: &[String]) -> Result<Request, NodeError> {
+pub(super) fn translate(flags: &[String]) -> Result<Request, CliError> {
     let environment: Vec<_> = std::env::vars().filter(|(name, _)| name.starts_with("FLANNELD_")).collect();
-    flanneld::translate(flags, &environment, &Machine).map_err(NodeError::Invalid)
+    flanneld::translate(flags, &environment, &Machine).map_err(CliError::Usage)
 }

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use super::CliError;
+use super::error::CliError;
 
 const PROGRAM: &str = "hopsack-lab";
 

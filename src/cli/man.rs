@@ -1,17 +1,16 @@
 //! `hopsack man [COMMAND]`: a manual page, made from the same text as `--help`.
 
-use clap::CommandFactory;
+use super::error::CliError;
+use super::output::say;
 
-use super::{Cli, CliError, say};
-
-/// Prints the page of a command, given as its words (`["leases", "list"]`); without words, that of
-/// hopsack.
-pub(super) fn man(words: &[String]) -> Result<(), CliError> {
-    say(&String::from_utf8_lossy(&page(words)?))
+/// Prints the page of a subcommand of `hopsack`, given as its words (`["leases", "list"]`). Without
+/// words, it prints the page of `hopsack` itself.
+pub(super) fn man(hopsack: clap::Command, words: &[String]) -> Result<(), CliError> {
+    say(&String::from_utf8_lossy(&page(hopsack, words)?))
 }
 
-fn page(words: &[String]) -> Result<Vec<u8>, CliError> {
-    let mut command = Cli::command();
+fn page(hopsack: clap::Command, words: &[String]) -> Result<Vec<u8>, CliError> {
+    let mut command = hopsack;
     command.build();
     for word in words {
         let Some(found) = command.find_subcommand(word) else {
@@ -29,11 +28,14 @@ fn page(words: &[String]) -> Result<Vec<u8>, CliError> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::cli::Cli;
 
     fn text(words: &[&str]) -> String {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        String::from_utf8(page(&words).expect("a page")).expect("UTF-8")
+        String::from_utf8(page(Cli::command(), &words).expect("a page")).expect("UTF-8")
     }
 
     #[test]
@@ -50,6 +52,6 @@ mod tests {
 
     #[test]
     fn unknown_command_has_no_page() {
-        assert!(matches!(page(&["fly".to_owned()]), Err(CliError::NoCommand { .. })));
+        assert!(matches!(page(Cli::command(), &["fly".to_owned()]), Err(CliError::NoCommand { .. })));
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{CliError, Format, print, say};
-use crate::node::NodeError;
+use super::error::CliError;
+use super::output::{Format, print, say};
 use crate::pki::{Authority, Description, PkiError};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -96,5 +96,5 @@ pub(super) fn pki(command: PkiCommand) -> Result<(), CliError> {
 
 /// Ends with exit code 2: the user can fix the error by another name, folder or file.
 fn fixable(error: PkiError) -> CliError {
-    CliError::Node(NodeError::Invalid(error.to_string()))
+    CliError::Usage(error.to_string())
 }

@@ -1,0 +1,56 @@
+//! Errors of the commands, and the exit code of each.
+
+use std::path::PathBuf;
+
+use crate::config::ConfigError;
+use crate::control::ControlError;
+use crate::node::NodeError;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// An argument has no possible meaning, or a file that it names cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The running daemon could not be asked.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The daemon could not start, or had to stop.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The program `hopsack-lab` does not exist.
+    #[error(
+        "hopsack-lab is neither at {} nor on the PATH: install it, or build it with `cargo build --release`",
+        .beside.display()
+    )]
+    NoLab {
+        /// Path beside this program, where it was expected.
+        beside: PathBuf,
+    },
+    /// There is no such command.
+    #[error("there is no command {word:?}; the commands are {known}")]
+    NoCommand {
+        /// The word that names no command.
+        word: String,
+        /// The commands that exist, separated by commas.
+        known: String,
+    },
+    /// Standard output could not be written, or the runtime could not start.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl CliError {
+    /// 2 if another argument or another configuration fixes the error, 1 for all others.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Config(_) | Self::NoCommand { .. } => 2,
+            Self::Node(error) => error.exit_code(),
+            Self::Control(_) | Self::NoLab { .. } | Self::Io(_) => 1,
+        }
+    }
+}

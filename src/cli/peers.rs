@@ -1,0 +1,22 @@
+//! `hopsack peers`: the hosts to which packets can be sent.
+
+use super::ask::Ask;
+use super::error::CliError;
+use super::output::print;
+use super::table::Table;
+use crate::api::{PeerRow, Request};
+
+/// Asks and prints.
+pub(super) fn peers(ask: &Ask) -> Result<(), CliError> {
+    print(&ask.format, &ask.ask::<Vec<PeerRow>>(Request::Peers)?, |rows| table(rows))
+}
+
+fn table(rows: &[PeerRow]) -> Table {
+    let mut table = Table::new(&["HOST", "ENDPOINT", "TRANSPORT", "ENCRYPTION", "KEY AGE", "MTU", "SUBNETS"]);
+    for row in rows {
+        let (mtu, subnets) = (row.mtu.to_string(), row.subnets.join(" "));
+        let age = row.key_age_seconds.map_or("-".to_owned(), |seconds| format!("{seconds} s"));
+        table.row(&[&row.name, &row.endpoint, &row.transport, &row.encryption, &age, &mtu, &subnets]);
+    }
+    table
+}
