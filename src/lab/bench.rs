@@ -49,6 +49,7 @@ use super::error::LabError;
 use super::interrupt::Interrupt;
 use super::options::{Options, Store};
 use super::programs;
+use crate::api::{Request, Status};
 use crate::packet::Family;
 use cpu_usage::CpuUsage;
 use keep_awake::KeepAwake;
@@ -121,8 +122,8 @@ fn matrix(
                     continue;
                 }
                 if system == System::Auto {
-                    let status = lab.daemon(1).status()?;
-                    machine.auto = status["engine"].as_str().map(str::to_owned);
+                    let status: Status = lab.daemon(1).query(Request::Status)?;
+                    machine.auto = Some(status.engine);
                 }
                 notes.measure(&topology, plan, (*underlay, system), interrupt)?;
             }

@@ -19,6 +19,7 @@ use super::removal::{Removed, down};
 use super::site::{Host, Pod};
 use super::state::{self, ProcessId, Record};
 use super::topology::{COMMON_SYSCTLS, HOST_SYSCTLS, TopologyPlan};
+use crate::api::{Request, Status};
 use crate::pki::Identity;
 
 /// A lab that exists.
@@ -300,10 +301,10 @@ impl Drop for Lab {
 /// Checks that a daemon leased the planned subnet. Pods have addresses of that subnet, so a daemon
 /// with another lease would not carry their packets.
 fn check_subnet(host: &Host, daemon: &Daemon) -> Result<(), LabError> {
-    let (status, planned) = (daemon.status()?, host.subnet_v4.to_string());
-    let leased = status["subnets"].to_string();
-    if leased.contains(&planned) {
+    let status: Status = daemon.query(Request::Status)?;
+    let planned = host.subnet_v4.to_string();
+    if status.subnets.contains(&planned) {
         return Ok(());
     }
-    Err(LabError::Subnet { host: host.name.clone(), leased, planned })
+    Err(LabError::Subnet { host: host.name.clone(), leased: status.subnets.join(" "), planned })
 }

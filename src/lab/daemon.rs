@@ -13,6 +13,7 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::LabError;
@@ -20,6 +21,8 @@ use super::interrupt::Interrupt;
 use super::programs;
 use super::site::Host;
 use super::state::{self, ProcessId};
+use crate::api::{Request, Status};
+use crate::control::{self, ControlError};
 use crate::sys::process::{Process, Signal, own_session};
 
 /// Time that daemons may take to become ready. They do not wait for each other, so this long time is
@@ -136,8 +139,8 @@ impl Daemon {
         loop {
             // Ask first, then look for the process: a daemon that answered and then ended must not
             // be reported as one that never answered.
-            let answer = self.status();
-            if answer.as_ref().is_ok_and(|status| status["ready"] == true) {
+            let answer = self.query::<Status>(Request::Status);
+            if answer.as_ref().is_ok_and(|status| status.ready) {
                 return Ok(());
             }
             let (host, log) = (self.host.name.clone(), || self.log_tail());
@@ -146,7 +149,7 @@ impl Daemon {
                 return Err(LabError::DaemonDied { host, status, log: log() });
             }
             if Instant::now() >= deadline {
-                let answer = answer.map_or_else(|error| error.to_string(), |status| status.to_string());
+                let answer = answer.map_or_else(|error| error.to_string(), |_| "ready: false".into());
                 return Err(LabError::NotReady { host, seconds: timeout.as_secs(), answer, log: log() });
             }
             self.interrupt.sleep(Duration::from_millis(10))?;
@@ -161,8 +164,8 @@ impl Daemon {
     pub fn wait_peers(&self, peers: usize, timeout: Duration) -> Result<(), LabError> {
         let deadline = Instant::now() + timeout;
         loop {
-            let status = self.status()?;
-            if status["peers"].as_u64().is_some_and(|known| known >= peers as u64) {
+            let status: Status = self.query(Request::Status)?;
+            if status.peers >= peers {
                 return Ok(());
             }
             if Instant::now() >= deadline {
@@ -170,7 +173,7 @@ impl Daemon {
                 return Err(LabError::NotReady {
                     host,
                     seconds,
-                    answer: status.to_string(),
+                    answer: format!("{} of {peers} peers", status.peers),
                     log: self.log_tail(),
                 });
             }
@@ -178,16 +181,29 @@ impl Daemon {
         }
     }
 
-    /// Asks the daemon for its status. Returns the value of `ok` in the answer.
+    /// Asks the daemon over its control socket.
     ///
     /// # Errors
-    /// The daemon does not answer, or it answers with an error.
-    pub fn status(&self) -> Result<Value, LabError> {
-        self.ask(r#"{"command":"status"}"#)
+    /// The daemon does not answer within 5 s, or it answers with an error.
+    pub fn query<T: DeserializeOwned>(&self, request: Request) -> Result<T, LabError> {
+        let path = self.control_path();
+        let failed = |error: ControlError| LabError::Control {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        };
+        control::ask(&path, request).map_err(failed)
     }
 
-    /// Writes one line to the control socket and reads one line. Returns the value of `ok` in the
-    /// answer.
+    /// Asks the daemon for its status, as JSON.
+    ///
+    /// # Errors
+    /// See [`Daemon::query`].
+    pub fn status(&self) -> Result<Value, LabError> {
+        self.query(Request::Status)
+    }
+
+    /// Writes one line to the control socket and reads one line, for tests that send requests which no
+    /// client sends. Returns the value of `ok` in the answer.
     ///
     /// # Errors
     /// The daemon does not answer within 2 s, or it answers with an error.

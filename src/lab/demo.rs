@@ -1,8 +1,9 @@
-//! The demo: what an overlay is for, shown in a minute and on one screen.
+//! Demo: shows the overlay at work in a minute, on one screen.
 //!
-//! Three hosts come up, all pods ping each other, TCP moves between two of them, one daemon is killed while packets flow
-//! and started again, two hosts begin to encrypt, and everything is removed. Invariant: [`run`] returns `Ok` only if every step held, and whichever
-//! way it returns, the lab is gone.
+//! Hosts come up, all pods ping each other, and TCP moves data between two of them. A daemon is killed
+//! while packets flow and started again. Two hosts begin to encrypt. Then everything is removed.
+//!
+//! Invariant: [`run`] returns `Ok` only if every step succeeded, and it always removes the lab.
 
 mod capture;
 
@@ -20,49 +21,55 @@ use super::options::{Options, Store};
 use super::ping::{Ping, Pinger, ping};
 use super::programs;
 use super::traffic::{Amount, Flow, Transfer};
+use crate::api::{Explanation, Request};
 use crate::packet::Family;
 use crate::sys::process::own_session;
-use capture::{TIMES, WORDS, overhear};
+use capture::{TEXT, TEXT_COUNT, send_and_capture};
 
-/// The matrix of pings has to fit a screen.
+/// Largest number of hosts. The matrix of pings must fit a screen.
 pub const MAX_HOSTS: u8 = 9;
 
-/// What systemd waits before it starts a service again, unless told otherwise (`systemd.service(5)`, RestartSec=).
+/// Default time after which systemd starts a service again (`systemd.service(5)`, RestartSec=).
 const RESTART_AFTER: Duration = Duration::from_millis(100);
 
-/// Time between two pings while a daemon is killed: the resolution of "what was lost".
+/// Time between two pings while a daemon is killed. It is the resolution of the measured outage.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Runs the demo in a lab that `options` describe, and tells about it on `out`. TCP runs for `time` in each family.
+/// Runs the demo in a lab with these options and prints its progress to `out`. TCP runs for `time` in
+/// each family.
 ///
 /// # Errors
-/// The first step that did not hold, or [`LabError::Interrupted`].
+/// The first step that failed, or [`LabError::Interrupted`].
 pub fn run(options: Options, time: Duration, out: &mut dyn Write) -> Result<(), LabError> {
     let (interrupt, family) = (options.interrupt.clone(), options.underlay);
-    let said = LabError::io("write to the terminal");
-    let inside = if family == Family::V4 { "IPv4" } else { "IPv6" };
-    let header = format!("hopsack lab demo: {} hosts, {inside} outside, IPv4 and IPv6 inside", options.hosts);
-    writeln!(out, "{header}\n").map_err(said)?;
+    let failed = LabError::io("write to the terminal");
+    let outer = if family == Family::V4 { "IPv4" } else { "IPv6" };
+    let header = format!(
+        "hopsack lab demo: {} hosts, {outer} between hosts, IPv4 and IPv6 between pods",
+        options.hosts
+    );
+    writeln!(out, "{header}\n").map_err(failed)?;
 
-    let mut show = Show { out, step: 0 };
+    let mut progress = Progress { out, step: 0 };
     let begin = Instant::now();
-    show.step("hosts, pods and daemons")?;
-    // A lab that fails to come up is removed by the time that we know.
-    let lab = Lab::up(options).inspect_err(|error| show.failure(error))?;
-    show.result(&format!("ready in {:.2} s", begin.elapsed().as_secs_f64()))?;
+    progress.step("make hosts, pods and daemons")?;
+    // A lab that fails to come up has already removed itself.
+    let lab = Lab::up(options).inspect_err(|error| progress.failure(error))?;
+    progress.result(&format!("ready in {:.2} s", begin.elapsed().as_secs_f64()))?;
 
-    let shown = steps(&lab, &interrupt, time, family, &mut show).inspect_err(|error| show.failure(error));
-    // Whatever happened, and even if it cannot be told, the lab is removed.
-    let telling = show.step("remove everything");
-    let removed = lab.down().inspect_err(|error| show.failure(error));
-    let told = removed.as_ref().map(|removed| {
-        show.result(&format!("{} processes, {} namespaces", removed.processes, removed.namespaces))
+    let result =
+        steps(&lab, &interrupt, time, family, &mut progress).inspect_err(|error| progress.failure(error));
+    // The lab is removed in any case, even if the output cannot be written.
+    let step = progress.step("remove everything");
+    let removed = lab.down().inspect_err(|error| progress.failure(error));
+    let printed = removed.as_ref().map(|removed| {
+        progress.result(&format!("{} processes, {} namespaces", removed.processes, removed.namespaces))
     });
-    shown?;
-    telling?;
-    told.unwrap_or(Ok(()))?;
+    result?;
+    step?;
+    printed.unwrap_or(Ok(()))?;
     removed?;
-    show.line(&format!("\nEvery step held, in {:.0} s.", begin.elapsed().as_secs_f64()))
+    progress.line(&format!("\nAll steps succeeded in {:.0} s.", begin.elapsed().as_secs_f64()))
 }
 
 fn steps(
@@ -70,17 +77,17 @@ fn steps(
     interrupt: &Interrupt,
     time: Duration,
     family: Family,
-    show: &mut Show<'_>,
+    progress: &mut Progress<'_>,
 ) -> Result<(), LabError> {
     interrupt.check()?;
-    show.step("ping every pod from every pod, ms IPv4/IPv6")?;
+    progress.step("ping every pod from every pod, round trip in ms, IPv4/IPv6")?;
     let (table, answered, asked) = ping_matrix(lab)?;
-    show.result(&format!("{answered} of {asked} answered"))?;
-    show.block(&table)?;
-    hold(answered == asked, || format!("{} pings of {asked} were lost", asked - answered))?;
+    progress.result(&format!("{answered} of {asked} answered"))?;
+    progress.block(&table)?;
+    require(answered == asked, || format!("{} pings of {asked} were lost", asked - answered))?;
 
     for (inner, name) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
-        show.step(&format!("TCP from p1 to p2, {name}, {} s", time.as_secs()))?;
+        progress.step(&format!("TCP from p1 to p2, {name}, {} s", time.as_secs()))?;
         let flow = Flow {
             from: lab.pod(1),
             to: lab.pod(2),
@@ -93,33 +100,37 @@ fn steps(
             interrupt.sleep(Duration::from_millis(20))?;
         }
         let moved = transfer.wait()?;
-        show.result(&format!("{}, {} bytes right", rate(moved.bits_per_second()), grouped(moved.bytes)))?;
-        hold(moved.bytes > 0, || "no byte arrived".into())?;
+        progress.result(&format!(
+            "{}, {} bytes, all correct",
+            rate(moved.bits_per_second()),
+            grouped(moved.bytes)
+        ))?;
+        require(moved.bytes > 0, || "no byte arrived".into())?;
     }
 
     for command in ["routes", "status"] {
-        show.step(&format!("hopsack {command}, asked on h1"))?;
-        let told = tell(lab, &[command])?;
-        show.result("")?;
-        show.block(&told)?;
+        progress.step(&format!("hopsack {command}, on h1"))?;
+        let output = run_on_h1(lab, &[command])?;
+        progress.result("")?;
+        progress.block(&output)?;
     }
     interrupt.check()?;
-    kill_and_restart(lab, interrupt, family, show)?;
-    // In a cluster file somebody has to write down what a lease tells by itself; and who encrypts from the start has shown it.
+    kill_and_restart(lab, interrupt, family, progress)?;
+    // This step needs leases, which announce encryption. It is left out if the hosts already encrypt.
     let can_turn_on = matches!(lab.options().store, Store::Etcd { .. });
     let encrypts = lab.options().extra_config.contains("[security]");
-    if can_turn_on && !encrypts { encrypt(lab, interrupt, show) } else { Ok(()) }
+    if can_turn_on && !encrypts { encrypt(lab, interrupt, progress) } else { Ok(()) }
 }
 
-/// Kills h2's daemon while p1 talks to p2, starts it again, and counts.
+/// Kills h2's daemon while p1 sends to p2, starts it again, and counts what was lost.
 fn kill_and_restart(
     lab: &Lab,
     interrupt: &Interrupt,
     family: Family,
-    show: &mut Show<'_>,
+    progress: &mut Progress<'_>,
 ) -> Result<(), LabError> {
     let (from, to, daemon) = (lab.pod(1), lab.pod(2), lab.daemon(2));
-    show.step("kill -9 the daemon of h2 while TCP and ping run, start it again")?;
+    progress.step("kill -9 the daemon of h2 while TCP and ping run, then start it again")?;
     let flow = Flow { from, to, family, amount: Amount::Time(Duration::from_secs(120)), verify: true };
     let transfer = Transfer::start(flow)?;
     let endless = Ping { count: 100_000, interval: TICK, ..Ping::to(to.address(family)) };
@@ -133,7 +144,8 @@ fn kill_and_restart(
     daemon.start()?;
     daemon.wait_ready(Duration::from_secs(10))?;
     let ready = killed.elapsed();
-    // What lay in the socket's queue when the daemon died may still arrive; a tenth of a second later it is news.
+    // Data that was in the socket's queue when the daemon ended may still arrive. After 0.1 s, new data
+    // means that TCP continues.
     interrupt.sleep(Duration::from_millis(100))?;
     let at_ready = transfer.received();
     let flows = || transfer.received() > at_ready;
@@ -153,41 +165,43 @@ fn kill_and_restart(
     let moved = if flowed { Some(transfer.wait()) } else { None };
     let again = ping(&from.netns, Ping { count: 10, ..Ping::to(to.address(family)) })?;
 
-    show.result(&format!("ready {:.0} ms after its death", ready.as_secs_f64() * 1e3))?;
+    progress.result(&format!("ready {:.0} ms after the kill", ready.as_secs_f64() * 1e3))?;
     let pid = |pid: Option<u32>| pid.map_or("?".into(), |pid| pid.to_string());
     let lost = pinged.sent.saturating_sub(pinged.received);
     let mut table = String::new();
-    let _ = writeln!(table, "daemon  process {} killed, process {} serves", pid(first), pid(daemon.pid()));
-    let gone = (TICK * lost).as_secs_f64();
-    let _ = writeln!(table, "ping    {} sent, {lost} lost: {gone:.2} s without a router", pinged.sent);
+    let _ = writeln!(table, "daemon  process {} killed, process {} runs", pid(first), pid(daemon.pid()));
+    let outage = (TICK * lost).as_secs_f64();
+    let _ = writeln!(table, "ping    {} sent, {lost} lost: an outage of {outage:.2} s", pinged.sent);
     match &moved {
         Some(Ok(moved)) => {
             let (mb, stall) = (moved.bytes / 1_000_000, moved.longest_stall.as_secs_f64());
             let _ = writeln!(
                 table,
-                "TCP     the same connection, {mb} MB, stood still for {stall:.2} s, 0 bytes wrong"
+                "TCP     the same connection, {mb} MB, paused for {stall:.2} s, 0 bytes wrong"
             );
         }
         Some(Err(error)) => drop(writeln!(table, "TCP     {error}")),
-        None => drop(writeln!(table, "TCP     stands still: {before} bytes before, none since")),
+        None => drop(writeln!(table, "TCP     stopped: {before} bytes before the kill, none after it")),
     }
     let _ = writeln!(table, "after   {} of {} pings answered", again.received, again.sent);
-    show.block(&table)?;
+    progress.block(&table)?;
 
-    hold(flowed, || "TCP did not go on after the restart".into())?;
+    require(flowed, || "TCP did not continue after the restart".into())?;
     moved.transpose()?;
-    hold(again.is_whole(), || format!("pings were lost after the restart:\n{}", again.output))?;
-    hold(daemon.pid().is_some() && daemon.pid() != first, || "the daemon of h2 was not replaced".into())
+    require(again.is_whole(), || format!("pings were lost after the restart:\n{}", again.output))?;
+    require(daemon.pid().is_some() && daemon.pid() != first, || "no new daemon runs on h2".into())
 }
 
-/// Turns on encryption between h1 and h2 while TCP runs, with somebody on the cable before and after.
-fn encrypt(lab: &Lab, interrupt: &Interrupt, show: &mut Show<'_>) -> Result<(), LabError> {
-    show.step(&format!("send {WORDS:?} from p1 to p2, and listen on the cable"))?;
-    let clear = overhear(lab, interrupt)?;
-    show.result(&clear.to_string())?;
-    hold(clear.arrived == TIMES && clear.shown > 0, || "the cable was not listened to".into())?;
+/// Turns on encryption between h1 and h2 while TCP runs, and captures frames before and after.
+fn encrypt(lab: &Lab, interrupt: &Interrupt, progress: &mut Progress<'_>) -> Result<(), LabError> {
+    progress.step(&format!("send {TEXT:?} from p1 to p2, and capture the frames between the hosts"))?;
+    let clear = send_and_capture(lab, interrupt)?;
+    progress.result(&clear.to_string())?;
+    require(clear.arrived == TEXT_COUNT && clear.with_text > 0, || {
+        "the capture saw no frame with the text".into()
+    })?;
 
-    show.step("security.mode = \"sealed\" on h1, then on h2; restart each while TCP runs")?;
+    progress.step("set security.mode = \"sealed\" on h1, then on h2; restart each while TCP runs")?;
     let amount = Amount::Time(Duration::from_secs(120));
     let flow = Flow { from: lab.pod(1), to: lab.pod(2), family: Family::V4, amount, verify: true };
     let transfer = Transfer::start(flow)?;
@@ -201,8 +215,8 @@ fn encrypt(lab: &Lab, interrupt: &Interrupt, show: &mut Show<'_>) -> Result<(), 
         daemon.wait_ready(READY_TIMEOUT)?;
     }
     let begin = Instant::now();
-    let question = format!(r#"{{"command":"explain","address":"{}"}}"#, lab.pod(2).v4);
-    while lab.daemon(1).ask(&question)?["keys"].is_null() && begin.elapsed() < READY_TIMEOUT {
+    let explain = Request::Explain { address: lab.pod(2).v4.into() };
+    while lab.daemon(1).query::<Explanation>(explain)?.keys.is_none() && begin.elapsed() < READY_TIMEOUT {
         interrupt.sleep(TICK)?;
     }
     let (sealed, before) = (begin.elapsed(), transfer.received());
@@ -211,27 +225,29 @@ fn encrypt(lab: &Lab, interrupt: &Interrupt, show: &mut Show<'_>) -> Result<(), 
     }
     transfer.finish();
     let moved = transfer.wait()?;
-    show.result(&format!("keys {:.0} ms after the second start", sealed.as_secs_f64() * 1e3))?;
+    progress.result(&format!("keys agreed {:.0} ms after the second start", sealed.as_secs_f64() * 1e3))?;
     let (mb, stall) = (moved.bytes / 1_000_000, moved.longest_stall.as_secs_f64());
-    show.block(&format!(
-        "TCP     the same connection, {mb} MB, stood still for {stall:.2} s, 0 bytes wrong"
-    ))?;
+    progress
+        .block(&format!("TCP     the same connection, {mb} MB, paused for {stall:.2} s, 0 bytes wrong"))?;
 
-    show.step("send it again")?;
-    let sealed = overhear(lab, interrupt)?;
-    show.result(&sealed.to_string())?;
-    hold(sealed.arrived == TIMES && sealed.frames > 0, || "the words did not arrive".into())?;
-    hold(sealed.shown == 0, || "the cable shows what should be sealed".into())?;
+    progress.step("send the text again")?;
+    let sealed = send_and_capture(lab, interrupt)?;
+    progress.result(&sealed.to_string())?;
+    require(sealed.arrived == TEXT_COUNT && sealed.frames > 0, || "the text did not arrive".into())?;
+    require(sealed.with_text == 0, || {
+        "a frame between the hosts contains the text, which should be encrypted".into()
+    })?;
     for command in [&["peers"][..], &["explain", &lab.pod(2).v4.to_string()]] {
-        show.step(&format!("hopsack {}, asked on h1", command.join(" ")))?;
-        let told = tell(lab, command)?;
-        show.result("")?;
-        show.block(&told)?;
+        progress.step(&format!("hopsack {}, on h1", command.join(" ")))?;
+        let output = run_on_h1(lab, command)?;
+        progress.result("")?;
+        progress.block(&output)?;
     }
     Ok(())
 }
 
-/// All pairs, both families, at the same time. Returns the table, and pings answered and asked.
+/// Pings between all pairs of pods in both families, at the same time for each sender. Returns the table, the
+/// number of replies and the number of requests.
 fn ping_matrix(lab: &Lab) -> Result<(String, u32, u32), LabError> {
     let pods: Vec<_> = lab.hosts().iter().map(|host| &host.pod).collect();
     let mut table = String::from("       ");
@@ -265,18 +281,18 @@ fn ping_matrix(lab: &Lab) -> Result<(String, u32, u32), LabError> {
     Ok((table, answered, asked))
 }
 
-/// What an operator's command prints on h1.
-fn tell(lab: &Lab, command: &[&str]) -> Result<String, LabError> {
+/// Output of an operator's command on h1.
+fn run_on_h1(lab: &Lab, command: &[&str]) -> Result<String, LabError> {
     let mut hopsack = Command::new(&lab.options().binary);
     hopsack.args(command).arg("--config").arg(lab.daemon(1).config_path()).stdin(Stdio::null());
-    let said = format!("hopsack {}", command.join(" "));
-    let output = own_session(&mut hopsack).output().map_err(LabError::io(format!("run {said}")))?;
-    programs::succeed(&said, &output)?;
+    let line = format!("hopsack {}", command.join(" "));
+    let output = own_session(&mut hopsack).output().map_err(LabError::io(format!("run {line}")))?;
+    programs::succeed(&line, &output)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn hold(held: bool, otherwise: impl FnOnce() -> String) -> Result<(), LabError> {
-    if held { Ok(()) } else { Err(LabError::Demo(otherwise())) }
+fn require(condition: bool, otherwise: impl FnOnce() -> String) -> Result<(), LabError> {
+    if condition { Ok(()) } else { Err(LabError::Demo(otherwise())) }
 }
 
 fn rate(bits_per_second: f64) -> String {
@@ -299,13 +315,13 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// Tells each step before it is done, and its result after, on the same line.
-struct Show<'a> {
+/// Prints each step before it runs, and its result on the same line.
+struct Progress<'a> {
     out: &'a mut dyn Write,
     step: u32,
 }
 
-impl Show<'_> {
+impl Progress<'_> {
     fn step(&mut self, what: &str) -> Result<(), LabError> {
         self.step += 1;
         self.write(&format!("{}. {what} ... ", self.step))
@@ -315,14 +331,14 @@ impl Show<'_> {
         self.line(what)
     }
 
-    /// Ends the line of a step that did not hold; the error itself is told by who gets it.
+    /// Ends the line of a step that failed. The caller prints the error.
     fn failure(&mut self, error: &LabError) {
         let word = if matches!(error, LabError::Interrupted) { "interrupted" } else { "FAILED" };
-        // Whether the terminal takes it changes nothing: there is an error already.
+        // A failed write changes nothing, because there already is an error.
         let _ = self.line(word);
     }
 
-    /// Lines below a step, indented.
+    /// Prints indented lines below a step.
     fn block(&mut self, text: &str) -> Result<(), LabError> {
         text.trim_end().lines().try_for_each(|line| self.line(&format!("     {line}")))
     }
@@ -332,7 +348,7 @@ impl Show<'_> {
     }
 
     fn write(&mut self, text: &str) -> Result<(), LabError> {
-        // A reader that went away (`| head`) is a failure like any other: the lab is removed on the way out.
+        // A closed output (`| head`) is an error like any other: the lab is removed on the way out.
         let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
         written.map_err(LabError::io("write to the terminal"))
     }
@@ -343,7 +359,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_for_people() {
+    fn numbers_are_formatted() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(rate(2.345e9), "2.35 Gbit/s");
         assert_eq!(rate(87.4e6), "87 Mbit/s");

@@ -1,23 +1,23 @@
-//! What can go wrong with a lab, each with the sentence that mends it.
+//! Errors of a lab. Each message says what failed and, where possible, how to fix it.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why a lab could not do what it was asked.
+/// Why a lab could not do what it was asked to do.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
-    /// Names become part of namespace names and of paths.
-    #[error("{0:?} cannot name a lab: use 1 to 32 of a-z, 0-9 and '-', not '-' first")]
+    /// The name cannot be used: names become part of namespace names and of paths.
+    #[error("{0:?} is not a name for a lab: use 1 to 32 of a-z, 0-9 and '-', and do not begin with '-'")]
     Name(String),
-    /// The numbering of the lab's addresses ends there.
-    #[error("a lab of {0} hosts cannot be made: choose 1 to 200")]
+    /// The lab's addresses can be numbered only for 1 to 200 hosts.
+    #[error("a lab cannot have {0} hosts: choose 1 to 200")]
     Hosts(u8),
-    /// A host or pod that the lab doesn't have.
+    /// The lab has no such host or pod.
     #[error("lab {lab} has no {site}: it has h1 to h{hosts} and p1 to p{hosts}")]
     Site { lab: String, site: String, hosts: u8 },
-    /// Namespaces, links and mounts take privileges.
+    /// Namespaces, links and mounts need privileges.
     #[error(
-        "a lab makes network namespaces, and that takes CAP_SYS_ADMIN and CAP_NET_ADMIN: run it as root (sudo), \
+        "a lab makes network namespaces, which needs CAP_SYS_ADMIN and CAP_NET_ADMIN: run it as root (sudo), \
          or in a user namespace, as scripts/demo does: unshare --user --map-root-user --net --mount \
          sh -c 'mount -t tmpfs tmpfs /run && exec hopsack lab demo'"
     )]
@@ -34,65 +34,67 @@ pub enum LabError {
         /// Path beside hopsack-lab, where it was expected.
         beside: PathBuf,
     },
-    /// Likewise, and the lab can do without.
-    #[error("the program etcd is missing: apt-get install etcd-server, or choose --store file")]
+    /// etcd is not installed. A lab with a file as its store does not need it.
+    #[error("the program etcd is missing: apt-get install etcd-server, or use --store file")]
     NoEtcd,
-    /// etcd does not serve.
-    #[error("{name} does not serve ({how}); see {log}")]
+    /// A member of etcd does not serve.
+    #[error("{name} does not answer ({how}): its log is {log}")]
     Etcd { name: String, how: String, log: String },
-    /// Somebody else has the subnet that the lab's numbering gives to this host.
-    #[error("{host} leased {leased} instead of {planned}: hopsack lab down, then up again")]
+    /// Another host has the subnet that the lab's numbering gives to this host.
+    #[error("{host} leased {leased} instead of {planned}: run hopsack lab down, then up again")]
     Subnet { host: String, leased: String, planned: String },
     /// The daemons could not make their devices.
-    #[error("/dev/net/tun cannot be opened ({0}): modprobe tun, or give the container --device /dev/net/tun")]
+    #[error(
+        "/dev/net/tun cannot be opened ({0}): run modprobe tun, or start the container with --device /dev/net/tun"
+    )]
     Tun(io::Error),
-    /// There is a lab of this name, or what is left of one.
-    #[error("lab {0} exists, in whole or in part: hopsack lab down --name {0}")]
+    /// A lab with this name exists, or a part of one is left.
+    #[error("lab {0} exists already, or a part of it is left: run hopsack lab down --name {0}")]
     Exists(String),
-    /// There is no lab of this name.
-    #[error("there is no lab {0}: hopsack lab up --name {0}, or hopsack lab list")]
+    /// No lab has this name.
+    #[error("lab {0} does not exist: run hopsack lab up --name {0}, or see hopsack lab list")]
     Absent(String),
-    /// Its making was interrupted, or something has removed a part.
-    #[error("lab {0} is incomplete: hopsack lab down --name {0}, then up again")]
+    /// The lab was not made completely, or a part of it was removed.
+    #[error("lab {0} is incomplete: run hopsack lab down --name {0}, then up again")]
     HalfBuilt(String),
-    /// It is another lab than the one asked for.
-    #[error("lab {name} exists with {has}: hopsack lab down --name {name}, or choose another --name")]
+    /// A lab with this name exists, but with other options.
+    #[error("lab {name} exists with {has}: run hopsack lab down --name {name}, or choose another --name")]
     Differs { name: String, has: String },
-    /// A process that is alive will remove this lab when it ends.
-    #[error("lab {name} belongs to process {pid}, which is running: wait for it, or choose another --name")]
+    /// Another process runs that will remove this lab when it ends.
+    #[error("process {pid} uses lab {name}: wait until it ends, or choose another --name")]
     Busy { name: String, pid: u32 },
-    /// A program failed.
+    /// A program ended with an error.
     #[error("`{command}` failed: {stderr}")]
     Command { command: String, stderr: String },
-    /// The system refused something.
+    /// A system call failed.
     #[error("cannot {what}: {source}")]
     Io { what: String, source: io::Error },
-    /// A daemon ended that should run.
+    /// A daemon that should run has ended.
     #[error("the daemon of {host} ended ({status}); its log ends with:\n{log}")]
     DaemonDied { host: String, status: String, log: String },
     /// A daemon runs but did not become ready.
     #[error("the daemon of {host} is not ready after {seconds} s ({answer}); its log ends with:\n{log}")]
     NotReady { host: String, seconds: u64, answer: String, log: String },
-    /// A daemon's answer could not be had.
-    #[error("no answer on {path}: {reason}")]
+    /// A daemon did not answer, or answered with an error.
+    #[error("the daemon at {path} gave no answer: {reason}")]
     Control { path: String, reason: String },
-    /// Bytes arrived other than they were sent.
-    #[error("the content differs from what was sent, in the 8 bytes from {at} on")]
+    /// The bytes that arrived differ from those that were sent.
+    #[error("the received bytes differ from the sent ones, in the 8 bytes at offset {at}")]
     Corrupt { at: u64 },
-    /// A step of the demo did not show what it should.
+    /// A step of the demo failed.
     #[error("the demo failed: {0}")]
     Demo(String),
-    /// What was to be measured could not be.
+    /// A measurement of the bench failed.
     #[error("the bench failed: {0}")]
     Bench(String),
-    /// Something wore out.
+    /// The soak found an error.
     #[error("the soak failed: {0}")]
     Soak(String),
-    /// SIGINT, SIGTERM or SIGHUP.
+    /// SIGINT, SIGTERM or SIGHUP arrived.
     #[error("interrupted")]
     Interrupted,
-    /// Everything else was removed.
-    #[error("lab {name} is not wholly removed: {}", .left.join("; "))]
+    /// A part of the lab could not be removed; everything else was.
+    #[error("lab {name} is not completely removed: {}", .left.join("; "))]
     Left { name: String, left: Vec<String> },
 }
 
@@ -104,7 +106,7 @@ impl LabError {
         1 + u8::from(wrong_arguments)
     }
 
-    /// Turns an I/O error into one that says what was tried: `.map_err(LabError::io("read the log"))`.
+    /// Turns an I/O error into one that says what failed: `.map_err(LabError::io("read the log"))`.
     pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }

@@ -1,6 +1,6 @@
-//! Pings from a namespace and says what came back.
+//! Ping: sends pings from a namespace and counts the replies.
 //!
-//! It runs the `ping` of iputils and reads its summary; it sends nothing itself.
+//! It runs the `ping` of iputils and reads its summary. It sends nothing itself.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,18 +11,18 @@ use super::error::LabError;
 use super::programs;
 use crate::sys::process::{Process, Signal, own_session};
 
-/// How to ping.
+/// Options of a ping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ping {
-    /// The address.
+    /// Destination address.
     pub to: IpAddr,
-    /// How many requests.
+    /// Number of requests.
     pub count: u32,
-    /// Time between two.
+    /// Time between two requests.
     pub interval: Duration,
-    /// Bytes of ICMP payload: the packet is 28 bytes longer in IPv4, 48 in IPv6.
+    /// ICMP payload in bytes. The packet is 28 bytes longer with IPv4, 48 with IPv6.
     pub payload: u16,
-    /// `-M do`: not to be fragmented, by anyone.
+    /// Whether fragmentation is forbidden (`-M do`).
     pub dont_fragment: bool,
 }
 
@@ -35,40 +35,41 @@ impl Ping {
     }
 }
 
-/// What a ping came to.
+/// Result of a ping.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pinged {
-    /// Requests sent.
+    /// Number of requests that were sent.
     pub sent: u32,
-    /// Replies, without duplicates.
+    /// Number of replies, without duplicates.
     pub received: u32,
-    /// Replies that came more than once.
+    /// Number of duplicate replies.
     pub duplicates: u32,
-    /// ICMP errors that came back.
+    /// Number of ICMP errors that came back.
     pub errors: u32,
-    /// The average round trip, in milliseconds; none without a reply.
+    /// Average round trip in milliseconds; none without a reply.
     pub average_ms: Option<f64>,
-    /// All that the program printed.
+    /// Complete output of the program.
     pub output: String,
 }
 
 impl Pinged {
-    /// Whether every request was answered, once.
+    /// Whether every request was answered exactly once.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.sent > 0 && self.received == self.sent && self.duplicates == 0 && self.errors == 0
     }
 }
 
-/// Pings from a namespace and waits for the end: 2 s after the last request for a reply that doesn't come.
+/// Pings from a namespace and waits for the end, which is 2 s after the last request if its reply is
+/// lost.
 ///
 /// # Errors
-/// `ping` could not run, or not send at all. Lost replies are no error.
+/// `ping` could not run, or could not send. Lost replies are not an error.
 pub fn ping(netns: &str, how: Ping) -> Result<Pinged, LabError> {
     Pinger::start(netns, how)?.wait()
 }
 
-/// A ping that is running. Dropped, it is killed.
+/// A running ping. It is killed when it is dropped.
 #[derive(Debug)]
 pub struct Pinger(Option<Child>);
 
@@ -90,13 +91,13 @@ impl Pinger {
         own_session(&mut command).spawn().map(|child| Self(Some(child))).map_err(LabError::io("run ping"))
     }
 
-    /// Ends it early and reports, as Ctrl-C at the terminal does.
+    /// Ends the ping early, as Ctrl-C does, and returns its result.
     ///
     /// # Errors
-    /// As [`ping`].
+    /// See [`ping`].
     pub fn stop(self) -> Result<Pinged, LabError> {
         if let Some(child) = &self.0 {
-            // Our child that nobody has reaped: its number cannot have been given away.
+            // The child is not reaped yet, so no other process can have its number.
             let interrupted = Process::open(child.id()).and_then(|process| process.signal(Signal::Interrupt));
             interrupted.map_err(LabError::io("stop ping"))?;
         }
@@ -106,7 +107,7 @@ impl Pinger {
     /// Waits for the end.
     ///
     /// # Errors
-    /// As [`ping`].
+    /// See [`ping`].
     pub fn wait(mut self) -> Result<Pinged, LabError> {
         let child = self.0.take().ok_or_else(|| LabError::io("run ping")(io::ErrorKind::NotFound.into()))?;
         let output = child.wait_with_output().map_err(LabError::io("run ping"))?;
@@ -119,14 +120,14 @@ impl Pinger {
 impl Drop for Pinger {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
-            // Fails if it has ended, which is as good.
+            // This fails if the process has already ended, which is fine.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// Reads the summary of iputils' ping; gives the text back if there is none.
+/// Reads the summary of iputils' ping. Returns the text as error if it contains no summary.
 fn parse(output: String) -> Result<Pinged, String> {
     let Some(line) = output.lines().find(|line| line.contains(" packets transmitted")) else {
         return Err(output.trim().to_owned());
@@ -150,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn summaries_are_read() {
+    fn ping_summary_is_parsed() {
         let text = "5 packets transmitted, 4 received, +1 duplicates, +2 errors, 20% packet loss, time 81ms\n\
                     rtt min/avg/max/mdev = 0.021/0.027/0.033/0.004 ms\n";
         let pinged = parse(text.into()).unwrap();

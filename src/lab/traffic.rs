@@ -1,10 +1,10 @@
-//! Moves TCP bytes from pod to pod and says exactly what arrived.
+//! Traffic: moves TCP bytes from pod to pod and counts exactly what arrived.
 //!
-//! Sockets are opened inside the namespaces by [`in_netns`] and then used from ordinary threads: a socket keeps the
-//! namespace it was opened in.
+//! [`in_netns`] opens the sockets inside the namespaces; ordinary threads then use them, because a
+//! socket stays in the namespace in which it was opened.
 //!
-//! Invariant: what [`Transfer::wait`] reports was read by the receiver, up to the end that the sender announced; with
-//! `verify`, each byte was the right one in its place.
+//! Invariant: the receiver has read all bytes that [`Transfer::wait`] reports, up to the end that the
+//! sender announced. With `verify`, each byte was compared.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,56 +18,58 @@ use super::site::Pod;
 use crate::packet::Family;
 use crate::sys::netns::in_netns;
 
-/// How long either end waits for the other before it gives up. TCP's own retransmissions go on for longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time that each end waits for the other before it fails. TCP itself retransmits for longer.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One read or write; as large as what a TUN queue may carry in one piece. A multiple of 8 for the pattern.
-const BLOCK: usize = 64 * 1024;
+/// Size of one read or write: as large as the largest packet of a TUN queue, and a multiple of 8 for the
+/// pattern.
+const BLOCK_BYTES: usize = 64 * 1024;
 
-/// How much to move.
+/// Amount of data to move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Amount {
-    /// So many bytes.
+    /// A number of bytes.
     Bytes(u64),
-    /// As many as go in this time, or until [`Transfer::finish`].
+    /// As many bytes as possible in this time, or until [`Transfer::finish`].
     Time(Duration),
 }
 
-/// What to move from where to where.
+/// A TCP flow between two pods.
 #[derive(Debug, Clone, Copy)]
 pub struct Flow<'a> {
-    /// The sender.
+    /// Sending pod.
     pub from: &'a Pod,
-    /// The receiver.
+    /// Receiving pod.
     pub to: &'a Pod,
-    /// Of the pods' addresses.
+    /// Family of the pods' addresses.
     pub family: Family,
-    /// How much.
+    /// Amount of data.
     pub amount: Amount,
-    /// Whether to send a pattern in which no 8 bytes repeat and to check each byte of it, which costs a little speed.
+    /// Whether to send a pattern in which no 8 bytes repeat, and to compare each byte. This costs a
+    /// little speed.
     pub verify: bool,
 }
 
-/// What was moved.
+/// Result of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Moved {
-    /// Bytes of TCP payload that arrived.
+    /// TCP payload that arrived, in bytes.
     pub bytes: u64,
-    /// From the first byte's arrival to the end of the stream's.
+    /// Time from the arrival of the first byte to the arrival of the end of the stream.
     pub elapsed: Duration,
-    /// The longest time between two arrivals.
+    /// Longest time between two arrivals.
     pub longest_stall: Duration,
 }
 
 impl Moved {
-    /// Bits of payload per second.
+    /// Payload in bits per second.
     #[must_use]
     pub fn bits_per_second(&self) -> f64 {
         self.bytes as f64 * 8.0 / self.elapsed.as_secs_f64().max(1e-9)
     }
 }
 
-/// A TCP connection that is moving bytes. Dropped before its end, it is cut off.
+/// A TCP connection that moves bytes. It is closed at once if it is dropped before its end.
 #[derive(Debug)]
 pub struct Transfer {
     shared: Arc<Shared>,
@@ -85,16 +87,17 @@ struct Shared {
 /// Moves bytes over one TCP connection and waits for the end.
 ///
 /// # Errors
-/// No connection within 10 s, it broke, nothing arrived for 60 s, or the content was not what was sent.
+/// The connection was not made within 10 s, it broke, nothing arrived for 60 s, or the content
+/// differs from what was sent.
 pub fn tcp(flow: Flow<'_>) -> Result<Moved, LabError> {
     Transfer::start(flow)?.wait()
 }
 
 impl Transfer {
-    /// Connects and begins.
+    /// Connects and starts to send.
     ///
     /// # Errors
-    /// No connection within 10 s.
+    /// The connection was not made within 10 s.
     pub fn start(flow: Flow<'_>) -> Result<Self, LabError> {
         let Flow { from, to, family, amount, verify } = flow;
         let what = || LabError::io(format!("connect {} to {} by TCP", from.name, to.name));
@@ -104,10 +107,10 @@ impl Transfer {
         let at = listener.local_addr().map_err(what())?;
         let connect = || TcpStream::connect_timeout(&at, Duration::from_secs(10));
         let outgoing = in_netns(&from.netns, connect).and_then(|connected| connected).map_err(what())?;
-        // Connected means that it is in the listener's queue: this does not wait.
+        // A connected socket is already in the listener's queue, so this does not wait.
         let (incoming, _) = listener.accept().map_err(what())?;
-        incoming.set_read_timeout(Some(PATIENCE)).map_err(what())?;
-        outgoing.set_write_timeout(Some(PATIENCE)).map_err(what())?;
+        incoming.set_read_timeout(Some(TIMEOUT)).map_err(what())?;
+        outgoing.set_write_timeout(Some(TIMEOUT)).map_err(what())?;
 
         let shared = Arc::new(Shared::default());
         let sockets = [outgoing.try_clone().map_err(what())?, incoming.try_clone().map_err(what())?];
@@ -122,23 +125,23 @@ impl Transfer {
         Ok(Self { shared, sockets, sender: Some(sender), receiver: Some(receiver) })
     }
 
-    /// Makes the sender use this congestion control from here on: `cubic`, `bbr`, ...
+    /// Sets the congestion control of the sender: `cubic`, `bbr`, ...
     ///
     /// # Errors
-    /// The kernel has none of this name.
+    /// The kernel has no congestion control of this name.
     pub fn set_congestion_control(&self, name: &str) -> Result<(), LabError> {
         let [sender, _] = &self.sockets;
         let set = socket2::SockRef::from(sender).set_tcp_congestion(name.as_bytes());
         set.map_err(LabError::io(format!("use {name} for a TCP connection")))
     }
 
-    /// Bytes that have arrived so far.
+    /// Number of bytes that have arrived so far.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.shared.received.load(Ordering::Relaxed)
     }
 
-    /// Whether [`Transfer::wait`] would return at once.
+    /// Whether the transfer has ended, so that [`Transfer::wait`] returns at once.
     #[must_use]
     pub fn is_done(&self) -> bool {
         let sent = self.sender.as_ref().is_none_or(JoinHandle::is_finished);
@@ -146,7 +149,7 @@ impl Transfer {
         sent && received
     }
 
-    /// Asks the sender to end the stream in order, after the block at hand.
+    /// Asks the sender to end the stream in order, after the current block.
     pub fn finish(&self) {
         self.shared.finish.store(true, Ordering::Relaxed);
     }
@@ -154,10 +157,11 @@ impl Transfer {
     /// Waits for the end of the stream.
     ///
     /// # Errors
-    /// The connection broke, nothing arrived for 60 s, or the content was not what was sent.
+    /// The connection broke, nothing arrived for 60 s, or the content differs from what was sent.
     pub fn wait(mut self) -> Result<Moved, LabError> {
         let (sent, moved) = self.join();
-        // The receiver first: content that differs is the graver news, and it makes the sender fail too.
+        // The receiver's error comes first: wrong content is more important, and it also makes the
+        // sender fail.
         let moved = moved?;
         sent.map_err(LabError::io("send by TCP"))?;
         Ok(moved)
@@ -177,7 +181,7 @@ impl Drop for Transfer {
     fn drop(&mut self) {
         if self.receiver.is_some() {
             for socket in &self.sockets {
-                // Fails if the connection has ended, which is as good.
+                // This fails if the connection has already ended, which is fine.
                 let _ = socket.shutdown(Shutdown::Both);
             }
             let _ = self.join();
@@ -193,12 +197,12 @@ fn spawn<T: Send + 'static>(
 }
 
 fn send(mut socket: TcpStream, amount: Amount, verify: bool, shared: &Shared) -> io::Result<()> {
-    let mut block = vec![0; BLOCK];
+    let mut block = vec![0; BLOCK_BYTES];
     let (mut sent, begin) = (0, Instant::now());
     loop {
         let next = match amount {
-            Amount::Bytes(total) => usize::try_from(total - sent).unwrap_or(BLOCK).min(BLOCK),
-            Amount::Time(time) if begin.elapsed() < time => BLOCK,
+            Amount::Bytes(total) => usize::try_from(total - sent).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES),
+            Amount::Time(time) if begin.elapsed() < time => BLOCK_BYTES,
             Amount::Time(_) => 0,
         };
         if next == 0 || shared.finish.load(Ordering::Relaxed) {
@@ -211,8 +215,9 @@ fn send(mut socket: TcpStream, amount: Amount, verify: bool, shared: &Shared) ->
         sent += next as u64;
     }
     socket.shutdown(Shutdown::Write)?;
-    // The receiver says how much it got. Without this, a connection that broke after our last write would look well.
-    socket.set_read_timeout(Some(PATIENCE))?;
+    // The receiver answers with the number of bytes that it read. Without this, a connection that
+    // broke after the last write would look complete.
+    socket.set_read_timeout(Some(TIMEOUT))?;
     let mut count = [0; 8];
     socket.read_exact(&mut count)?;
     let received = u64::from_be_bytes(count);
@@ -225,16 +230,17 @@ fn send(mut socket: TcpStream, amount: Amount, verify: bool, shared: &Shared) ->
 
 fn receive(mut socket: TcpStream, verify: bool, shared: &Shared) -> Result<Moved, LabError> {
     let failed = || LabError::io("receive by TCP");
-    let (mut block, mut expected) = (vec![0; BLOCK], vec![0; BLOCK]);
+    let (mut block, mut expected) = (vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]);
     let (mut received, mut begin, mut last) = (0_u64, None, Instant::now());
     let mut longest_stall = Duration::ZERO;
     let mut end = false;
     while !end {
-        // Whole blocks, so that the pattern is compared at multiples of 8.
+        // Blocks are filled completely, so that the pattern is compared at multiples of 8.
         let (at, mut filled) = (received, 0);
-        while filled < BLOCK && !end {
+        while filled < BLOCK_BYTES && !end {
             let read = match socket.read(&mut block[filled..]) {
-                // A process that was stopped and goes on: a read that has a timeout is not taken up again (signal(7)).
+                // The process was stopped and continued: the kernel does not restart a read that has a
+                // timeout (signal(7)).
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 read => read.map_err(failed())?,
             };
@@ -259,8 +265,9 @@ fn receive(mut socket: TcpStream, verify: bool, shared: &Shared) -> Result<Moved
     Ok(Moved { bytes: received, elapsed, longest_stall })
 }
 
-/// Fills a block with the stream's content at offset `at`, a multiple of 8. Each 8 bytes are a bijective mix of their
-/// number (splitmix64's finaliser), so a block lost, repeated or out of place cannot look right.
+/// Fills a block with the content of the stream at offset `at`, a multiple of 8. Each 8 bytes are a
+/// bijective mix of their number (splitmix64's finaliser). So a block that is lost, repeated or in the
+/// wrong place is always detected.
 fn pattern(at: u64, block: &mut [u8]) {
     for (word, number) in block.chunks_mut(8).zip(at / 8..) {
         let mut mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -283,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pattern_shows_what_is_out_of_place() {
+    fn pattern_detects_misplaced_bytes() {
         let (mut first, mut second) = ([0; 64], [0; 64]);
         pattern(0, &mut first);
         pattern(64, &mut second);

@@ -1,6 +1,6 @@
-//! What the system tests share: labs of their own, commands in them, and the daemons' metrics.
+//! Shared by the system tests: labs, commands in them, and the daemons' metrics.
 //!
-//! Each test binary uses a part of it.
+//! Each test program uses a part of this module.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod encrypted;
@@ -18,30 +18,32 @@ use hopsack::lab::{Lab, Options, exec};
 use hopsack::packet::Family;
 use hopsack::sys::netns::in_netns;
 
-/// The daemon under test.
+/// Path of the daemon under test.
 pub const HOPSACK: &str = env!("CARGO_BIN_EXE_hopsack");
 
-/// A lab with a name that no other test has. It goes when it is dropped.
+/// What a failed start of a lab usually means.
+const NEEDS: &str =
+    "these tests need root (or a user namespace), /dev/net/tun, ip and ping: run scripts/test";
+
+/// A lab with a name that no other test uses. It is removed when it is dropped.
 pub fn lab(label: &str, hosts: u8, underlay: Family) -> Lab {
     let options = Options { hosts, underlay, ..Options::unique(label, HOPSACK) };
-    Lab::up(options)
-        .expect("these tests need root (or a user namespace), /dev/net/tun, ip and ping: run scripts/test")
+    Lab::up(options).expect(NEEDS)
 }
 
-/// Likewise, with this engine in every daemon.
+/// A lab as [`lab`] makes it, with this engine in every daemon.
 pub fn lab_on(engine: &str, label: &str, hosts: u8, underlay: Family) -> Lab {
     lab_with(&format!("[dataplane]\nengine = \"{engine}\"\n"), &format!("{label}-{engine}"), hosts, underlay)
 }
 
-/// Likewise, with more configuration.
+/// A lab as [`lab`] makes it, with more configuration in every daemon.
 pub fn lab_with(config: &str, label: &str, hosts: u8, underlay: Family) -> Lab {
     let extra_config = config.to_owned();
     let options = Options { hosts, underlay, extra_config, ..Options::unique(label, HOPSACK) };
-    Lab::up(options)
-        .expect("these tests need root (or a user namespace), /dev/net/tun, ip and ping: run scripts/test")
+    Lab::up(options).expect(NEEDS)
 }
 
-/// Makes of each function a test on every engine.
+/// Makes one test for each engine from each function.
 #[macro_export]
 macro_rules! on_every_engine {
     ($($name:ident)*) => {
@@ -62,42 +64,43 @@ macro_rules! on_every_engine {
     };
 }
 
-/// Standard output of a command in a namespace, which must succeed.
+/// Standard output of a command in a namespace. The command must succeed.
 pub fn run(netns: &str, argv: &[&str]) -> String {
-    let output = exec(netns, argv).expect("the program is there: scripts/test installs it");
+    let output = exec(netns, argv).expect("a program is missing: scripts/test installs it");
     assert!(output.status.success(), "{argv:?} in {netns}: {}", text(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Both outputs of a command in a namespace, whatever its exit code.
+/// Standard output and standard error of a command in a namespace, with any exit code.
 pub fn attempt(netns: &str, argv: &[&str]) -> String {
-    text(&exec(netns, argv).expect("the program is there: scripts/test installs it"))
+    text(&exec(netns, argv).expect("a program is missing: scripts/test installs it"))
 }
 
+/// Standard output and standard error of a command.
 pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// hopsack itself, in this test's own namespace.
+/// Runs `hopsack` in the namespace of the test.
 pub fn hopsack(argv: &[&str]) -> Output {
-    Command::new(HOPSACK).args(argv).output().expect("it was built")
+    Command::new(HOPSACK).args(argv).output().expect("cargo built hopsack")
 }
 
-/// A value of `ip -j`, `hopsack --json` and the like.
+/// Parses the output of `ip -j`, `hopsack --json` and other programs.
 pub fn json(text: &str) -> serde_json::Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("no JSON ({error}): {text}"))
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("not JSON ({error}): {text}"))
 }
 
-/// Tries until it holds or 10 s have passed.
+/// Repeats a check until it succeeds. Fails after 10 s.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(10), "not within 10 s: {what}");
+        assert!(start.elapsed() < Duration::from_secs(10), "not true within 10 s: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// GET of a daemon's HTTP port: the whole answer, with its head.
+/// GET request to a daemon's HTTP port. Returns the complete answer with its headers.
 pub fn http(netns: &str, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: lab\r\n\r\n");
     in_netns(netns, move || {
@@ -108,20 +111,22 @@ pub fn http(netns: &str, path: &str) -> String {
         Ok(answer)
     })
     .and_then(|result: std::io::Result<String>| result)
-    .expect("the daemon serves metrics")
+    .expect("the daemon answers on its HTTP port")
 }
 
-/// A daemon's metrics, summed over workers: `name` or `name{label="value",...}` without the worker label.
+/// Metrics of a daemon, summed over its workers. The key is `name` or `name{label="value",...}`, without
+/// the label `worker`.
 #[derive(Debug)]
 pub struct Scrape(BTreeMap<String, u64>);
 
 impl Scrape {
+    /// Reads the metrics of the daemon in a namespace.
     pub fn of(netns: &str) -> Self {
         let mut values = BTreeMap::new();
         let answer = http(netns, "/metrics");
         for line in answer.lines().filter(|line| line.starts_with("hopsack_")) {
-            let (name, value) = line.rsplit_once(' ').expect("name and value");
-            // Sums of seconds are no counts.
+            let (name, value) = line.rsplit_once(' ').expect("a metric has a name and a value");
+            // Sums of seconds are not counts.
             let Ok(value) = value.parse::<u64>() else { continue };
             let name = name.split_once("{worker=").map_or(name, |(name, _)| name);
             *values.entry(name.to_owned()).or_insert(0) += value;
@@ -129,20 +134,24 @@ impl Scrape {
         Self(values)
     }
 
+    /// Value of a metric; 0 if it does not exist.
     pub fn get(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
     }
 
+    /// Packets that were dropped in this direction for this reason.
     pub fn dropped(&self, direction: &str, reason: &str) -> u64 {
         self.get(&format!("hopsack_dropped_packets_total{{direction=\"{direction}\",reason=\"{reason}\"}}"))
     }
 
-    /// What was dropped but for what tells a sender of bulk to slow down, which is as it should be.
+    /// Packets that the daemon dropped, without those of queue management, which tell a bulk sender to
+    /// slow down.
     pub fn refused(&self, direction: &str) -> u64 {
         self.all_dropped(direction) - self.dropped(direction, "standing_queue")
     }
 
-    /// Packets that the daemon itself dropped: without those that the kernel dropped before it saw them.
+    /// Packets that the daemon dropped, without those that the kernel dropped before the daemon saw
+    /// them.
     pub fn all_dropped(&self, direction: &str) -> u64 {
         let prefix = format!("hopsack_dropped_packets_total{{direction=\"{direction}\"");
         let ours = |name: &str| name.starts_with(&prefix) && !name.contains("queue_full");
@@ -150,11 +159,11 @@ impl Scrape {
     }
 }
 
-/// Replaces one text by another in a file, atomically.
+/// Replaces a text in a file, atomically.
 pub fn edit(path: &Path, from: &str, to: &str) {
-    let before = std::fs::read_to_string(path).expect("the file is there");
+    let before = std::fs::read_to_string(path).expect("the file can be read");
     assert!(before.contains(from), "{from:?} is not in {}", path.display());
     let temporary = path.with_extension("edit");
-    std::fs::write(&temporary, before.replace(from, to)).expect("written");
-    std::fs::rename(&temporary, path).expect("renamed");
+    std::fs::write(&temporary, before.replace(from, to)).expect("the new file is written");
+    std::fs::rename(&temporary, path).expect("the new file is renamed");
 }

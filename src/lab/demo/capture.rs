@@ -1,6 +1,7 @@
-//! Somebody on the cables between the hosts, who looks for certain words in every frame.
+//! Capture: looks for a text in every frame between the hosts, to show whether they encrypt.
 //!
-//! It listens only. Invariant: its thread has ended when [`Listener::heard`] returns, and when the listener is dropped.
+//! It only receives. Invariant: its thread has ended when [`Capture::finish`] returns, and when the
+//! capture is dropped.
 
 use std::io::{self, Read as _};
 use std::net::UdpSocket;
@@ -16,32 +17,32 @@ use super::super::error::LabError;
 use super::super::interrupt::Interrupt;
 use crate::sys::netns::in_netns;
 
-/// What is looked for.
-pub(super) const WORDS: &str = "the password is swordfish";
-/// How often it is sent.
-pub(super) const TIMES: u32 = 20;
+/// Text that is sent and looked for.
+pub(super) const TEXT: &str = "the password is swordfish";
+/// Number of packets with the text.
+pub(super) const TEXT_COUNT: u32 = 20;
 
-/// What became of the words.
+/// Result of a capture.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Heard {
-    /// Packets with them that arrived.
+pub(super) struct Captured {
+    /// Packets with the text that arrived.
     pub(super) arrived: u32,
-    /// Frames that were seen; each passes several interfaces.
+    /// Captured frames. A frame is captured once on each interface that it passes.
     pub(super) frames: u32,
-    /// Frames that showed them.
-    pub(super) shown: u32,
+    /// Captured frames that contain the text.
+    pub(super) with_text: u32,
 }
 
-impl std::fmt::Display for Heard {
+impl std::fmt::Display for Captured {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { arrived, frames, shown } = self;
-        write!(f, "{arrived} of {TIMES} arrived; {shown} of {frames} frames showed it")
+        let Self { arrived, frames, with_text } = self;
+        write!(f, "{arrived} of {TEXT_COUNT} arrived; {with_text} of {frames} frames contain it")
     }
 }
 
-/// Sends the words from p1 to p2 while somebody listens.
-pub(super) fn overhear(lab: &Lab, interrupt: &Interrupt) -> Result<Heard, LabError> {
-    let failed = || LabError::io("send words by UDP");
+/// Sends the text from p1 to p2 and captures the frames between the hosts.
+pub(super) fn send_and_capture(lab: &Lab, interrupt: &Interrupt) -> Result<Captured, LabError> {
+    let failed = || LabError::io("send text by UDP");
     let bind = |number: usize| {
         let at = (lab.pod(number).v4, 0);
         in_netns(&lab.pod(number).netns, move || UdpSocket::bind(at))
@@ -51,29 +52,29 @@ pub(super) fn overhear(lab: &Lab, interrupt: &Interrupt) -> Result<Heard, LabErr
     let (from, to) = (bind(1)?, bind(2)?);
     to.set_read_timeout(Some(Duration::from_secs(1))).map_err(failed())?;
     let target = to.local_addr().map_err(failed())?;
-    let listener = Listener::start(lab)?;
+    let capture = Capture::start(lab)?;
     let (mut arrived, mut buffer) = (0, [0; 128]);
-    for _ in 0..TIMES {
+    for _ in 0..TEXT_COUNT {
         interrupt.check()?;
-        from.send_to(WORDS.as_bytes(), target).map_err(failed())?;
-        // One that is late or lost is missing in the count, which is what decides.
-        arrived += u32::from(to.recv(&mut buffer).is_ok_and(|length| &buffer[..length] == WORDS.as_bytes()));
+        from.send_to(TEXT.as_bytes(), target).map_err(failed())?;
+        // A packet that is late or lost is missing in the count; the caller checks the count.
+        arrived += u32::from(to.recv(&mut buffer).is_ok_and(|length| &buffer[..length] == TEXT.as_bytes()));
     }
     interrupt.sleep(Duration::from_millis(100))?;
-    let (frames, shown) = listener.heard();
-    Ok(Heard { arrived, frames, shown })
+    let (frames, with_text) = capture.finish();
+    Ok(Captured { arrived, frames, with_text })
 }
 
-struct Listener {
+struct Capture {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<(u32, u32)>>,
 }
 
-impl Listener {
-    /// In the namespace where the hosts' cables meet.
+impl Capture {
+    /// Starts to capture in the namespace of the underlay, which all frames between the hosts pass.
     fn start(lab: &Lab) -> Result<Self, LabError> {
-        let failed = || LabError::io("listen on the cables");
-        // ETH_P_ALL, in network order (packet(7)).
+        let failed = || LabError::io("capture frames between the hosts");
+        // ETH_P_ALL in network byte order (packet(7)).
         let every_protocol = Protocol::from(i32::from(0x0003_u16.to_be()));
         let open = move || -> io::Result<Socket> {
             let socket = Socket::new(Domain::PACKET, Type::RAW, Some(every_protocol))?;
@@ -83,22 +84,22 @@ impl Listener {
         let mut socket = in_netns(&lab.underlay_netns(), open).and_then(|opened| opened).map_err(failed())?;
         let stop = Arc::<AtomicBool>::default();
         let stopped = stop.clone();
-        let listen = move || {
-            let (mut frame, mut frames, mut shown) = (vec![0; 65_536], 0, 0);
+        let capture = move || {
+            let (mut frame, mut frames, mut with_text) = (vec![0; 65_536], 0, 0);
             while !stopped.load(Ordering::Relaxed) {
                 let Ok(length) = socket.read(&mut frame) else { continue };
                 frames += 1;
-                let words = WORDS.as_bytes();
-                shown += u32::from(frame[..length].windows(words.len()).any(|window| window == words));
+                let text = TEXT.as_bytes();
+                with_text += u32::from(frame[..length].windows(text.len()).any(|window| window == text));
             }
-            (frames, shown)
+            (frames, with_text)
         };
-        let thread = thread::Builder::new().name("hopsack-listen".into()).spawn(listen).map_err(failed())?;
+        let thread = thread::Builder::new().name("hopsack-capture".into()).spawn(capture).map_err(failed())?;
         Ok(Self { stop, thread: Some(thread) })
     }
 
-    /// Frames, and those that showed the words.
-    fn heard(mut self) -> (u32, u32) {
+    /// Ends the capture. Returns the number of frames, and of those that contain the text.
+    fn finish(mut self) -> (u32, u32) {
         self.end()
     }
 
@@ -108,7 +109,7 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+impl Drop for Capture {
     fn drop(&mut self) {
         self.end();
     }

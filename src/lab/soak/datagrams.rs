@@ -1,9 +1,10 @@
-//! Numbered datagrams from pod to pod: each says which it is, so that what was lost, came late, or came otherwise than it
-//! was sent is known.
+//! Numbered datagrams from pod to pod. The number shows whether a datagram was lost, came late, or
+//! arrived with wrong content.
 //!
-//! Four flows, of two families and two directions, each at its own pace. Sizes are mixed by the number.
+//! There are four flows: two families, two directions. The number of a datagram decides its size.
 //!
-//! Invariant: a datagram that was counted as received had the length and the numbers that it was sent with.
+//! Invariant: a datagram that is counted as received has the length and the number with which it was
+//! sent.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
@@ -19,26 +20,26 @@ use crate::packet::Family;
 use crate::sys::netns::in_netns;
 use crate::sys::udp;
 
-/// What all flows came to so far.
+/// SharedCounts of all flows so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct DatagramCounts {
     pub(super) sent: u64,
     pub(super) received: u64,
-    /// A later one of its flow was there before it, or it itself.
+    /// Datagrams that arrived after a later one of their flow, or twice.
     pub(super) late: u64,
-    /// Of another length or content than was sent.
+    /// Datagrams with another length or content than was sent.
     pub(super) wrong: u64,
 }
 
-impl Tally {
-    /// The part that has not arrived.
+impl DatagramCounts {
+    /// Part of the sent datagrams that has not arrived.
     pub(super) fn lost(self) -> f64 {
         self.sent.saturating_sub(self.received) as f64 / self.sent.max(1) as f64
     }
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct SharedCounts {
     sent: AtomicU64,
     received: AtomicU64,
     late: AtomicU64,
@@ -48,20 +49,20 @@ struct Counts {
 /// Flows that run until [`Datagrams::end`], or until dropped.
 #[derive(Debug)]
 pub(super) struct Datagrams {
-    counts: Arc<Counts>,
+    counts: Arc<SharedCounts>,
     stop_sending: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
-/// Between two looks at the clock.
+/// Time between two looks of a sender at the clock.
 const TICK: Duration = Duration::from_millis(1);
 
-/// A receiver looks this often whether it should end.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// Receive timeout, after which a receiver checks whether it should end.
+const RECEIVE_TIMEOUT: Duration = Duration::from_millis(50);
 
 impl Datagrams {
-    /// Of `rate` datagrams a second each.
+    /// Starts all flows with `rate` datagrams per second each.
     pub(super) fn start(lab: &Lab, rate: u32) -> Result<Self, LabError> {
         let mut flows = Self {
             counts: Arc::default(),
@@ -81,13 +82,14 @@ impl Datagrams {
     fn add(&mut self, from: &Pod, to: &Pod, family: Family, rate: u32) -> io::Result<()> {
         let open = |pod: &Pod| {
             let address = SocketAddr::new(pod.address(family), 0);
-            // Its queue is large: a receiver that is scheduled late on a busy machine is no loss of the overlay's.
+            // `udp::bind` sets a large queue, so that a receiver that runs late on a busy machine does not
+            // look like a loss in the overlay.
             let socket = in_netns(&pod.netns, || udp::bind(address)).and_then(|bound| bound)?;
             socket.set_nonblocking(false).map(|()| socket)
         };
         let (sender, receiver) = (open(from)?, open(to)?);
         sender.connect(receiver.local_addr()?)?;
-        receiver.set_read_timeout(Some(PATIENCE))?;
+        receiver.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
         let (counts, stop) = (Arc::clone(&self.counts), Arc::clone(&self.stop));
         self.threads.push(spawn(move || receive(&receiver, &counts, &stop))?);
         let (counts, stop) = (Arc::clone(&self.counts), Arc::clone(&self.stop_sending));
@@ -95,15 +97,15 @@ impl Datagrams {
         Ok(())
     }
 
-    pub(super) fn tally(&self) -> Tally {
-        // Received before sent: what arrives in between is not counted as more than was sent.
+    pub(super) fn counts(&self) -> DatagramCounts {
+        // Received is read before sent, so that it is never larger than sent.
         let [received, late, wrong] = [&self.counts.received, &self.counts.late, &self.counts.wrong]
             .map(|count| count.load(Ordering::Relaxed));
-        Tally { sent: self.counts.sent.load(Ordering::Relaxed), received, late, wrong }
+        DatagramCounts { sent: self.counts.sent.load(Ordering::Relaxed), received, late, wrong }
     }
 
     /// Stops the senders, and after `drain` the receivers.
-    pub(super) fn end(mut self, drain: Duration) -> Result<Tally, LabError> {
+    pub(super) fn end(mut self, drain: Duration) -> Result<DatagramCounts, LabError> {
         self.stop_sending.store(true, Ordering::Relaxed);
         thread::sleep(drain);
         self.stop.store(true, Ordering::Relaxed);
@@ -111,7 +113,7 @@ impl Datagrams {
             let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
             ended.map_err(LabError::io("send or receive datagrams"))?;
         }
-        Ok(self.tally())
+        Ok(self.counts())
     }
 }
 
@@ -129,7 +131,7 @@ fn spawn(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<J
     thread::Builder::new().name("hopsack-soak".into()).spawn(work)
 }
 
-/// Mostly small ones, which are bundled; some that fill a packet; some between.
+/// Length of a datagram. Most are small, so they are bundled; some fill a packet; some are between.
 fn length(number: u64) -> usize {
     match number % 16 {
         0 => 1400,
@@ -138,7 +140,7 @@ fn length(number: u64) -> usize {
     }
 }
 
-/// Its number at its beginning and at its end.
+/// Fills a datagram: its number is at the beginning and at the end.
 fn fill(buffer: &mut [u8; 1400], number: u64) -> &[u8] {
     let datagram = &mut buffer[..length(number)];
     let end = datagram.len() - 8;
@@ -147,21 +149,21 @@ fn fill(buffer: &mut [u8; 1400], number: u64) -> &[u8] {
     datagram
 }
 
-/// The number, if the datagram is what was sent under it.
+/// Number of a datagram; none if its length or content is wrong.
 fn number(datagram: &[u8]) -> Option<u64> {
     let number = u64::from_be_bytes(*datagram.first_chunk()?);
     let whole = datagram.len() == length(number) && datagram.last_chunk() == Some(&number.to_be_bytes());
     whole.then_some(number)
 }
 
-fn send(socket: &UdpSocket, rate: f64, counts: &Counts, stop: &AtomicBool) -> io::Result<()> {
+fn send(socket: &UdpSocket, rate: f64, counts: &SharedCounts, stop: &AtomicBool) -> io::Result<()> {
     let (mut buffer, mut next) = ([0; 1400], 0);
     let mut last = Instant::now();
     let mut due = 0.0;
     while !stop.load(Ordering::Relaxed) {
         thread::sleep(TICK);
         let now = Instant::now();
-        // Whoever was stopped for a while does not make up for it.
+        // A sender that was stopped for a while does not send the missed datagrams later.
         due = (due + rate * (now - last).as_secs_f64()).min(rate / 20.0 + 1.0);
         last = now;
         while due >= 1.0 {
@@ -179,7 +181,7 @@ fn send(socket: &UdpSocket, rate: f64, counts: &Counts, stop: &AtomicBool) -> io
     Ok(())
 }
 
-fn receive(socket: &UdpSocket, counts: &Counts, stop: &AtomicBool) -> io::Result<()> {
+fn receive(socket: &UdpSocket, counts: &SharedCounts, stop: &AtomicBool) -> io::Result<()> {
     let (mut buffer, mut expected) = ([0; 2048], 0);
     while !stop.load(Ordering::Relaxed) {
         let datagram = match socket.recv(&mut buffer) {
@@ -205,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_datagram_tells_what_it_is() {
+    fn datagram_number_is_read_back() {
         let mut buffer = [0; 1400];
         for n in [0, 1, 4, 15, 16, u64::MAX] {
             assert_eq!(number(fill(&mut buffer, n)), Some(n));
@@ -216,17 +218,17 @@ mod tests {
     }
 
     #[test]
-    fn what_overtakes_is_noticed() {
+    fn reordered_datagrams_are_counted() {
         let open = || UdpSocket::bind("127.0.0.1:0").expect("bound");
         let (from, to) = (open(), open());
         from.connect(to.local_addr().expect("bound")).expect("connected");
-        to.set_read_timeout(Some(PATIENCE)).expect("set");
+        to.set_read_timeout(Some(RECEIVE_TIMEOUT)).expect("timeout is set");
         let mut buffer = [0; 1400];
         for n in [0, 2, 1, 3, 3] {
             from.send(fill(&mut buffer, n)).expect("sent");
         }
         from.send(b"rubbish").expect("sent");
-        let (counts, stop) = (Arc::new(Counts::default()), Arc::new(AtomicBool::new(false)));
+        let (counts, stop) = (Arc::new(SharedCounts::default()), Arc::new(AtomicBool::new(false)));
         let receiving = spawn({
             let (counts, stop) = (Arc::clone(&counts), Arc::clone(&stop));
             move || receive(&to, &counts, &stop)
