@@ -121,21 +121,22 @@ fn hopsack_lab_executes_the_program_beside_it() {
 
 #[test]
 fn missing_program_of_the_lab_is_an_error() {
-    let directory = tempfile::tempdir().unwrap();
-    let copy = |from: &str, name: &str| {
+    let programs = Path::new(HOPSACK).parent().unwrap();
+    let directory = tempfile::tempdir_in(programs).unwrap();
+    // A link, because a program that was just written may not be executed while another test forks.
+    let link = |from: &str, name: &str| {
         let to = directory.path().join(name);
-        std::fs::copy(from, &to).unwrap();
+        std::fs::hard_link(from, &to).unwrap();
         to
     };
-    let hopsack = copy(HOPSACK, "hopsack");
+    let hopsack = link(HOPSACK, "hopsack");
     let alone = lab_command(&hopsack, "", &["list"]);
     assert_eq!(alone.status.code(), Some(1), "no hopsack-lab: {alone:?}");
-    let path = Path::new(HOPSACK_LAB).parent().unwrap().to_str().unwrap();
-    let found = lab_command(&hopsack, path, &["list"]);
+    let found = lab_command(&hopsack, programs.to_str().unwrap(), &["list"]);
     assert_eq!(found.status.code(), Some(0), "hopsack-lab is on the PATH: {found:?}");
 
     std::fs::remove_file(&hopsack).unwrap();
-    let lab = copy(HOPSACK_LAB, "hopsack-lab");
+    let lab = link(HOPSACK_LAB, "hopsack-lab");
     let alone = Command::new(lab).args(["up", "--name", "no-daemon"]).env("PATH", "").output().unwrap();
     assert_eq!(alone.status.code(), Some(1), "no hopsack: {alone:?}");
     assert_eq!(left("no-daemon"), [""; 0]);
