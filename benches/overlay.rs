@@ -1,14 +1,15 @@
 //! Overlay bench: every system on every underlay. It needs root, ethtool, half an hour and a quiet
 //! machine; benches/README.md describes the method.
 //!
-//! Criterion measures one function after the other, but a machine drifts more in half an hour than the
-//! systems differ. So [`hopsack::lab::bench`] measures, interleaved, and criterion gets the recorded
-//! samples (by `iter_custom`, one repeat is one sample). Criterion then computes its statistics, compares
-//! with a saved baseline and applies its filters. Each value becomes a time, so that less is better;
-//! [`Throughput`] says for what: a gigabyte by TCP, a datagram, a connection, a round trip, or CPU time
-//! for a gigabyte.
+//! Criterion measures one function after the other, but a machine drifts more in half an hour than
+//! the systems differ. So [`hopsack::lab::bench`] measures, interleaved, and criterion gets the
+//! recorded samples (by `iter_custom`, one repeat is one sample). Criterion then computes its
+//! statistics, compares with a saved baseline and applies its filters. Each value becomes a time,
+//! so that less is better; [`Throughput`] says for what: a gigabyte by TCP, a datagram, a
+//! connection, a round trip, or CPU time for a gigabyte.
 //!
-//! Invariant: criterion gets only measured samples. With fewer samples than it needs (10) it is left out.
+//! Invariant: criterion gets only measured samples. With fewer samples than it needs (10) it is
+//! left out.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -125,8 +126,8 @@ fn failed(what: String) -> LabError {
     LabError::Bench(what)
 }
 
-/// Makes one criterion group for each metric and underlay, with one bench for each system, for example
-/// `tcp1/noseg/vxlan`.
+/// Makes one criterion group for each metric and underlay, with one bench for each system, for
+/// example `tcp1/noseg/vxlan`.
 fn show(report: &Report) {
     let mut criterion = Criterion::default().configure_from_args();
     for metric in Metric::ALL {
@@ -142,8 +143,8 @@ fn show(report: &Report) {
             }
             let mut group = criterion.benchmark_group(format!("{}/{}", label(metric), underlay.name()));
             group.sampling_mode(SamplingMode::Flat);
-            // There is nothing to warm up. The warm-up is one call, which uses the first sample; the
-            // samples then repeat from the beginning, so none is lost.
+            // There is nothing to warm up. The warm-up is one call, which uses the first sample;
+            // the samples then repeat from the beginning, so none is lost.
             group.warm_up_time(Duration::from_nanos(1)).measurement_time(Duration::from_secs(1));
             if let Some(throughput) = throughput(metric) {
                 group.throughput(throughput);
@@ -171,8 +172,8 @@ fn label(metric: Metric) -> String {
     name.as_ref().and_then(|name| name.as_str()).unwrap_or_default().to_owned()
 }
 
-/// Time for one unit: a gigabyte of TCP payload, a datagram, a connection. A value that is a time stays
-/// unchanged.
+/// Time for one unit: a gigabyte of TCP payload, a datagram, a connection. A value that is a time
+/// stays unchanged.
 fn time(metric: Metric, value: f64) -> Duration {
     let seconds = match metric.unit().0 {
         "Gbit/s" => 8e9 / value,

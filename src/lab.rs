@@ -2,10 +2,11 @@
 //!
 //! Each host is a network namespace with a daemon and a pod. [`Lab::up`] makes a lab, and dropping
 //! the [`Lab`] removes it, which tests and benches want. [`Lab::keep`] leaves it in place for later
-//! processes, which find it with [`Lab::open`] and remove it with [`down`]. The program `hopsack-lab`
-//! ([`cli`]) is built on these. [`traffic`] moves bytes between pods, [`ping`](mod@ping) pings,
-//! [`demo`](mod@demo) shows the overlay in a minute, [`bench`](mod@bench) compares it with kernel
-//! VXLAN, and [`soak`](mod@soak) checks whether an hour of traffic causes errors or memory growth.
+//! processes, which find it with [`Lab::open`] and remove it with [`down`]. The program
+//! `hopsack-lab` ([`cli`]) is built on these. [`traffic`] moves bytes between pods,
+//! [`ping`](mod@ping) pings, [`demo`](mod@demo) shows the overlay in a minute, [`bench`](mod@bench)
+//! compares it with kernel VXLAN, and [`soak`](mod@soak) checks whether an hour of traffic causes
+//! errors or memory growth.
 //!
 //! A lab knows a daemon only as a program: its configuration file, its control socket and its exit
 //! code. It does not use the daemon's modules for engines, stores or nodes.

@@ -95,8 +95,8 @@ fn every_cell_gets_a_value() {
                 assert_eq!(cell.samples.len(), 1);
             }
         }
-        // hopsack sends packets of at most the MTU; routing and VXLAN pass on TCP's super packets where
-        // the underlay takes them.
+        // hopsack sends packets of at most the MTU; routing and VXLAN pass on TCP's super packets
+        // where the underlay takes them.
         let wire = |system| {
             let limits = report.limits.iter();
             let mut limits = limits.filter(|limit| limit.underlay == underlay && limit.system == system);

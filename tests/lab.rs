@@ -99,8 +99,8 @@ fn traffic_is_counted_and_verified() {
     }
     let route = lab.pod(1).exec(&["ip", "route", "show", "default"]).unwrap();
     assert!(String::from_utf8(route.stdout).unwrap().contains("via 10.244.1.1"));
-    let nobody = ping(&lab.pod(1).netns, Ping { count: 1, ..Ping::to([10, 244, 1, 99]) }).unwrap();
-    assert_eq!((nobody.sent, nobody.received), (1, 0));
+    let unused = ping(&lab.pod(1).netns, Ping { count: 1, ..Ping::to([10, 244, 1, 99]) }).unwrap();
+    assert_eq!((unused.sent, unused.received), (1, 0));
 }
 
 /// Runs `hopsack` with the directory of its program and the PATH as given.

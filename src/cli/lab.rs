@@ -1,6 +1,7 @@
 //! `hopsack lab`: executes the program `hopsack-lab` with the same arguments.
 //!
-//! The daemon's program contains no lab: traffic generators and test tunnels are in `hopsack-lab` only.
+//! The daemon's program contains no lab: traffic generators and test tunnels are in `hopsack-lab`
+//! only.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -12,8 +13,8 @@ use super::error::CliError;
 
 const PROGRAM: &str = "hopsack-lab";
 
-/// Becomes the `hopsack-lab` beside this program, or else the first one on the PATH. Returns only if
-/// neither can be executed.
+/// Becomes the `hopsack-lab` beside this program, or else the first one on the PATH. Returns only
+/// if neither can be executed.
 pub(super) fn exec(args: &[OsString]) -> Result<Infallible, CliError> {
     let beside = std::env::current_exe()?.with_file_name(PROGRAM);
     let mut command = if beside.is_file() { Command::new(&beside) } else { Command::new(PROGRAM) };

@@ -1,14 +1,17 @@
-//! The bench: hopsack beside kernel VXLAN and plain routing, on this machine, in one topology and one run.
+//! Bench: compares hopsack with kernel VXLAN and plain routing, on one machine, in one topology and
+//! one run.
 //!
-//! [`run`] makes a lab of two hosts without daemons, and then, repeat by repeat, lets each system in turn carry the same
-//! traffic over the same cables: routes, devices and daemons are switched (`topology`), the traffic is made and counted
-//! (`measure`, `udp`, `request`), the CPUs are watched (`load`, `limit`). What comes out is a [`Report`]: a table, JSON, or
-//! a page with plots ([`page`]). `hopsack lab bench` is a short form of it, `benches/overlay.rs` the long one.
+//! [`run`] makes a lab of two hosts without daemons. In each repeat, each system in turn carries
+//! the same traffic over the same links. `topology` switches routes, devices and daemons;
+//! `measure`, `udp` and `request` make and count the traffic; `cpu_usage` and `limit` watch the
+//! CPUs. The result is a [`Report`]: a table, JSON, or an HTML page with plots ([`page`]). `hopsack
+//! lab bench` is the short form, `benches/overlay.rs` the long one.
 //!
-//! Both hosts, both pods and the traffic's ends share this machine's CPUs, so the results are about CPU spent a packet, not
-//! about a network. Systems are interleaved because a machine drifts: only values of one run are compared.
+//! Both hosts, both pods and both ends of the traffic share the CPUs of one machine. So the results
+//! compare CPU time for each packet, not networks. Systems are interleaved because a machine
+//! drifts: only values of one run can be compared.
 //!
-//! Invariant: whichever way [`run`] returns, the lab is gone; and what has no value says why.
+//! Invariant: [`run`] always removes the lab, and every value that is missing has a reason.
 
 mod cpu_usage;
 mod file;
@@ -56,22 +59,24 @@ use keep_awake::KeepAwake;
 use measure::Times;
 use topology::{Refusal, SharedTopology};
 
-/// How long to look at the machine before it is ours.
-const LOOK: Duration = Duration::from_millis(500);
+/// Time during which the load of the machine is watched before the run.
+const IDLE_CHECK: Duration = Duration::from_millis(500);
 
-/// Measures in a lab with the name, program and interrupt of `options`, and tells `progress` what comes next.
+/// Measures in a lab with the name, programs and interrupt of `options`. Calls `progress` before
+/// each step.
 ///
 /// # Errors
-/// The lab could not be made or switched, or [`LabError::Interrupted`]. A system that cannot be measured is no error: see
-/// [`Report::unmeasured`] and [`Report::broken`].
+/// The lab could not be made or switched, or [`LabError::Interrupted`]. A system that cannot be
+/// measured is not an error: see [`Report::unmeasured`] and [`Report::broken`].
 pub fn run(options: Options, plan: &BenchPlan, progress: &mut dyn FnMut(&str)) -> Result<Report, LabError> {
     plan.check()?;
     programs::require("ethtool", "ethtool")?;
     let interrupt = options.interrupt.clone();
-    // Before there is a lab: making one keeps the CPUs busy too.
-    let unrest = cpu_usage::unrest(LOOK);
+    // This is done before the lab is made, because making it uses the CPUs too.
+    let unrest = cpu_usage::unrest(IDLE_CHECK);
     let awake = plan.awake.then(KeepAwake::hold).transpose()?;
-    // IPv4 outside, as flannel's backends are measured; pods have an MTU of what each system leaves of 1500.
+    // The underlay is IPv4, as flannel's backends need it. Pods get the MTU that each system leaves
+    // of 1500.
     let store = if plan.needs_etcd() { Store::Etcd { members: 1 } } else { Store::File };
     let lab = Lab::create(Options { hosts: 2, underlay: Family::V4, mtu: 1500, store, ..options })?;
     let measured = matrix(&lab, plan, (unrest, awake), &interrupt, progress);
@@ -81,11 +86,11 @@ pub fn run(options: Options, plan: &BenchPlan, progress: &mut dyn FnMut(&str)) -
     Ok(report)
 }
 
-/// What was found so far.
+/// Results so far.
 #[derive(Debug, Default)]
 struct Notes {
     samples: BTreeMap<(Underlay, System, Metric), Vec<f64>>,
-    loads: BTreeMap<(Underlay, System, Workload), CpuUsage>,
+    usages: BTreeMap<(Underlay, System, Workload), CpuUsage>,
     unmeasured: Vec<Unmeasured>,
 }
 
@@ -102,11 +107,12 @@ fn matrix(
     for repeat in 0..plan.repeats {
         for underlay in &plan.underlays {
             underlay.set(lab)?;
-            // Each repeat begins with another system, so that none always comes after the same one.
+            // Each repeat begins with another system, so that no system always runs after the same
+            // one.
             let mut systems = plan.systems.clone();
             systems.rotate_left(repeat as usize % plan.systems.len());
             for system in systems {
-                if notes.is_out(system, *underlay) {
+                if notes.is_left_out(system, *underlay) {
                     continue;
                 }
                 progress(&format!(
@@ -134,7 +140,7 @@ fn matrix(
 }
 
 impl Notes {
-    fn is_out(&self, system: System, underlay: Underlay) -> bool {
+    fn is_left_out(&self, system: System, underlay: Underlay) -> bool {
         let here = |out: &Unmeasured| out.underlay.is_none_or(|there| there == underlay);
         self.unmeasured.iter().any(|out| out.system == system && here(out))
     }
@@ -148,7 +154,8 @@ impl Notes {
         self.unmeasured.push(Unmeasured { system, underlay: None, reason, broken });
     }
 
-    /// All workloads, once. A system that fails in one is out on this underlay, with what it has shown so far.
+    /// Runs all workloads once. A system that fails in one is left out on this underlay from then
+    /// on; its values so far are kept.
     fn measure(
         &mut self,
         topology: &SharedTopology<'_>,
@@ -176,7 +183,7 @@ impl Notes {
             for (metric, value) in outcome.values {
                 self.samples.entry((underlay, system, metric)).or_default().push(value);
             }
-            *self.loads.entry((underlay, system, *workload)).or_default() += outcome.load;
+            *self.usages.entry((underlay, system, *workload)).or_default() += outcome.usage;
         }
         Ok(())
     }
@@ -185,10 +192,10 @@ impl Notes {
         let cell = |((underlay, system, metric), samples)| Cell::new(underlay, system, metric, samples);
         let mut cells: Vec<Cell> = self.samples.into_iter().filter_map(cell).collect();
         report::compare(&mut cells);
-        let limit = |((underlay, system, workload), load): (_, CpuUsage)| {
-            limit::limit(underlay, system, workload, &load, machine.cpus)
+        let limit = |((underlay, system, workload), usage): (_, CpuUsage)| {
+            limit::limit(underlay, system, workload, &usage, machine.cpus)
         };
-        let limits = self.loads.into_iter().filter_map(limit).collect();
+        let limits = self.usages.into_iter().filter_map(limit).collect();
         Report { plan: plan.clone(), cells, unmeasured: self.unmeasured, limits, machine }
     }
 }
@@ -198,19 +205,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_plan_is_refused_before_anything_is_made() {
+    fn empty_plan_is_refused() {
         let plan = BenchPlan { systems: vec![], ..BenchPlan::short() };
         let error = run(Options::named("bench-empty", "/bin/false"), &plan, &mut |_| ()).unwrap_err();
         assert!(matches!(error, LabError::Bench(_)), "{error}");
     }
 
     #[test]
-    fn a_refused_engine_and_a_failure_take_a_system_out() {
+    fn refused_or_failed_system_is_left_out() {
         let mut notes = Notes::default();
         notes.refuse(System::Uring, Refusal::Absent("no".into()));
         notes.refuse(System::Batch, Refusal::Broken("bad".into()));
         assert_eq!(notes.unmeasured[0].reason, "not in this build: no");
         assert_eq!([0, 1].map(|at| notes.unmeasured[at].broken), [false, true]);
-        assert!(notes.is_out(System::Uring, Underlay::Noseg) && !notes.is_out(System::Raw, Underlay::Pass));
+        assert!(
+            notes.is_left_out(System::Uring, Underlay::Noseg)
+                && !notes.is_left_out(System::Raw, Underlay::Pass)
+        );
     }
 }

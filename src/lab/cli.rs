@@ -22,9 +22,9 @@ use print::{print, removal, table};
 
 /// A cluster of hosts on this machine: each host is a network namespace with a daemon and a pod.
 ///
-/// Everything is inside the lab: its hosts, its pods and the network between them are namespaces named
-/// hs-LAB-*, and its files are in /run/hopsack-lab/LAB. `down` removes both. A lab needs root, or a
-/// user namespace (scripts/demo makes one).
+/// Everything is inside the lab: its hosts, its pods and the network between them are namespaces
+/// named hs-LAB-*, and its files are in /run/hopsack-lab/LAB. `down` removes both. A lab needs
+/// root, or a user namespace (scripts/demo makes one).
 #[derive(Debug, Parser)]
 #[command(
     name = "hopsack-lab",
@@ -77,8 +77,8 @@ enum LabCommand {
     /// Show hopsack at work in a minute: ping, TCP, routes, a daemon killed and started again,
     /// encryption turned on. Leaves nothing.
     ///
-    /// The exit code is 0 only if every step succeeded. Ctrl-C ends the demo early and leaves nothing
-    /// either.
+    /// The exit code is 0 only if every step succeeded. Ctrl-C ends the demo early and leaves
+    /// nothing either.
     Demo(DemoArgs),
     Bench(BenchArgs),
     Soak(SoakArgs),

@@ -184,8 +184,8 @@ impl Lab {
         &self.etcd[number - 1]
     }
 
-    /// The namespace of the underlay. It contains the bridge `br0` with one port for each host, which
-    /// has the name of the host.
+    /// The namespace of the underlay. It contains the bridge `br0` with one port for each host,
+    /// which has the name of the host.
     #[must_use]
     pub fn underlay_netns(&self) -> String {
         self.plan.underlay()
@@ -259,8 +259,8 @@ impl Lab {
         self.hosts().iter().map(line).collect()
     }
 
-    /// Makes the namespaces with one `ip` process, and the devices of each namespace with one more. A
-    /// lab of 3 hosts is made in 0.1 s.
+    /// Makes the namespaces with one `ip` process, and the devices of each namespace with one more.
+    /// A lab of 3 hosts is made in 0.1 s.
     fn build(&self) -> Result<(), LabError> {
         let namespaces = self.plan.namespaces();
         let added: String = namespaces.iter().map(|netns| format!("netns add {netns}\n")).collect();

@@ -2,8 +2,8 @@
 //!
 //! It knows the daemon only as a program with a configuration file and a control socket.
 //!
-//! Invariant: a signal is sent only to the recorded process, never to another process that reuses its
-//! number.
+//! Invariant: a signal is sent only to the recorded process, never to another process that reuses
+//! its number.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -25,8 +25,8 @@ use crate::api::{Request, Status};
 use crate::control::{self, ControlError};
 use crate::sys::process::{Process, Signal, own_session};
 
-/// Time that daemons may take to become ready. They do not wait for each other, so this long time is
-/// for a machine that is busy.
+/// Time that daemons may take to become ready. They do not wait for each other, so this long time
+/// is for a machine that is busy.
 pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Time that a daemon may take to end after SIGTERM, before it gets SIGKILL.
@@ -112,7 +112,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Kills the daemon with SIGKILL and waits for its end. If it does not run, that is not an error.
+    /// Kills the daemon with SIGKILL and waits for its end. If it does not run, that is not an
+    /// error.
     ///
     /// # Errors
     /// The signal is not permitted, or the process does not end.
@@ -120,8 +121,8 @@ impl Daemon {
         self.end(Duration::ZERO).map(|_| ())
     }
 
-    /// Ends the daemon with SIGTERM, and with SIGKILL if that takes more than 5 s. If it does not run,
-    /// that is not an error. Returns the exit status if this process started the daemon.
+    /// Ends the daemon with SIGTERM, and with SIGKILL if that takes more than 5 s. If it does not
+    /// run, that is not an error. Returns the exit status if this process started the daemon.
     ///
     /// # Errors
     /// The signal is not permitted, or the process does not end.
@@ -156,8 +157,8 @@ impl Daemon {
         }
     }
 
-    /// Waits until the daemon knows this number of peers. With etcd, a host that is ready still learns
-    /// of the hosts that join after it.
+    /// Waits until the daemon knows this number of peers. With etcd, a host that is ready still
+    /// learns of the hosts that join after it.
     ///
     /// # Errors
     /// The daemon does not answer, `timeout` passed, or the lab was interrupted.
@@ -202,8 +203,8 @@ impl Daemon {
         self.query(Request::Status)
     }
 
-    /// Writes one line to the control socket and reads one line, for tests that send requests which no
-    /// client sends. Returns the value of `ok` in the answer.
+    /// Writes one line to the control socket and reads one line, for tests that send requests which
+    /// no client sends. Returns the value of `ok` in the answer.
     ///
     /// # Errors
     /// The daemon does not answer within 2 s, or it answers with an error.

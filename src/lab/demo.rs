@@ -1,7 +1,8 @@
 //! Demo: shows the overlay at work in a minute, on one screen.
 //!
-//! Hosts come up, all pods ping each other, and TCP moves data between two of them. A daemon is killed
-//! while packets flow and started again. Two hosts begin to encrypt. Then everything is removed.
+//! Hosts come up, all pods ping each other, and TCP moves data between two of them. A daemon is
+//! killed while packets flow and started again. Two hosts begin to encrypt. Then everything is
+//! removed.
 //!
 //! Invariant: [`run`] returns `Ok` only if every step succeeded, and it always removes the lab.
 
@@ -35,8 +36,8 @@ const RESTART_AFTER: Duration = Duration::from_millis(100);
 /// Time between two pings while a daemon is killed. It is the resolution of the measured outage.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Runs the demo in a lab with these options and prints its progress to `out`. TCP runs for `time` in
-/// each family.
+/// Runs the demo in a lab with these options and prints its progress to `out`. TCP runs for `time`
+/// in each family.
 ///
 /// # Errors
 /// The first step that failed, or [`LabError::Interrupted`].
@@ -116,7 +117,8 @@ fn steps(
     }
     interrupt.check()?;
     kill_and_restart(lab, interrupt, family, progress)?;
-    // This step needs leases, which announce encryption. It is left out if the hosts already encrypt.
+    // This step needs leases, which announce encryption. It is left out if the hosts already
+    // encrypt.
     let can_turn_on = matches!(lab.options().store, Store::Etcd { .. });
     let encrypts = lab.options().extra_config.contains("[security]");
     if can_turn_on && !encrypts { encrypt(lab, interrupt, progress) } else { Ok(()) }
@@ -144,8 +146,8 @@ fn kill_and_restart(
     daemon.start()?;
     daemon.wait_ready(Duration::from_secs(10))?;
     let ready = killed.elapsed();
-    // Data that was in the socket's queue when the daemon ended may still arrive. After 0.1 s, new data
-    // means that TCP continues.
+    // Data that was in the socket's queue when the daemon ended may still arrive. After 0.1 s, new
+    // data means that TCP continues.
     interrupt.sleep(Duration::from_millis(100))?;
     let at_ready = transfer.received();
     let flows = || transfer.received() > at_ready;
@@ -246,8 +248,8 @@ fn encrypt(lab: &Lab, interrupt: &Interrupt, progress: &mut Progress<'_>) -> Res
     Ok(())
 }
 
-/// Pings between all pairs of pods in both families, at the same time for each sender. Returns the table, the
-/// number of replies and the number of requests.
+/// Pings between all pairs of pods in both families, at the same time for each sender. Returns the
+/// table, the number of replies and the number of requests.
 fn ping_matrix(lab: &Lab) -> Result<(String, u32, u32), LabError> {
     let pods: Vec<_> = lab.hosts().iter().map(|host| &host.pod).collect();
     let mut table = String::from("       ");

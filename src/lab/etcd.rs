@@ -1,10 +1,10 @@
 //! etcd of the lab: each member runs in the namespace of the underlay, where every host reaches it.
 //!
-//! A member can be started, killed, frozen and started again. Its data is in the lab's directory and
-//! is removed with it. The lab knows etcd only as a program that answers `/health`.
+//! A member can be started, killed, frozen and started again. Its data is in the lab's directory
+//! and is removed with it. The lab knows etcd only as a program that answers `/health`.
 //!
-//! Invariant: a signal is sent only to the recorded process, never to another process that reuses its
-//! number.
+//! Invariant: a signal is sent only to the recorded process, never to another process that reuses
+//! its number.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -129,7 +129,8 @@ impl Etcd {
         }
     }
 
-    /// Kills the member with SIGKILL and waits for its end. If it does not run, that is not an error.
+    /// Kills the member with SIGKILL and waits for its end. If it does not run, that is not an
+    /// error.
     ///
     /// # Errors
     /// The signal is not permitted, or the process does not end.

@@ -1,7 +1,7 @@
 //! Interrupt: a flag that Ctrl-C, SIGTERM or a terminal that hangs up sets.
 //!
-//! It ends nothing by itself. Code that waits uses [`Interrupt::sleep`], which then fails; the error is
-//! handled like any other, so the lab is removed on the way out.
+//! It ends nothing by itself. Code that waits uses [`Interrupt::sleep`], which then fails; the
+//! error is handled like any other, so the lab is removed on the way out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -60,8 +60,8 @@ impl Pinged {
     }
 }
 
-/// Pings from a namespace and waits for the end, which is 2 s after the last request if its reply is
-/// lost.
+/// Pings from a namespace and waits for the end, which is 2 s after the last request if its reply
+/// is lost.
 ///
 /// # Errors
 /// `ping` could not run, or could not send. Lost replies are not an error.

@@ -82,8 +82,8 @@ pub(super) fn command_in<S: AsRef<OsStr>>(netns: &str, argv: &[S]) -> Command {
     command
 }
 
-/// Runs a command in a namespace, without standard input, and waits for its end. A command that fails
-/// is not an error: see its exit status.
+/// Runs a command in a namespace, without standard input, and waits for its end. A command that
+/// fails is not an error: see its exit status.
 ///
 /// # Errors
 /// `ip` could not be run.

@@ -56,9 +56,9 @@ pub fn down(name: &str) -> Result<Removed, LabError> {
     if left.is_empty() { Ok(removed) } else { Err(LabError::Left { name: name.to_owned(), left }) }
 }
 
-/// All processes in the lab's namespaces, also those that no record names: a shell of `lab exec`, or
-/// a daemon that was started and not yet recorded. A process that stays would keep its namespace and
-/// all devices in it alive, without a name.
+/// All processes in the lab's namespaces, also those that no record names: a shell of `lab exec`,
+/// or a daemon that was started and not yet recorded. A process that stays would keep its namespace
+/// and all devices in it alive, without a name.
 fn processes_in(namespaces: &[String]) -> Vec<Process> {
     let identity = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
     let netns_of = |pid: u32| identity(Path::new(&format!("/proc/{pid}/ns/net")));

@@ -1,6 +1,7 @@
 //! Sites of a lab: a host, its pod, and a member of etcd, each with its namespace and addresses.
 //!
-//! Plain data that [`super::topology`] computes; commands can be run in the namespace of a host or pod.
+//! Plain data that [`super::topology`] computes; commands can be run in the namespace of a host or
+//! pod.
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -61,8 +61,8 @@ impl ProcessId {
         (!ended).then_some(Self { pid, started })
     }
 
-    /// Opens the process, if it still runs. The descriptor is opened before the start time is checked,
-    /// so the check is about the process that the descriptor refers to.
+    /// Opens the process, if it still runs. The descriptor is opened before the start time is
+    /// checked, so the check is about the process that the descriptor refers to.
     pub(super) fn open(self) -> Option<Process> {
         let process = Process::open(self.pid).ok()?;
         self.alive().then_some(process)
@@ -95,8 +95,8 @@ pub(super) fn create(lab: &str) -> Result<PathBuf, LabError> {
     }
 }
 
-/// Removes the lab's directory, and the root if this was the last lab. Returns whether the lab had a
-/// directory.
+/// Removes the lab's directory, and the root if this was the last lab. Returns whether the lab had
+/// a directory.
 pub(super) fn remove(lab: &str) -> io::Result<bool> {
     let removed = match fs::remove_dir_all(directory(lab)) {
         Ok(()) => true,

@@ -12,12 +12,13 @@
 //!   hs-LAB-p1         eth0 10.244.1.2, fd00:244:0:1::2        the pod
 //! ```
 //!
-//! Underlay addresses come from the ranges that are reserved for documentation (RFC 5737, RFC 3849).
-//! Pod addresses come from Flannel's usual network. Each address contains the number of its host. An
-//! IPv6 address contains the decimal digits of the number (host 10 has `::10`), so it is easy to read.
+//! Underlay addresses come from the ranges that are reserved for documentation (RFC 5737, RFC
+//! 3849). Pod addresses come from Flannel's usual network. Each address contains the number of its
+//! host. An IPv6 address contains the decimal digits of the number (host 10 has `::10`), so it is
+//! easy to read.
 //!
-//! Invariant: every interface is in a namespace of the lab. So two labs never share an interface, and
-//! no lab touches the machine's own network.
+//! Invariant: every interface is in a namespace of the lab. So two labs never share an interface,
+//! and no lab touches the machine's own network.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -112,8 +113,8 @@ impl TopologyPlan {
         std::iter::once(self.underlay()).chain(sites).collect()
     }
 
-    /// MTU of the pods: the underlay's MTU minus the outer IP and UDP headers, and minus the overhead
-    /// of encryption if the daemons encrypt.
+    /// MTU of the pods: the underlay's MTU minus the outer IP and UDP headers, and minus the
+    /// overhead of encryption if the daemons encrypt.
     pub(super) fn overlay_mtu(&self) -> u16 {
         let v6 = self.hosts.iter().any(|host| host.public.is_ipv6());
         let headers = if v6 { 40 + 8 } else { 20 + 8 };
@@ -146,8 +147,8 @@ impl TopologyPlan {
         text
     }
 
-    /// `ip` commands for a host's namespace: its underlay address, its bridge, and the veth pair to its
-    /// pod.
+    /// `ip` commands for a host's namespace: its underlay address, its bridge, and the veth pair to
+    /// its pod.
     pub(super) fn host_batch(&self, host: &Host) -> String {
         let Host { public, subnet_v4, subnet_v6, pod, .. } = host;
         let (gateway_v4, gateway_v6) = pod.gateways();
@@ -201,9 +202,9 @@ impl TopologyPlan {
     /// Network configuration for etcd. It equals the network of the file store.
     pub(super) const NETWORK: &str = r#"{"Network":"10.244.0.0/16","SubnetLen":24,"EnableIPv6":true,"IPv6Network":"fd00:244::/48","IPv6SubnetLen":64,"Backend":{"Type":"udp"}}"#;
 
-    /// Content of `subnet.env`, as an earlier flanneld would have left it. A node takes its previous
-    /// subnet if it is free. So each host leases the subnet of this plan, by the same rules as in
-    /// production, and pods can have addresses before leases exist.
+    /// Content of `subnet.env`, as an earlier flanneld would have left it. A node takes its
+    /// previous subnet if it is free. So each host leases the subnet of this plan, by the same
+    /// rules as in production, and pods can have addresses before leases exist.
     pub(super) fn subnet_env(&self, host: &Host) -> String {
         let (v4, v6) = host.pod.gateways();
         let (v4_len, v6_len) = (host.subnet_v4.prefix_len(), host.subnet_v6.prefix_len());
@@ -231,20 +232,21 @@ impl TopologyPlan {
     }
 }
 
-/// Largest TCP super packet of a pod in bytes. Split into packets of 1,472 bytes, it still fits into
-/// the 65,507 bytes of one UDP_SEGMENT send. The kernel's default of 65,536 would need two sends.
+/// Largest TCP super packet of a pod in bytes. Split into packets of 1,472 bytes, it still fits
+/// into the 65,507 bytes of one UDP_SEGMENT send. The kernel's default of 65,536 would need two
+/// sends.
 const POD_GSO_MAX_SIZE: u32 = 62_000;
 
-/// Multicast snooping is off, so that neighbour discovery works from the first packet. With snooping it
-/// would work only after the first MLD query.
+/// Multicast snooping is off, so that neighbour discovery works from the first packet. With
+/// snooping it would work only after the first MLD query.
 const BRIDGE: &str = "link add NAME type bridge mcast_snooping 0\nlink set NAME up\n";
 
 /// Kernel settings of a host, which forwards packets for its pods.
 pub(super) const HOST_SYSCTLS: [(&str, &str); 2] =
     [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
 
-/// Kernel settings of every namespace of a lab, written before it gets links. Addresses are usable at
-/// once: RFC 4862 would wait one second for a duplicate, which cannot exist here. Router
+/// Kernel settings of every namespace of a lab, written before it gets links. Addresses are usable
+/// at once: RFC 4862 would wait one second for a duplicate, which cannot exist here. Router
 /// advertisements are ignored.
 pub(super) const COMMON_SYSCTLS: [(&str, &str); 4] = [
     ("ipv6/conf/all/accept_dad", "0"),

@@ -3,8 +3,8 @@
 //! [`in_netns`] opens the sockets inside the namespaces; ordinary threads then use them, because a
 //! socket stays in the namespace in which it was opened.
 //!
-//! Invariant: the receiver has read all bytes that [`Transfer::wait`] reports, up to the end that the
-//! sender announced. With `verify`, each byte was compared.
+//! Invariant: the receiver has read all bytes that [`Transfer::wait`] reports, up to the end that
+//! the sender announced. With `verify`, each byte was compared.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -21,8 +21,8 @@ use crate::sys::netns::in_netns;
 /// Time that each end waits for the other before it fails. TCP itself retransmits for longer.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Size of one read or write: as large as the largest packet of a TUN queue, and a multiple of 8 for the
-/// pattern.
+/// Size of one read or write: as large as the largest packet of a TUN queue, and a multiple of 8
+/// for the pattern.
 const BLOCK_BYTES: usize = 64 * 1024;
 
 /// Amount of data to move.
@@ -239,8 +239,8 @@ fn receive(mut socket: TcpStream, verify: bool, shared: &Shared) -> Result<Moved
         let (at, mut filled) = (received, 0);
         while filled < BLOCK_BYTES && !end {
             let read = match socket.read(&mut block[filled..]) {
-                // The process was stopped and continued: the kernel does not restart a read that has a
-                // timeout (signal(7)).
+                // The process was stopped and continued: the kernel does not restart a read that
+                // has a timeout (signal(7)).
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 read => read.map_err(failed())?,
             };
@@ -266,8 +266,8 @@ fn receive(mut socket: TcpStream, verify: bool, shared: &Shared) -> Result<Moved
 }
 
 /// Fills a block with the content of the stream at offset `at`, a multiple of 8. Each 8 bytes are a
-/// bijective mix of their number (splitmix64's finaliser). So a block that is lost, repeated or in the
-/// wrong place is always detected.
+/// bijective mix of their number (splitmix64's finaliser). So a block that is lost, repeated or in
+/// the wrong place is always detected.
 fn pattern(at: u64, block: &mut [u8]) {
     for (word, number) in block.chunks_mut(8).zip(at / 8..) {
         let mut mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -114,8 +114,8 @@ pub fn http(netns: &str, path: &str) -> String {
     .expect("the daemon answers on its HTTP port")
 }
 
-/// Metrics of a daemon, summed over its workers. The key is `name` or `name{label="value",...}`, without
-/// the label `worker`.
+/// Metrics of a daemon, summed over its workers. The key is `name` or `name{label="value",...}`,
+/// without the label `worker`.
 #[derive(Debug)]
 pub struct Scrape(BTreeMap<String, u64>);
 
@@ -144,8 +144,8 @@ impl Scrape {
         self.get(&format!("hopsack_dropped_packets_total{{direction=\"{direction}\",reason=\"{reason}\"}}"))
     }
 
-    /// Packets that the daemon dropped, without those of queue management, which tell a bulk sender to
-    /// slow down.
+    /// Packets that the daemon dropped, without those of queue management, which tell a bulk sender
+    /// to slow down.
     pub fn refused(&self, direction: &str) -> u64 {
         self.all_dropped(direction) - self.dropped(direction, "standing_queue")
     }

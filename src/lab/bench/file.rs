@@ -1,6 +1,7 @@
 //! Report file: one JSON document in which each row (a cell, a limit) is one line. Pure.
 //!
-//! The rows make a kept report short and let `diff` and `grep` work on it. Any JSON reader reads it.
+//! The rows make a kept report short and let `diff` and `grep` work on it. Any JSON reader reads
+//! it.
 //!
 //! Invariant: reading what was written gives the same report.
 
@@ -37,8 +38,8 @@ fn rows<T: Serialize>(rows: &[T]) -> String {
     if lines.is_empty() { "[]".into() } else { format!("[\n{}\n]", lines.join(",\n")) }
 }
 
-/// One value in one line. The report's types contain only numbers, strings and lists of them, so this
-/// cannot fail; `null` would make reading fail.
+/// One value in one line. The report's types contain only numbers, strings and lists of them, so
+/// this cannot fail; `null` would make reading fail.
 fn line<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "null".into())
 }

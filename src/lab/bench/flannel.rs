@@ -1,8 +1,9 @@
-//! Two real flannelds with the udp backend, one a host: started on the lab's etcd, below a prefix of their own, and ended.
+//! Two real flanneld with the udp backend, one on each host, on the lab's etcd with a prefix of
+//! their own.
 //!
-//! It knows flanneld as a program, from the environment variable FLANNELD; hopsack neither has nor needs one.
+//! The environment variable FLANNELD names the program. hopsack does not contain or need it.
 //!
-//! Invariant: a flanneld that was started here has ended when its [`Flanneld`] is dropped.
+//! Invariant: when a [`Flanneld`] is dropped, its process has ended.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,16 +16,16 @@ use super::super::programs;
 use super::super::site::Host;
 use crate::sys::process::{Process, own_session};
 
-/// Where both find their configuration and their leases; hopsack's are elsewhere.
+/// Prefix of flannel's configuration and leases. hopsack uses another prefix.
 const PREFIX: &str = "/bench-flannel/network";
 const NETWORK: &str = "10.244.0.0/16";
 
-/// Flanneld's program, if there is one.
+/// Path of flanneld; none if FLANNELD is not set.
 pub(super) fn program() -> Option<OsString> {
     std::env::var_os("FLANNELD")
 }
 
-/// Writes the network's configuration into the lab's etcd, which runs.
+/// Writes the network configuration into the lab's etcd, which must run.
 pub(super) fn configure(lab: &Lab) -> Result<(), LabError> {
     let binary = lab.options().binary.display().to_string();
     let config = format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"udp"}}}}"#);
@@ -33,17 +34,18 @@ pub(super) fn configure(lab: &Lab) -> Result<(), LabError> {
     programs::succeed("hopsack network init", &programs::exec(&lab.underlay_netns(), &argv)?)
 }
 
-/// A flanneld that runs.
+/// A running flanneld.
 #[derive(Debug)]
 pub(super) struct Flanneld(Child);
 
 impl Flanneld {
-    /// Starts the one of host `number`, with the lab's subnet for it.
+    /// Starts flanneld on host `number`, with the lab's subnet for this host.
     pub(super) fn start(program: &OsString, lab: &Lab, number: usize) -> Result<Self, LabError> {
         let host = lab.host(number);
         let what = || LabError::io(format!("start the flanneld of {}", host.name));
         let env = host.directory.join("flannel.env");
-        // The subnet of an earlier run is leased again: so it takes the one that the pods' addresses are in.
+        // flanneld leases the subnet in this file again, so it gets the subnet of the pod's
+        // address.
         let before = format!("FLANNEL_NETWORK={NETWORK}\nFLANNEL_SUBNET={}\n", gateway(host));
         fs::write(&env, before).map_err(what())?;
         let log = File::create(host.directory.join("flanneld.log")).map_err(what())?;
@@ -67,14 +69,15 @@ impl Flanneld {
 
 impl Drop for Flanneld {
     fn drop(&mut self) {
-        // In order, so that its device and route go; it fails if it has ended by itself, which the traffic has noticed.
+        // SIGTERM, so that flanneld removes its device and route. This fails if it has already
+        // ended; then the measurement has failed too.
         let process = Process::open(self.pid()).ok();
         let _ = daemon::end_all(process.as_slice(), daemon::TERM_TIMEOUT);
         let _ = self.0.wait();
     }
 }
 
-/// As `subnet.env` has it: the first address of the host's subnet.
+/// First address of the host's subnet with its prefix length, as in `subnet.env`.
 fn gateway(host: &Host) -> String {
     format!("{}/{}", host.subnet_v4.hosts().next().unwrap_or(host.pod.v4), host.subnet_v4.prefix_len())
 }

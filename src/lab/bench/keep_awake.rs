@@ -1,10 +1,12 @@
-//! Keeps the machine's CPUs from halting: what then remains of a round trip is work, without the wake-ups of idle CPUs.
+//! Keeps the machine's CPUs from halting. A round trip then contains only work, without the
+//! wake-ups of idle CPUs.
 //!
-//! By the kernel's PM QoS interface where idle states are chosen by a driver; elsewhere by threads that run when nobody
-//! else wants to, one a CPU. Their time is no load: [`KeepAwake::spinners`] says what to leave out.
+//! It uses the kernel's PM QoS interface if a driver chooses idle states. Otherwise it uses one
+//! thread on each CPU that spins at idle priority. The time of these threads counts as idle:
+//! [`KeepAwake::spinners`] lists them.
 //!
-//! Invariant: dropped, or with the process killed, the machine idles as before. Sources: the kernel's
-//! admin-guide/pm/cpuidle, sched(7).
+//! Invariant: when it is dropped, or the process is killed, the machine idles as before. Sources:
+//! the kernel's admin-guide/pm/cpuidle, sched(7).
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -16,16 +18,17 @@ use std::thread::{self, JoinHandle};
 use super::super::error::LabError;
 use crate::sys::cpu;
 
-/// What keeps the CPUs awake while it is there.
+/// Keeps the CPUs awake while it exists.
 #[derive(Debug)]
 pub(super) enum KeepAwake {
-    /// The open file is the request.
+    /// The kernel keeps the CPUs awake while this file is open.
     Device { _file: File },
-    /// The threads, and what tells them to end.
+    /// The spinning threads, and the flag that ends them.
     Spinners { threads: Vec<(JoinHandle<()>, PathBuf)>, stop: Arc<AtomicBool> },
 }
 
 impl KeepAwake {
+    /// Starts to keep the CPUs awake.
     pub(super) fn hold() -> Result<Self, LabError> {
         if let Some(file) = request() {
             return Ok(Self::Device { _file: file });
@@ -41,15 +44,15 @@ impl KeepAwake {
         Ok(spinners)
     }
 
-    /// By what, for the report.
+    /// Method in words, for the report.
     pub(super) fn how(&self) -> &'static str {
         match self {
             Self::Device { .. } => "/dev/cpu_dma_latency, held at 0",
-            Self::Spinners { .. } => "a thread on each that spins at idle priority",
+            Self::Spinners { .. } => "a thread on each CPU that spins at idle priority",
         }
     }
 
-    /// The `stat` files of the threads whose time counts as idle.
+    /// The `stat` files of the spinning threads. Their CPU time counts as idle.
     pub(super) fn spinners(&self) -> Vec<PathBuf> {
         match self {
             Self::Device { .. } => Vec::new(),
@@ -68,7 +71,8 @@ impl Drop for KeepAwake {
     }
 }
 
-/// No latency at all is tolerated. None where no driver would listen: there CPUs halt whatever is asked for.
+/// Asks the kernel for a wake-up latency of 0. None if no idle driver is active: then the request
+/// would have no effect.
 fn request() -> Option<File> {
     let driver = fs::read_to_string("/sys/devices/system/cpu/cpuidle/current_driver").ok()?;
     if driver.trim() == "none" {
@@ -78,19 +82,20 @@ fn request() -> Option<File> {
     file.write_all(&0_i32.to_ne_bytes()).ok().map(|()| file)
 }
 
-/// A thread that is pushed aside by whatever becomes ready, on one CPU.
+/// Starts a thread that spins on one CPU and yields to every other thread.
 fn spin(cpu: usize, stop: Arc<AtomicBool>) -> io::Result<(JoinHandle<()>, PathBuf)> {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let thread = thread::Builder::new().name("hopsack-awake".into()).spawn(move || {
         let ready = cpu::pin(cpu).and_then(|()| cpu::run_when_idle());
         let ready = ready.and_then(|()| fs::read_link("/proc/thread-self"));
         let spins = ready.is_ok();
-        // If nobody listens, nobody needs it.
-        let _ = tell.send(ready);
-        // No pause instruction: a hypervisor may take many of them for waiting, and halt the CPU.
+        // If the receiver is gone, nothing needs the answer.
+        let _ = sender.send(ready);
+        // There is no pause instruction: a hypervisor may treat many of them as waiting, and halt
+        // the CPU.
         while spins && !stop.load(Ordering::Relaxed) {}
     })?;
-    let own = told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))?;
+    let own = receiver.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))?;
     Ok((thread, PathBuf::from("/proc").join(own).join("stat")))
 }
 
@@ -99,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spinners_take_cpu_time_and_end() {
+    fn spinning_threads_use_cpu_and_end() {
         let stop = Arc::new(AtomicBool::new(false));
         let cpu = *cpu::allowed().expect("asked").last().expect("one");
         let spinner = spin(cpu, Arc::clone(&stop)).expect("it spins");

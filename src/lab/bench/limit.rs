@@ -1,6 +1,7 @@
-//! Names what set the limit of a workload, from who used the CPUs and how many packets a system call carried. Pure.
+//! Limit: says in a sentence what limited a workload, from CPU usage and packets per system call.
+//! Pure.
 //!
-//! It says what the numbers say and no more: with CPUs left over it does not guess at what was waited for.
+//! It uses only the numbers. If CPUs are idle, it does not guess what the workload waited for.
 
 use super::cpu_usage::CpuUsage;
 use super::measure::Workload;
@@ -8,28 +9,29 @@ use super::report::{Limit, QUIET, digits};
 use super::system::System;
 use super::underlay::Underlay;
 
-/// Less idle time than this, and the CPUs are the limit: the generators too wait for them.
+/// If less than this part of the CPU time is idle, the CPUs are the limit. The traffic generators
+/// need CPU time too.
 const FULL: f64 = 0.15;
 
-/// What is busy for this part of a CPU has nothing left, if it has one thread.
+/// A single thread that is busy for more than this part of a CPU is the limit.
 const ONE_CPU: f64 = 0.85;
 
-/// From the sum of the repeats' loads.
+/// The limit, from the sum of the usages of all repeats. None if nothing was measured.
 pub(super) fn limit(
     underlay: Underlay,
     system: System,
     workload: Workload,
-    load: &CpuUsage,
+    usage: &CpuUsage,
     cpus: usize,
 ) -> Option<Limit> {
-    let all = load.busy() + load.idle;
-    if all <= 0.0 || load.wall <= 0.0 {
+    let all = usage.busy() + usage.idle;
+    if all <= 0.0 || usage.wall <= 0.0 {
         return None;
     }
-    let cpu = [load.user, load.system, load.softirq, load.steal, load.idle].map(|part| part / all);
-    let daemon_cpus = load.daemons.map(|seconds| seconds / load.wall);
-    let traffic_cpus = load.traffic.iter().sum::<f64>() / load.wall;
-    let bytes = load.wire_bytes / load.wire_packets;
+    let cpu = [usage.user, usage.system, usage.softirq, usage.steal, usage.idle].map(|part| part / all);
+    let daemon_cpus = usage.daemons.map(|seconds| seconds / usage.wall);
+    let traffic_cpus = usage.traffic.iter().sum::<f64>() / usage.wall;
+    let bytes = usage.wire_bytes / usage.wire_packets;
     let mut limit = Limit {
         underlay,
         system,
@@ -38,17 +40,17 @@ pub(super) fn limit(
         cpu,
         traffic_cpus,
         daemon_cpus,
-        other_cpus: load.others() / load.wall,
-        wire_packet_bytes: (load.wire_packets > 0.0).then_some(bytes),
-        packets_per_call: packets_per_call(load),
+        other_cpus: usage.others() / usage.wall,
+        wire_packet_bytes: (usage.wire_packets > 0.0).then_some(bytes),
+        packets_per_call: packets_per_call(usage),
     };
     limit.sentence = sentence(&limit, cpus);
     Some(limit)
 }
 
-/// Of a TUN read, a send, a receive and a TUN write, over both daemons.
-fn packets_per_call(load: &CpuUsage) -> Option<[f64; 4]> {
-    let count = |name| load.calls.get(name).copied().unwrap_or(0.0);
+/// Packets per TUN read, send, receive and TUN write, over both daemons.
+fn packets_per_call(usage: &CpuUsage) -> Option<[f64; 4]> {
+    let count = |name| usage.calls.get(name).copied().unwrap_or(0.0);
     let (out, into) = (count("egress_packets"), count("ingress_packets"));
     let per = |packets: f64, calls| if count(calls) > 0.0 { packets / count(calls) } else { 0.0 };
     let all = [
@@ -60,20 +62,57 @@ fn packets_per_call(load: &CpuUsage) -> Option<[f64; 4]> {
     (out + into > 0.0).then_some(all)
 }
 
+/// What limited a workload.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Bound {
+    /// All CPUs are busy.
+    Cpus,
+    /// The first host's daemon, with the CPUs that it uses.
+    FirstDaemon(f64),
+    /// The second host's daemon, with the CPUs that it uses.
+    SecondDaemon(f64),
+    /// The thread that sends the traffic.
+    Traffic,
+    /// None of these: CPUs are idle.
+    Waiting,
+}
+
+fn bound(limit: &Limit) -> Bound {
+    let [user_1, system_1, user_2, system_2] = limit.daemon_cpus;
+    let (first, second) = (user_1 + system_1, user_2 + system_2);
+    let [_, _, _, _, idle] = limit.cpu;
+    if idle < FULL {
+        Bound::Cpus
+    } else if first.max(second) >= ONE_CPU {
+        if first >= second { Bound::FirstDaemon(first) } else { Bound::SecondDaemon(second) }
+    } else if limit.traffic_cpus >= ONE_CPU {
+        Bound::Traffic
+    } else {
+        Bound::Waiting
+    }
+}
+
+/// Whether unrelated programs disturbed the measurement.
+fn is_noisy(limit: &Limit, cpus: usize) -> bool {
+    limit.other_cpus > QUIET * cpus as f64
+}
+
 fn sentence(limit: &Limit, cpus: usize) -> String {
     let [user, system, softirq, steal, idle] = limit.cpu.map(|part| part * 100.0);
     let [user_1, system_1, user_2, system_2] = limit.daemon_cpus;
     let (first, second) = (user_1 + system_1, user_2 + system_2);
     let (daemons, traffic) = (first + second, limit.traffic_cpus);
-    let mut text = if limit.cpu[4] < FULL {
-        format!("the CPUs: all {cpus} are busy ({idle:.0} % idle)")
-    } else if first.max(second) >= ONE_CPU {
-        let (name, busiest) = if first >= second { ("first", first) } else { ("second", second) };
-        format!("the {name} host's daemon: {} CPUs busy ({idle:.0} % of the machine idle)", digits(busiest))
-    } else if traffic >= ONE_CPU {
-        format!("the traffic's own thread, in whose system calls the kernel's path runs ({idle:.0} % idle)")
-    } else {
-        format!("waiting, not CPU: {idle:.0} % idle")
+    let daemon = |name, busy| {
+        format!("the {name} host's daemon: {} CPUs busy ({idle:.0} % of the machine idle)", digits(busy))
+    };
+    let mut text = match bound(limit) {
+        Bound::Cpus => format!("the CPUs: all {cpus} are busy ({idle:.0} % idle)"),
+        Bound::FirstDaemon(busy) => daemon("first", busy),
+        Bound::SecondDaemon(busy) => daemon("second", busy),
+        Bound::Traffic => format!(
+            "the traffic's own thread, which runs the kernel's path in its system calls ({idle:.0} % idle)"
+        ),
+        Bound::Waiting => format!("waiting, not CPU: {idle:.0} % idle"),
     };
     text += &format!("; user {user:.0} %, kernel {system:.0} %, softirq {softirq:.0} %");
     if steal >= 1.0 {
@@ -85,7 +124,7 @@ fn sentence(limit: &Limit, cpus: usize) -> String {
         let (first, second) = (digits(first), digits(second));
         text += &format!(", daemons {first} and {second} ({kernel:.0} % of it in system calls)");
     }
-    if limit.other_cpus > QUIET * cpus as f64 {
+    if is_noisy(limit, cpus) {
         text += &format!("; NOISE: other programs {}", digits(limit.other_cpus));
     }
     if let Some([read, send, receive, write]) = limit.packets_per_call.map(|calls| calls.map(digits)) {
@@ -103,12 +142,12 @@ mod tests {
 
     use super::*;
 
-    fn told(load: &CpuUsage) -> String {
-        limit(Underlay::Pass, System::Simple, Workload::Tcp1, load, 2).unwrap().sentence
+    fn limit_of(usage: &CpuUsage) -> Limit {
+        limit(Underlay::Pass, System::Simple, Workload::Tcp1, usage, 2).unwrap()
     }
 
     #[test]
-    fn the_limit_is_named() {
+    fn limit_is_named() {
         let calls =
             BTreeMap::from([("egress_packets".to_owned(), 300.0), ("egress_sends".to_owned(), 300.0)]);
         let full = CpuUsage {
@@ -122,22 +161,20 @@ mod tests {
             calls,
             ..CpuUsage::default()
         };
-        let text = told(&full);
-        assert!(text.starts_with("the CPUs: all 2 are busy (5 % idle)"), "{text}");
-        assert!(text.contains("daemons 0.800 and 0.400 (92 % of it in system calls)"), "{text}");
-        assert!(text.contains("send 1.00") && !text.contains("NOISE"), "{text}");
-        let noisy = CpuUsage { user: 0.9, ..full.clone() };
-        assert!(told(&noisy).contains("; NOISE: other programs 0.700"), "{}", told(&noisy));
+        let whole = limit_of(&full);
+        assert_eq!((bound(&whole), is_noisy(&whole, 2)), (Bound::Cpus, false));
+        assert_eq!(whole.packets_per_call, Some([0.0, 1.0, 0.0, 0.0]));
+        assert!(is_noisy(&limit_of(&CpuUsage { user: 0.9, ..full.clone() }), 2));
         let waiting = CpuUsage { idle: 1.6, ..full.clone() };
-        assert!(told(&waiting).starts_with("waiting"), "{}", told(&waiting));
+        assert_eq!(bound(&limit_of(&waiting)), Bound::Waiting);
         let sender = CpuUsage { traffic: [0.1, 0.87], ..waiting.clone() };
-        assert!(told(&sender).starts_with("the traffic"), "{}", told(&sender));
+        assert_eq!(bound(&limit_of(&sender)), Bound::Traffic);
         let daemon = CpuUsage { daemons: [0.1, 0.2, 0.1, 0.85], ..sender };
-        assert!(told(&daemon).starts_with("the second host's daemon: 0.950 CPUs"), "{}", told(&daemon));
+        assert!(matches!(bound(&limit_of(&daemon)), Bound::SecondDaemon(busy) if (busy - 0.95).abs() < 1e-9));
     }
 
     #[test]
-    fn nothing_measured_names_nothing() {
+    fn no_usage_gives_no_limit() {
         assert_eq!(limit(Underlay::Pass, System::Raw, Workload::Rtt, &CpuUsage::default(), 2), None);
     }
 }

@@ -1,7 +1,7 @@
-//! One workload on the active system: traffic from the first pod to the second, and what it came to.
+//! Measures one workload on the active system: traffic from the first pod to the second.
 //!
-//! It chooses durations and knows the metrics; the traffic itself is made by [`super::udp`], [`super::request`] and
-//! [`super::super::traffic`].
+//! It chooses durations and defines the metrics. [`super::udp`], [`super::request`] and
+//! [`super::super::traffic`] make the traffic.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use super::topology::SharedTopology;
 use super::udp::{self, Search, Shape};
 use crate::packet::Family;
 
-/// What is done to a system.
+/// Kind of traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Workload {
@@ -25,26 +25,27 @@ pub enum Workload {
     Tcp1,
     /// Four TCP streams.
     Tcp4,
-    /// Datagrams of 64 bytes, one flow: a flood, then the search for the rate that is carried.
+    /// Datagrams of 64 bytes in one flow: a flood, then a search for the rate with at most 1 %
+    /// loss.
     Udp64,
-    /// The same with 32 flows that take turns.
+    /// Datagrams of 64 bytes in 32 flows that take turns.
     Udp64x32,
-    /// Datagrams of 1400 bytes, one flow.
+    /// Datagrams of 1400 bytes in one flow.
     Udp1400,
-    /// The same with 32 flows that take turns.
+    /// Datagrams of 1400 bytes in 32 flows that take turns.
     Udp1400x32,
-    /// Questions and answers of 64 bytes by UDP, one at a time.
+    /// UDP requests and answers of 64 bytes, one at a time.
     Rtt,
-    /// The same beside one TCP stream.
+    /// Round trips as in `rtt`, beside one TCP stream.
     RttBulk,
-    /// The same beside 16 TCP streams.
+    /// Round trips as in `rtt`, beside 16 TCP streams.
     RttBulk16,
-    /// TCP connect, question, answer, close, one at a time.
+    /// TCP connections with one request and one answer, one at a time.
     Connects,
 }
 
 impl Workload {
-    /// As on the command line.
+    /// Name, as on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -62,54 +63,54 @@ impl Workload {
     }
 }
 
-/// What is measured.
+/// Quantity that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Bits of payload a second.
+    /// Payload of one TCP stream in bit/s.
     Tcp1,
-    /// Bits of payload a second, four streams together.
+    /// Payload of four TCP streams together in bit/s.
     Tcp4,
-    /// Of the whole machine, one TCP stream.
+    /// CPU-seconds of the whole machine per GB of one TCP stream.
     CpuPerGb,
-    /// The most that arrived, flooded or paced.
+    /// Datagrams of 64 bytes per second: most that arrived in any trial.
     Udp64Highest,
-    /// The most that arrived while at most 1 % was lost.
+    /// Datagrams of 64 bytes per second: most that arrived in a trial with at most 1 % loss.
     Udp64Carried,
-    /// Of 32 flows.
+    /// As `Udp64Highest`, with 32 flows.
     Udp64x32Highest,
-    /// Of 32 flows.
+    /// As `Udp64Carried`, with 32 flows.
     Udp64x32Carried,
-    /// 1400 bytes.
+    /// As `Udp64Highest`, with 1400 bytes.
     Udp1400Highest,
-    /// 1400 bytes.
+    /// As `Udp64Carried`, with 1400 bytes.
     Udp1400Carried,
-    /// 1400 bytes, of 32 flows.
+    /// As `Udp64Highest`, with 1400 bytes and 32 flows.
     Udp1400x32Highest,
-    /// 1400 bytes, of 32 flows.
+    /// As `Udp64Carried`, with 1400 bytes and 32 flows.
     Udp1400x32Carried,
-    /// Half of the answers came within.
+    /// Median of the round trips in seconds.
     RttP50,
-    /// Of 100 answers 99 came within.
+    /// 99th percentile of the round trips in seconds.
     RttP99,
-    /// Beside one TCP stream.
+    /// Median of the round trips beside one TCP stream.
     BulkRttP50,
-    /// Beside one TCP stream.
+    /// 99th percentile of the round trips beside one TCP stream.
     BulkRttP99,
-    /// What that TCP stream moved meanwhile: a tail can be bought by starving it.
+    /// Payload of that TCP stream in bit/s. It shows whether short round trips starve the stream.
     BulkTcp,
-    /// Beside 16 TCP streams.
+    /// Median of the round trips beside 16 TCP streams.
     Bulk16RttP50,
-    /// Beside 16 TCP streams.
+    /// 99th percentile of the round trips beside 16 TCP streams.
     Bulk16RttP99,
-    /// What those moved together.
+    /// Payload of those 16 TCP streams together in bit/s.
     Bulk16Tcp,
-    /// TCP connections a second.
+    /// TCP connections per second.
     Connects,
 }
 
 impl Metric {
-    /// In the order of the tables.
+    /// All metrics in the order of the tables.
     pub const ALL: [Self; 20] = [
         Self::Tcp1,
         Self::Tcp4,
@@ -133,7 +134,7 @@ impl Metric {
         Self::Connects,
     ];
 
-    /// For people.
+    /// Title for people.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
@@ -160,7 +161,7 @@ impl Metric {
         }
     }
 
-    /// The unit for people, and what a value in base units is divided by to be in it.
+    /// Unit for people, and the number by which a value in base units is divided.
     #[must_use]
     pub fn unit(self) -> (&'static str, f64) {
         match self {
@@ -184,30 +185,30 @@ impl Metric {
         }
     }
 
-    /// Whether less is better.
+    /// Whether a smaller value is better.
     #[must_use]
     pub fn is_cost(self) -> bool {
         matches!(self, Self::CpuPerGb) || self.unit().0 == "us"
     }
 }
 
-/// What one workload came to once: values in base units, and the load of its bulk.
+/// Result of one run of a workload: values in base units, and the CPU usage.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) values: Vec<(Metric, f64)>,
-    pub(super) load: CpuUsage,
+    pub(super) usage: CpuUsage,
 }
 
-/// For how long each part of a workload runs, from the seconds of one TCP measurement.
+/// Durations of the parts of a workload, computed from the duration of one TCP measurement.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
-    /// What is measured by its flow.
+    /// Duration of a TCP measurement.
     flow: Duration,
-    /// Before it, for TCP to find its speed.
+    /// Warm-up before it, in which TCP finds its speed.
     warm: Duration,
-    /// Each trial of a search: loss is a sum over many queues' fillings and shows soon.
+    /// Duration of each trial of a search. Queues fill many times in it, so loss shows soon.
     trial: Duration,
-    /// What is measured by its number: some thousand round trips, some thousand connections.
+    /// Duration of what is counted: some thousand round trips, some thousand connections.
     many: Duration,
 }
 
@@ -216,7 +217,7 @@ impl Times {
         Self { flow, warm: flow / 5, trial: flow / 5, many: flow / 2 }
     }
 
-    /// What a workload takes, within some tens of milliseconds.
+    /// Approximate duration of a workload, within some tens of milliseconds.
     pub(super) fn total(self, workload: Workload) -> Duration {
         match workload {
             Workload::Tcp1 | Workload::Tcp4 | Workload::RttBulk | Workload::RttBulk16 => {
@@ -230,7 +231,7 @@ impl Times {
     }
 }
 
-/// Does it.
+/// Runs a workload once.
 pub(super) fn run(
     topology: &SharedTopology<'_>,
     workload: Workload,
@@ -244,13 +245,13 @@ pub(super) fn run(
     };
     match workload {
         Workload::Tcp1 => {
-            let (rate, bytes, load) = streams(topology, 1, counters, times, interrupt)?;
-            let cpu = load.busy() / (bytes / 1e9);
-            Ok(Outcome { values: vec![(Metric::Tcp1, rate), (Metric::CpuPerGb, cpu)], load })
+            let (rate, bytes, usage) = streams(topology, 1, counters, times, interrupt)?;
+            let cpu = usage.busy() / (bytes / 1e9);
+            Ok(Outcome { values: vec![(Metric::Tcp1, rate), (Metric::CpuPerGb, cpu)], usage })
         }
         Workload::Tcp4 => {
-            let (rate, _, load) = streams(topology, 4, counters, times, interrupt)?;
-            Ok(Outcome { values: vec![(Metric::Tcp4, rate)], load })
+            let (rate, _, usage) = streams(topology, 4, counters, times, interrupt)?;
+            Ok(Outcome { values: vec![(Metric::Tcp4, rate)], usage })
         }
         Workload::Udp64 => udp(64, false, [Metric::Udp64Highest, Metric::Udp64Carried]),
         Workload::Udp64x32 => udp(64, true, [Metric::Udp64x32Highest, Metric::Udp64x32Carried]),
@@ -259,19 +260,19 @@ pub(super) fn run(
         Workload::Rtt => {
             let meter = UsageMeter::start(topology, counters);
             let values = round_trips(topology, times.many, [Metric::RttP50, Metric::RttP99], interrupt)?;
-            Ok(Outcome { values, load: meter.stop() })
+            Ok(Outcome { values, usage: meter.stop() })
         }
         Workload::RttBulk => beside(1, [Metric::BulkRttP50, Metric::BulkRttP99, Metric::BulkTcp]),
         Workload::RttBulk16 => beside(16, [Metric::Bulk16RttP50, Metric::Bulk16RttP99, Metric::Bulk16Tcp]),
         Workload::Connects => {
             let meter = UsageMeter::start(topology, counters);
             let rate = request::connections(topology.pods(), times.many, interrupt)?;
-            Ok(Outcome { values: vec![(Metric::Connects, rate)], load: meter.stop() })
+            Ok(Outcome { values: vec![(Metric::Connects, rate)], usage: meter.stop() })
         }
     }
 }
 
-/// Round trips beside so many streams, and what these moved meanwhile.
+/// Measures round trips beside `count` TCP streams, and the rate of these streams.
 fn round_trips_beside(
     topology: &SharedTopology<'_>,
     count: usize,
@@ -287,10 +288,11 @@ fn round_trips_beside(
     let mut values = round_trips(topology, times.flow, [p50, p99], interrupt)?;
     let rate = (received() - before) as f64 * 8.0 / begin.elapsed().as_secs_f64();
     values.push((tcp, rate));
-    Ok(Outcome { values, load: meter.stop() })
+    Ok(Outcome { values, usage: meter.stop() })
 }
 
-/// Bits a second, bytes and load of a stretch in the middle of some TCP streams, which are then cut off.
+/// Measures TCP streams in the middle of their life, then closes them. Returns bit/s, bytes and CPU
+/// usage.
 fn streams(
     topology: &SharedTopology<'_>,
     count: usize,
@@ -305,14 +307,14 @@ fn streams(
     let (begin, before) = (Instant::now(), received());
     interrupt.sleep(times.flow)?;
     let (bytes, seconds) = ((received() - before) as f64, begin.elapsed().as_secs_f64());
-    let load = meter.stop();
+    let usage = meter.stop();
     if bytes == 0.0 {
         return Err(LabError::Bench(format!("{count} TCP streams moved nothing in {seconds:.1} s")));
     }
-    Ok((bytes * 8.0 / seconds, bytes, load))
+    Ok((bytes * 8.0 / seconds, bytes, usage))
 }
 
-/// A stream that goes on until it is dropped.
+/// Starts a stream that runs until it is dropped.
 fn start(topology: &SharedTopology<'_>) -> Result<Transfer, LabError> {
     let [from, to] = topology.pods();
     let amount = Amount::Time(Duration::from_secs(3600));
@@ -321,7 +323,8 @@ fn start(topology: &SharedTopology<'_>) -> Result<Transfer, LabError> {
     Ok(transfer)
 }
 
-/// The load is the flood's: what the search offers differs from system to system.
+/// Measures floods and paced datagrams. The CPU usage is that of the flood, because the rates of
+/// the search differ between systems.
 fn datagrams(
     topology: &SharedTopology<'_>,
     shape: Shape,
@@ -331,8 +334,8 @@ fn datagrams(
     interrupt: &Interrupt,
 ) -> Result<Outcome, LabError> {
     let meter = UsageMeter::start(topology, counters);
-    let mut load = CpuUsage::default();
-    let flood = udp::trial(topology.pods(), shape, None, times.many, interrupt, || load = meter.stop())?;
+    let mut usage = CpuUsage::default();
+    let flood = udp::trial(topology.pods(), shape, None, times.many, interrupt, || usage = meter.stop())?;
     let mut search = Search::after(flood);
     while let Some(rate) = search.next() {
         search.observe(udp::trial(topology.pods(), shape, Some(rate), times.trial, interrupt, || ())?);
@@ -342,7 +345,7 @@ fn datagrams(
     }
     let mut values = vec![(highest, search.highest())];
     values.extend(search.carried().map(|rate| (carried, rate)));
-    Ok(Outcome { values, load })
+    Ok(Outcome { values, usage })
 }
 
 fn round_trips(

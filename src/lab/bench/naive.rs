@@ -1,9 +1,10 @@
-//! A tunnel as one writes it first: a TUN device without offloads, quinn as it comes, one packet a wake-up each way.
+//! Naive tunnel: a TUN device without offloads, quinn with its defaults, one packet for each
+//! wake-up.
 //!
-//! It is what hopsack's `quic` mode is measured against: the same QUIC and nothing else. Not for
-//! use: it knows one peer, believes every certificate, and looks at no packet.
+//! The bench compares hopsack's `quic` mode with it. It is not for real use: it knows one peer,
+//! accepts every certificate, and checks no packet.
 //!
-//! Invariant: one packet is one datagram, and waits for no other.
+//! Invariant: each packet is one QUIC datagram and does not wait for another packet.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,21 +26,22 @@ use crate::sys::tun::SimpleTun;
 use crate::sys::{Interest, poll};
 
 pub(super) const DEVICE: &str = "naive0";
-/// Of the device: what fits a DATAGRAM frame once quinn has found that the path takes its default of 1452 bytes.
+/// MTU of the device: what fits into a DATAGRAM frame when quinn's path MTU has reached its default
+/// of 1452 bytes.
 pub(super) const MTU: u16 = 1400;
-/// Between two looks at what the path takes.
-const LOOK: Duration = Duration::from_millis(5);
+/// Time between two checks of quinn's path MTU.
+const PMTU_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What the process is told.
+/// Arguments of one end.
 #[derive(Debug, Args)]
 pub struct NaiveArgs {
-    /// A TUN device that is there.
+    /// Name of an existing TUN device.
     #[arg(long)]
     device: String,
-    /// Our end.
+    /// Local address.
     #[arg(long)]
     bind: SocketAddr,
-    /// The other end, if it is we who dial.
+    /// Address of the other end, if this end connects to it.
     #[arg(long)]
     dial: Option<SocketAddr>,
 }
@@ -47,7 +49,7 @@ pub struct NaiveArgs {
 /// Carries packets until the connection ends.
 ///
 /// # Errors
-/// Whatever ends it.
+/// The error that ended the tunnel.
 pub fn run(args: &NaiveArgs) -> Result<(), LabError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| runtime.block_on(tunnel(args)));
@@ -57,11 +59,11 @@ pub fn run(args: &NaiveArgs) -> Result<(), LabError> {
 async fn tunnel(args: &NaiveArgs) -> io::Result<()> {
     let (_endpoint, connection) = connect(args).await?;
     while connection.max_datagram_size().is_none_or(|size| size < usize::from(MTU)) {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(PMTU_CHECK_INTERVAL).await;
     }
     let device = SimpleTun::open(&args.device)?;
     let (reader, sender) = (device.share(), connection.clone());
-    // It ends with the process: a read of a device that nobody writes to does not.
+    // This thread ends with the process, because a read of an idle device cannot be interrupted.
     std::thread::spawn(move || to_peer(&reader, &sender));
     from_peer(&device, &connection).await
 }

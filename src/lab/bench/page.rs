@@ -1,8 +1,10 @@
-//! A report as one HTML page: a plot a metric, a table an underlay, the limits, the machine. Pure.
+//! HTML page of a report: one plot for each metric, one table for each underlay, the limits, the
+//! machine. Pure.
 //!
-//! Plots are inline SVG and the page names no other resource, so it can be mailed, kept and opened anywhere.
+//! Plots are inline SVG and the page refers to no other file. So it can be sent, kept and opened
+//! anywhere.
 //!
-//! Invariant: every text from outside goes through [`escape`].
+//! Invariant: every text from outside is escaped by [`escape`].
 
 use std::fmt::Write as _;
 
@@ -11,13 +13,12 @@ use super::report::{Cell, Limit, Report, Unmeasured, digits};
 use super::system::System;
 use super::underlay::Underlay;
 
-/// The whole page.
+/// The complete page.
 #[must_use]
 pub fn page(report: &Report) -> String {
-    let mut html = format!("{HEAD}<h1>hopsack beside kernel VXLAN</h1>\n<p>");
+    let mut html = format!("{HEAD}<h1>hopsack compared with kernel VXLAN</h1>\n<p>");
     html += &report.facts().iter().map(|fact| escape(fact)).collect::<Vec<_>>().join("<br>\n");
-    html +=
-        "</p>\n<p>Bars are medians, whiskers reach from the least to the most, dots are the repeats.</p>\n";
+    html += "</p>\n<p>Bars are medians, whiskers reach from minimum to maximum, dots are the repeats.</p>\n";
     html += "<div class=\"plots\">\n";
     for metric in report.metrics() {
         html += &plot(report, metric);
@@ -36,7 +37,7 @@ pub fn page(report: &Report) -> String {
     if !report.unmeasured.is_empty() {
         html += "</ul>\n";
     }
-    html += "<h2>What set the limit</h2>\n<table>\n";
+    html += "<h2>Limits</h2>\n<table>\n";
     for Limit { underlay, system, workload, sentence, .. } in &report.limits {
         let (underlay, system, workload) = (underlay.name(), system.name(), workload.name());
         let _ = writeln!(
@@ -48,7 +49,7 @@ pub fn page(report: &Report) -> String {
     html + "</table>\n</html>\n"
 }
 
-/// Follows the reader's dark or light setting.
+/// Head of the page. The colours follow the dark or light setting of the reader.
 const HEAD: &str = "<!doctype html>
 <html lang=\"en\">
 <meta charset=\"utf-8\">
@@ -69,16 +70,16 @@ svg .dot { fill: var(--back); stroke: var(--ink); }
 </style>
 ";
 
-/// The width of a plot, of the names at its left and of the values at its right, in SVG units.
+/// Width of a plot, of the names at its left and of the values at its right, in SVG units.
 const WIDTH: f64 = 440.0;
 const NAMES: f64 = 76.0;
 const VALUES: f64 = 96.0;
-/// The height of a bar with the space below it, of a line of text, and of the title.
+/// Height of a bar with the space below it, of a line of text, and of the title, in SVG units.
 const ROW: f64 = 22.0;
 const LINE: f64 = 20.0;
 const TITLE: f64 = 26.0;
 
-/// One metric: underlays below each other, in each a bar a system.
+/// Plot of one metric: the underlays below each other, and in each a bar for each system.
 fn plot(report: &Report, metric: Metric) -> String {
     let (unit, scale) = metric.unit();
     let most = report.cells.iter().filter(|cell| cell.metric == metric).map(|cell| cell.max);
@@ -176,12 +177,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_stands_alone_and_is_whole() {
+    fn page_is_complete_and_refers_to_nothing() {
         let html = page(&report());
         for outside in ["http:", "https:", "src=", "href=", "@import", "url("] {
             assert!(!html.contains(outside), "{outside}");
         }
-        assert_eq!(html.matches("<svg").count(), 2, "one for each metric");
+        assert_eq!(html.matches("<svg").count(), 2, "one plot for each metric");
         for tag in ["svg", "table", "tr", "td", "th", "text", "ul", "li", "div"] {
             let opened =
                 html.matches(&format!("<{tag}>")).count() + html.matches(&format!("<{tag} ")).count();
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_as_long_as_their_values() {
+    fn bar_length_is_proportional_to_value() {
         let report = report();
         let width = |system| {
             let svg = plot(&report, Metric::Tcp1);

@@ -24,13 +24,14 @@ pub struct BenchPlan {
     pub repeats: u32,
     /// Duration of a TCP measurement in seconds. Other measurements take a part of it.
     pub seconds: f64,
-    /// Whether to keep the machine's CPUs from halting. This removes the CPU's wake-up time from the
-    /// round trips, and heats the CPU.
+    /// Whether to keep the machine's CPUs from halting. This removes the CPU's wake-up time from
+    /// the round trips, and heats the CPU.
     pub awake: bool,
 }
 
 impl BenchPlan {
-    /// The short plan, about a minute: plain routing, kernel VXLAN and the engine that is chosen here.
+    /// The short plan, about a minute: plain routing, kernel VXLAN and the engine that is chosen
+    /// here.
     #[must_use]
     pub fn short() -> Self {
         use Workload::{Connects, Rtt, RttBulk, Tcp1, Tcp4, Udp64, Udp1400};

@@ -1,9 +1,10 @@
-//! What a run came to: the samples, what they are in the middle, what they are beside kernel VXLAN, and on what machine.
+//! Report of a run: samples, medians, ratios to kernel VXLAN, and the machine.
 //!
-//! Pure but for [`Machine::look`]. The table for people, the page and the JSON are made from one [`Report`], and a report
-//! that was written as JSON can be read and shown again.
+//! It is pure except for [`Machine::look`]. The table, the HTML page and the JSON file are made
+//! from one [`Report`]. A JSON file can be read and shown again.
 //!
-//! Invariant: a cell of the table is the median of samples that are in the report; what was not measured says why.
+//! Invariant: each cell of the table is the median of samples in the report, and everything that
+//! was not measured has a reason.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -17,45 +18,45 @@ use super::system::System;
 use super::topology::SharedTopology;
 use super::underlay::Underlay;
 
-/// A run.
+/// Report of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Where and when.
+    /// Machine and time of the run.
     pub machine: Machine,
-    /// What was asked for.
+    /// Plan of the run.
     pub plan: BenchPlan,
-    /// What was measured.
+    /// Measured values.
     pub cells: Vec<Cell>,
-    /// What was not, and why.
+    /// Systems without values, with the reasons.
     pub unmeasured: Vec<Unmeasured>,
-    /// What set the limit.
+    /// What limited each workload.
     pub limits: Vec<Limit>,
 }
 
-/// Where and when a run was made.
+/// Machine and time of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
-    /// `uname -r`.
+    /// Kernel release, as in `uname -r`.
     pub kernel: String,
-    /// The processor, as it calls itself.
+    /// Name of the processor.
     pub cpu: String,
-    /// How many may be used by us.
+    /// Number of CPUs that the bench may use.
     pub cpus: usize,
-    /// UTC.
+    /// Date and time of the run in UTC.
     pub date: String,
-    /// The command line.
+    /// Command line of the run.
     pub command: String,
-    /// Of hopsack.
+    /// Version of hopsack.
     pub version: String,
-    /// TCP's congestion control in the pods.
+    /// Congestion control of TCP in the pods.
     pub congestion_control: String,
-    /// The engine that `auto` stands for, if that was measured.
+    /// Engine that `auto` chose, if `auto` was measured.
     pub auto: Option<String>,
-    /// The part of the CPUs that was busy before the run began, 0 to 1.
+    /// Part of the CPUs (0 to 1) that was busy before the run.
     pub unrest: f64,
-    /// Built without optimisation.
+    /// Whether hopsack was built without optimisation.
     pub debug_build: bool,
-    /// What kept the CPUs from halting, if something did.
+    /// What kept the CPUs from halting; none if they could halt.
     #[serde(default)]
     pub awake: Option<String>,
 }
@@ -63,62 +64,64 @@ pub struct Machine {
 /// One metric of one system on one underlay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
-    /// The cables.
+    /// Underlay.
     pub underlay: Underlay,
-    /// The system.
+    /// System.
     pub system: System,
-    /// The metric.
+    /// Metric.
     pub metric: Metric,
-    /// One value a repeat, in order, in base units: bit/s, packets/s, seconds, CPU-seconds a GB, connections/s.
+    /// One value for each repeat, in order, in base units: bit/s, packets/s, seconds, CPU-seconds
+    /// per GB, connections/s.
     pub samples: Vec<f64>,
-    /// Of the samples.
+    /// Median of the samples.
     pub median: f64,
-    /// Of the samples.
+    /// Smallest sample.
     pub min: f64,
-    /// Of the samples.
+    /// Largest sample.
     pub max: f64,
-    /// The median divided by that of kernel VXLAN in this run on this underlay.
+    /// Median divided by the median of kernel VXLAN in this run on this underlay.
     pub ratio_to_vxlan: Option<f64>,
-    /// The least and the most of the ratios within one repeat, if each repeat has both.
+    /// Smallest and largest ratio within one repeat, if each repeat has both values.
     #[serde(default)]
     pub ratio_spread: Option<[f64; 2]>,
 }
 
-/// Something that has no value.
+/// A system without values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unmeasured {
-    /// The system.
+    /// System.
     pub system: System,
-    /// On these cables; none: on all.
+    /// Underlay on which it has no values; none means all underlays.
     pub underlay: Option<Underlay>,
-    /// In a sentence.
+    /// Reason in a sentence.
     pub reason: String,
-    /// It should have worked.
+    /// Whether the system should have worked.
     pub broken: bool,
 }
 
-/// What set the limit of one workload, with the numbers it is told from.
+/// What limited one workload, with the numbers that show it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Limit {
-    /// The cables.
+    /// Underlay.
     pub underlay: Underlay,
-    /// The system.
+    /// System.
     pub system: System,
-    /// The workload.
+    /// Workload.
     pub workload: Workload,
-    /// In a sentence.
+    /// Limit in a sentence.
     pub sentence: String,
-    /// Of the machine's CPU time, in parts of 1: user, system, softirq (with irq), stolen, idle.
+    /// Parts (0 to 1) of the machine's CPU time: user, system, softirq (with irq), stolen, idle.
     pub cpu: [f64; 5],
-    /// CPUs that this process, which has both ends of the traffic, kept busy.
+    /// CPUs used by this process, which has both ends of the traffic.
     pub traffic_cpus: f64,
-    /// CPUs that the first host's daemon kept busy in user and in kernel mode, then the second's.
+    /// CPUs used by the daemons: first host user mode, kernel mode; second host user mode, kernel
+    /// mode.
     pub daemon_cpus: [f64; 4],
-    /// CPUs that programs which have nothing to do with it kept busy in user mode.
+    /// CPUs used by unrelated programs in user mode.
     pub other_cpus: f64,
-    /// Bytes in a packet on the underlay, on average, as the receiving host's device counts them.
+    /// Average bytes per packet on the underlay, as the receiving host's device counts them.
     pub wire_packet_bytes: Option<f64>,
-    /// Packets in a read of the TUN, a send, a receive, and a write to the TUN, on average, of a hopsack.
+    /// Average packets per TUN read, send, receive and TUN write; only for hopsack.
     pub packets_per_call: Option<[f64; 4]>,
 }
 
@@ -138,7 +141,7 @@ impl Cell {
         })
     }
 
-    /// Without its unit: `9.46 [8.90-9.71]`.
+    /// Value without its unit: `9.46 [8.90-9.71]`.
     fn value(&self) -> String {
         let (_, scale) = self.metric.unit();
         let [min, median, max] = [self.min, self.median, self.max].map(|value| digits(value / scale));
@@ -146,7 +149,7 @@ impl Cell {
     }
 }
 
-/// Fills in the ratios.
+/// Computes the ratios of all cells.
 pub(super) fn compare(cells: &mut [Cell]) {
     let vxlan: Vec<Cell> = cells.iter().filter(|cell| cell.system == System::Vxlan).cloned().collect();
     for cell in cells {
@@ -163,7 +166,7 @@ pub(super) fn compare(cells: &mut [Cell]) {
     }
 }
 
-/// The least, the middle and the most; none of nothing.
+/// Smallest value, median and largest value; none without samples.
 pub(super) fn spread(samples: &[f64]) -> Option<[f64; 3]> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -172,7 +175,7 @@ pub(super) fn spread(samples: &[f64]) -> Option<[f64; 3]> {
     Some([*first, f64::midpoint(low, high), *last])
 }
 
-/// Three digits that mean something: 0.0671, 9.46, 101, 13248.
+/// Number with three significant digits: 0.0671, 9.46, 101, 13248.
 pub(super) fn digits(value: f64) -> String {
     let decimals = match value.abs() {
         v if v >= 99.95 => 0,
@@ -185,20 +188,20 @@ pub(super) fn digits(value: f64) -> String {
 }
 
 impl Report {
-    /// The cell, if it was measured.
+    /// A cell; none if it was not measured.
     #[must_use]
     pub fn cell(&self, underlay: Underlay, system: System, metric: Metric) -> Option<&Cell> {
         let wanted = (underlay, system, metric);
         self.cells.iter().find(|cell| (cell.underlay, cell.system, cell.metric) == wanted)
     }
 
-    /// The systems that should have worked and did not.
+    /// Systems that should have worked, but did not.
     #[must_use]
     pub fn broken(&self) -> Vec<&Unmeasured> {
         self.unmeasured.iter().filter(|unmeasured| unmeasured.broken).collect()
     }
 
-    /// Where, when and how, a fact a line.
+    /// Facts about the run, one in each line.
     #[must_use]
     pub fn facts(&self) -> Vec<String> {
         let Machine { kernel, cpu, cpus, date, command, version, congestion_control, auto, .. } =
@@ -214,16 +217,16 @@ impl Report {
             "cells: median [min-max]; x ratio of medians to kernel VXLAN on the same underlay [min-max of the repeats' ratios]"
                 .to_owned(),
         ];
-        facts.extend(auto.iter().map(|engine| format!("auto is the engine {engine} here")));
+        facts.extend(auto.iter().map(|engine| format!("auto chose the engine {engine}")));
         facts
             .extend(self.machine.awake.iter().map(|how| format!("the CPUs were kept from halting by {how}")));
-        let debug = "NOISE: this is a debug build of hopsack; build it with --release";
+        let debug = "NOISE: hopsack is a debug build; build it with --release";
         facts.extend(self.machine.debug_build.then(|| debug.to_owned()));
         facts.extend(self.noise());
         facts
     }
 
-    /// What spoils the run, if something does.
+    /// A warning if other programs disturbed the run.
     fn noise(&self) -> Option<String> {
         let Machine { unrest, cpus, .. } = self.machine;
         let during =
@@ -232,11 +235,11 @@ impl Report {
         (unrest.max(during) > QUIET).then(|| {
             let [before, during] = percent;
             format!("NOISE: other programs took {before} of the CPUs before the run and up to {during} during it; \
-                     don't trust these numbers")
+                     do not trust these numbers")
         })
     }
 
-    /// What the systems have measured, as tables for a terminal, with what set the limits.
+    /// Tables for a terminal, with the limits below.
     #[must_use]
     pub fn table(&self) -> String {
         let mut text = self.facts().join("\n") + "\n";
@@ -253,10 +256,11 @@ impl Report {
             let _ = writeln!(text, "{}{on} not measured: {reason}", system.name());
         }
         for underlay in &self.plan.underlays {
-            let shown = |limit: &&Limit| limit.underlay == *underlay && BULK.contains(&limit.workload);
+            let shown =
+                |limit: &&Limit| limit.underlay == *underlay && SHOWN_LIMITS.contains(&limit.workload);
             let limits: Vec<_> = self.limits.iter().filter(shown).collect();
             if !limits.is_empty() {
-                let _ = writeln!(text, "\nwhat set the limit, underlay {}", underlay.name());
+                let _ = writeln!(text, "\nlimits on underlay {}", underlay.name());
             }
             for Limit { system, workload, sentence, .. } in limits {
                 let _ = writeln!(text, "  {:<13}{:<9}{sentence}", system.name(), workload.name());
@@ -265,7 +269,7 @@ impl Report {
         text
     }
 
-    /// One table: metrics down, systems across.
+    /// One table: a row for each metric, a column for each system.
     fn block(&self, underlay: Underlay, systems: &[System]) -> String {
         let mut rows = vec![vec![String::new()]];
         rows[0].extend(systems.iter().map(|system| system.name().to_owned()));
@@ -279,7 +283,7 @@ impl Report {
         align(&rows)
     }
 
-    /// `9.46 [8.90-9.71] x0.86 [0.83-0.90]`, or a dash.
+    /// Text of a cell: `9.46 [8.90-9.71] x0.86 [0.83-0.90]`, or a dash.
     pub(super) fn entry(&self, underlay: Underlay, system: System, metric: Metric) -> String {
         let Some(cell) = self.cell(underlay, system, metric) else { return "-".into() };
         let ratio = cell.ratio_to_vxlan.filter(|_| system != System::Vxlan);
@@ -289,7 +293,7 @@ impl Report {
         cell.value() + &ratio + &spread.unwrap_or_default()
     }
 
-    /// Those that have a value on these cables, in order.
+    /// Metrics with a value on this underlay, in order.
     pub(super) fn metrics_on(&self, underlay: Underlay) -> Vec<Metric> {
         let here = |metric: &Metric| {
             self.cells.iter().any(|cell| (cell.underlay, cell.metric) == (underlay, *metric))
@@ -297,20 +301,20 @@ impl Report {
         Metric::ALL.into_iter().filter(here).collect()
     }
 
-    /// Those that have a value anywhere, in order.
+    /// Metrics with a value on any underlay, in order.
     pub(super) fn metrics(&self) -> Vec<Metric> {
         let measured = |metric: &Metric| self.cells.iter().any(|cell| cell.metric == *metric);
         Metric::ALL.into_iter().filter(measured).collect()
     }
 }
 
-/// The workloads whose limit a terminal is told; JSON and the page have all.
-const BULK: [Workload; 3] = [Workload::Tcp1, Workload::Tcp4, Workload::Udp64];
+/// Workloads with limits in the terminal's table. JSON and the page show all limits.
+const SHOWN_LIMITS: [Workload; 3] = [Workload::Tcp1, Workload::Tcp4, Workload::Udp64];
 
-/// Systems beside each other in a table, so that it fits a wide terminal.
+/// Number of systems in one table, so that it fits a wide terminal.
 const COLUMNS: usize = 3;
 
-/// The part of the CPUs that others may use before the numbers are called noise.
+/// Part of the CPUs that other programs may use before the table warns of noise.
 pub(super) const QUIET: f64 = 0.05;
 
 fn align(rows: &[Vec<String>]) -> String {
@@ -329,7 +333,7 @@ fn align(rows: &[Vec<String>]) -> String {
 }
 
 impl Machine {
-    /// This one.
+    /// Facts about this machine.
     pub(super) fn look(unrest: f64, topology: &SharedTopology<'_>) -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let model = read("/proc/cpuinfo");
@@ -338,7 +342,7 @@ impl Machine {
         let mut arguments: Vec<String> =
             std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
         if let Some(program) = arguments.first_mut() {
-            // Where it lies is this machine's business, and results are shown to others.
+            // The directory of the program is left out, because results are published.
             *program = program.rsplit('/').next().unwrap_or_default().to_owned();
         }
         Self {
@@ -357,9 +361,9 @@ impl Machine {
     }
 }
 
-/// `2026-01-31 12:34 UTC` from seconds since 1970.
+/// Date as `2026-01-31 12:34 UTC`, from seconds since 1970.
 fn date(seconds: u64) -> String {
-    // Howard Hinnant's civil_from_days, counting years from March 1st of the year 0.
+    // This is Howard Hinnant's civil_from_days, which counts years from March 1st of the year 0.
     let days = seconds / 86_400 + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -376,7 +380,7 @@ fn date(seconds: u64) -> String {
 pub(super) mod tests {
     use super::*;
 
-    /// Two systems on one underlay, and one that was refused.
+    /// A report with two systems on one underlay, and one refused system.
     pub(in super::super) fn report() -> Report {
         let cell = |system, metric, samples: &[f64]| {
             Cell::new(Underlay::Pass, system, metric, samples.to_vec()).unwrap()
@@ -425,7 +429,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_middle_of_samples() {
+    fn spread_has_min_median_and_max() {
         assert_eq!(spread(&[]), None);
         assert_eq!(spread(&[3.0]), Some([3.0; 3]));
         assert_eq!(spread(&[9.0, 1.0, 3.0]), Some([1.0, 3.0, 9.0]));
@@ -433,7 +437,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn ratios_are_to_vxlan_on_the_same_underlay() {
+    fn ratios_compare_with_vxlan() {
         let mut report = report();
         let ratio = |report: &Report, metric| {
             report.cell(Underlay::Pass, System::Simple, metric).unwrap().ratio_to_vxlan
@@ -446,7 +450,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_table_shows_values_ratios_refusals_and_noise() {
+    fn table_shows_values_ratios_and_noise() {
         let table = report().table();
         for part in [
             "underlay pass",
@@ -464,7 +468,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn numbers_and_dates_for_people() {
+    fn numbers_and_dates_are_formatted() {
         assert_eq!(
             [0.0671, 0.7, 9.456, 100.4, 13_248.0].map(digits),
             ["0.0671", "0.700", "9.46", "100", "13248"]

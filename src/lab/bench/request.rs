@@ -1,10 +1,11 @@
-//! Asks and waits for the answer: one datagram at a time, or one TCP connection at a time.
+//! Requests and answers: one datagram at a time, or one TCP connection at a time.
 //!
-//! There is one client, which never has more than one question open; so what it measures is waiting, and the CPU's wake-ups
-//! are a large part of it. Client and server stand for two machines: they are kept on two CPUs, where there are two. Left to
-//! the scheduler, a run has them now on one CPU and now on two, and its round trips are 11 us or 87 (measured, kernel VXLAN).
+//! The only client never has more than one open request. So it measures latency, and wake-ups of
+//! CPUs are a large part of it. Client and server represent two machines, so they are pinned to two
+//! CPUs if there are two. Without pinning, they are sometimes on one CPU and sometimes on two, and
+//! the round trip is 11 us or 87 us (measured with kernel VXLAN).
 //!
-//! Invariant: a question without an answer counts as having waited for as long as we did.
+//! Invariant: a request without an answer counts with the time that the client waited for it.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -19,16 +20,16 @@ use super::super::site::Pod;
 use crate::sys::netns::in_netns;
 use crate::sys::{Interest, cpu, poll};
 
-/// Bytes of a question and of its answer.
-const QUESTION: usize = 64;
+/// Length of a request and of its answer in bytes.
+const REQUEST_BYTES: usize = 64;
 
-/// How long the client waits for an answer, or for a connection.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// Time that the client waits for an answer, or for a connection.
+const TIMEOUT: Duration = Duration::from_millis(300);
 
-/// How often a server looks whether it should end.
-const LOOK: Duration = Duration::from_millis(10);
+/// Time after which a server checks whether it should end.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Times from question to answer, in seconds, sorted.
+/// Times from request to answer in seconds, sorted.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RoundTrips(Vec<f64>);
 
@@ -38,23 +39,23 @@ impl RoundTrips {
         Self(times)
     }
 
-    /// The time that `part` (0 to 1) of the questions did not exceed; none if nobody asked.
+    /// Time that `part` (0 to 1) of the requests did not exceed; none if there was no request.
     pub(super) fn quantile(&self, part: f64) -> Option<f64> {
         let last = self.0.len().checked_sub(1)?;
-        // An index: not negative, and rounding it down is meant.
+        // The index is not negative, and it is rounded on purpose.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let index = (part * last as f64).round() as usize;
         self.0.get(index.min(last)).copied()
     }
 }
 
-/// Asks by UDP, back to back, for `time`.
+/// Sends requests by UDP for `time`, each after the answer to the one before.
 pub(super) fn round_trips(
     [from, to]: [&Pod; 2],
     time: Duration,
     interrupt: &Interrupt,
 ) -> Result<RoundTrips, LabError> {
-    let failed = || LabError::io(format!("ask {} from {} by UDP", to.name, from.name));
+    let failed = || LabError::io(format!("send requests to {} from {} by UDP", to.name, from.name));
     let open = |pod: &Pod| {
         let address = SocketAddrV4::new(pod.v4, 0);
         in_netns(&pod.netns, || UdpSocket::bind(address)).and_then(|bound| bound).map_err(failed())
@@ -62,68 +63,68 @@ pub(super) fn round_trips(
     let (client, server) = (open(from)?, open(to)?);
     client.connect(server.local_addr().map_err(failed())?).map_err(failed())?;
     server.connect(client.local_addr().map_err(failed())?).map_err(failed())?;
-    client.set_read_timeout(Some(PATIENCE)).map_err(failed())?;
-    server.set_read_timeout(Some(LOOK)).map_err(failed())?;
+    client.set_read_timeout(Some(TIMEOUT)).map_err(failed())?;
+    server.set_read_timeout(Some(STOP_CHECK_INTERVAL)).map_err(failed())?;
     let (stop, [near, far]) = (AtomicBool::new(false), two_cpus().map_err(failed())?);
     thread::scope(|scope| {
         scope.spawn(|| {
-            stay(far);
-            let mut question = [0; QUESTION];
+            pin(far);
+            let mut request = [0; REQUEST_BYTES];
             while !stop.load(Ordering::Relaxed) {
-                // A time that ran out, and an answer that could not leave, are the client's to notice.
-                let _ = server.recv(&mut question).and_then(|length| server.send(&question[..length]));
+                // The client notices a timeout here, and an answer that could not be sent.
+                let _ = server.recv(&mut request).and_then(|length| server.send(&request[..length]));
             }
         });
         let asking = scope.spawn(|| {
-            stay(near);
+            pin(near);
             ask(&client, time, interrupt)
         });
         let times =
-            asking.join().unwrap_or_else(|_| Err(Asking::Io(io::Error::other("the client panicked"))));
+            asking.join().unwrap_or_else(|_| Err(RequestError::Io(io::Error::other("the client panicked"))));
         stop.store(true, Ordering::Relaxed);
         let times = times.map_err(|error| match error {
-            Asking::Interrupted(error) => error,
-            Asking::Io(error) => failed()(error),
+            RequestError::Interrupted(error) => error,
+            RequestError::Io(error) => failed()(error),
         });
         Ok(RoundTrips::new(times?))
     })
 }
 
-/// The first and the last that we may use.
+/// First and last CPU that this process may use.
 fn two_cpus() -> io::Result<[usize; 2]> {
     let allowed = cpu::allowed()?;
     Ok([allowed.first(), allowed.last()].map(|cpu| cpu.copied().unwrap_or(0)))
 }
 
-fn stay(cpu: usize) {
-    // It was allowed a moment ago; if it no longer is, the numbers are noisier and nothing else.
+fn pin(cpu: usize) {
+    // The CPU was allowed a moment ago. If it no longer is, only the noise of the numbers grows.
     let _ = cpu::pin(cpu);
 }
 
-enum Asking {
+enum RequestError {
     Interrupted(LabError),
     Io(io::Error),
 }
 
-fn ask(client: &UdpSocket, time: Duration, interrupt: &Interrupt) -> Result<Vec<f64>, Asking> {
+fn ask(client: &UdpSocket, time: Duration, interrupt: &Interrupt) -> Result<Vec<f64>, RequestError> {
     let (start, mut times) = (Instant::now(), Vec::new());
-    let (mut question, mut answer) = ([0; QUESTION], [0; QUESTION]);
+    let (mut request, mut answer) = ([0; REQUEST_BYTES], [0; REQUEST_BYTES]);
     for number in 0_u64.. {
         let asked = Instant::now();
         if asked - start >= time && !times.is_empty() {
             break;
         }
-        interrupt.check().map_err(Asking::Interrupted)?;
-        question[..8].copy_from_slice(&number.to_be_bytes());
-        client.send(&question).map_err(Asking::Io)?;
+        interrupt.check().map_err(RequestError::Interrupted)?;
+        request[..8].copy_from_slice(&number.to_be_bytes());
+        client.send(&request).map_err(RequestError::Io)?;
         loop {
             match client.recv(&mut answer) {
-                // The answer to an earlier question, which we had given up.
-                Ok(_) if answer != question && asked.elapsed() < PATIENCE => {}
+                // This is the late answer to an earlier request.
+                Ok(_) if answer != request && asked.elapsed() < TIMEOUT => {}
                 Ok(_) => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Asking::Io(error)),
+                Err(error) => return Err(RequestError::Io(error)),
             }
         }
         times.push(asked.elapsed().as_secs_f64());
@@ -131,13 +132,14 @@ fn ask(client: &UdpSocket, time: Duration, interrupt: &Interrupt) -> Result<Vec<
     Ok(times)
 }
 
-/// Connects, asks, reads the answer to its end, closes; again and again for `time`. Returns how many a second.
+/// Makes TCP connections for `time`: connect, send a request, read the answer to its end, close.
+/// Returns the number per second.
 pub(super) fn connections(
     [from, to]: [&Pod; 2],
     time: Duration,
     interrupt: &Interrupt,
 ) -> Result<f64, LabError> {
-    let failed = || LabError::io(format!("connect {} to {} again and again", from.name, to.name));
+    let failed = || LabError::io(format!("make connections from {} to {}", from.name, to.name));
     let address = SocketAddrV4::new(to.v4, 0);
     let listener =
         in_netns(&to.netns, || TcpListener::bind(address)).and_then(|bound| bound).map_err(failed())?;
@@ -146,16 +148,18 @@ pub(super) fn connections(
     let (stop, [near, far]) = (AtomicBool::new(false), two_cpus().map_err(failed())?);
     thread::scope(|scope| {
         scope.spawn(|| {
-            stay(far);
+            pin(far);
             while !stop.load(Ordering::Relaxed) {
-                if poll([(listener.as_fd(), Interest::Read)], Some(LOOK)).is_ok_and(|[ready]| ready) {
-                    // What fails here the client sees as a connection that came to nothing.
+                if poll([(listener.as_fd(), Interest::Read)], Some(STOP_CHECK_INTERVAL))
+                    .is_ok_and(|[ready]| ready)
+                {
+                    // The client notices a failure here as a failed connection.
                     let _ = listener.accept().and_then(|(socket, _)| answer(socket));
                 }
             }
         });
         let rate = in_netns(&from.netns, || {
-            stay(near);
+            pin(near);
             connect_for(address, time, interrupt)
         });
         stop.store(true, Ordering::Relaxed);
@@ -163,22 +167,23 @@ pub(super) fn connections(
     })
 }
 
-/// Closes first, so that the connection's remains (TIME-WAIT) are the server's and the client's ports stay free.
+/// Answers and closes first. So the server keeps the TIME-WAIT state, and the client's ports stay
+/// free.
 fn answer(mut socket: TcpStream) -> io::Result<()> {
-    let mut question = [0; QUESTION];
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.read_exact(&mut question)?;
-    socket.write_all(&question)
+    let mut request = [0; REQUEST_BYTES];
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.read_exact(&mut request)?;
+    socket.write_all(&request)
 }
 
 fn connect_for(address: SocketAddr, time: Duration, interrupt: &Interrupt) -> Result<f64, LabError> {
     let once = || {
-        let mut socket = TcpStream::connect_timeout(&address, PATIENCE)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.write_all(&[0x5a; QUESTION])?;
-        let mut answer = Vec::with_capacity(QUESTION);
+        let mut socket = TcpStream::connect_timeout(&address, TIMEOUT)?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.write_all(&[0x5a; REQUEST_BYTES])?;
+        let mut answer = Vec::with_capacity(REQUEST_BYTES);
         socket.read_to_end(&mut answer)?;
-        if answer.len() == QUESTION { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        if answer.len() == REQUEST_BYTES { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     };
     let (start, mut done, mut trouble) = (Instant::now(), 0_u64, None);
     while start.elapsed() < time {
@@ -199,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles() {
+    fn quantiles_are_taken_from_sorted_times() {
         let times = RoundTrips::new((0..=100).rev().map(f64::from).collect());
         assert_eq!(
             [0.0, 0.5, 0.99, 1.0].map(|part| times.quantile(part)),

@@ -1,6 +1,7 @@
-//! The systems that are measured, and what the bench has to know of each: one row a system.
+//! Systems that the bench measures, one row for each.
 //!
-//! To measure another configuration of hopsack, add a variant and its row; nothing else asks which system it is.
+//! To measure another configuration of hopsack, add a variant and its row. No other code needs to
+//! change.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -9,64 +10,66 @@ use super::super::cluster::Lab;
 use super::tunnel::Kind;
 use super::wireguard::{self, Program};
 
-/// What carries packets from pod to pod.
+/// System that carries packets from pod to pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum System {
-    /// No overlay: the underlay routes to the pods.
+    /// No overlay: the hosts route to the pods.
     Raw,
-    /// The kernel's VXLAN, set up as flannel does.
+    /// Kernel VXLAN, configured as flannel does it.
     Vxlan,
-    /// A real flanneld's udp backend, from the environment variable FLANNELD.
+    /// Real flanneld with the udp backend; the environment variable FLANNELD names the program.
     Flannel,
-    /// hopsack, one packet a system call.
+    /// hopsack with the engine simple: one packet in each system call.
     Simple,
-    /// hopsack, plain system calls with offloads.
+    /// hopsack with the engine batch: plain system calls with offloads.
     Batch,
-    /// hopsack, io_uring.
+    /// hopsack with the engine uring: io_uring.
     Uring,
-    /// hopsack, the engine that it chooses by itself here.
+    /// hopsack with the engine that it chooses on this machine.
     Auto,
-    /// batch, which polls for 100 us before it sleeps.
+    /// hopsack with the engine batch, which polls for 100 us before it sleeps.
     BatchSpin,
-    /// uring, which polls for 100 us before it sleeps.
+    /// hopsack with the engine uring, which polls for 100 us before it sleeps.
     UringSpin,
-    /// hopsack, the engine that it chooses, packets sealed.
+    /// hopsack with security.mode = sealed.
     Sealed,
-    /// hopsack, the engine that it chooses, packets in QUIC.
+    /// hopsack with security.mode = quic.
     Quic,
-    /// wireguard-go, from the environment variable WIREGUARD_GO or the path.
+    /// wireguard-go, named by the environment variable WIREGUARD_GO or found on the PATH.
     WireguardGo,
-    /// boringtun, from the environment variable BORINGTUN or the path.
+    /// boringtun, named by the environment variable BORINGTUN or found on the PATH.
     Boringtun,
-    /// A tunnel over QUIC without anything that hopsack does beside it.
+    /// Simple tunnel over QUIC, without hopsack's optimisations.
     QuinnNaive,
-    /// A daemon that only passes on, by the same system calls: the bound of what hopsack can reach for TCP and round trips.
+    /// Tunnel that only passes packets on, with the same system calls: the bound for TCP and round
+    /// trips.
     Floor,
-    /// The same, which never sleeps: for round trips and connections.
+    /// The floor tunnel in one thread that never sleeps: the bound for round trips and connections.
     FloorSpin,
 }
 
-/// How packets are carried.
+/// Way in which packets are carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Carrier {
-    /// The hosts' own routes.
+    /// Routes of the hosts.
     Raw,
-    /// A vxlan device.
+    /// A VXLAN device.
     Vxlan,
-    /// Two flannelds.
+    /// Two flanneld.
     Flannel,
-    /// Two WireGuards in userspace.
+    /// Two WireGuard programs in userspace.
     WireGuard(Program),
-    /// Two ends of a tunnel that is here for comparison.
+    /// Two ends of a test tunnel of this module.
     Tunnel(Kind),
-    /// Two hopsacks, with this appended to their configuration.
+    /// Two hopsack daemons, with this text appended to their configuration.
     Hopsack(&'static str),
 }
 
 impl System {
-    /// Name, carrier, colour. The kernel's systems are grey, others red to brown, ours green to blue by engine and violet if
-    /// encrypted; told apart by brightness too.
+    /// Name, carrier, colour of the plots. The kernel's systems are grey, foreign programs red to
+    /// brown, hopsack green to blue by engine and violet if it encrypts. The colours also differ in
+    /// brightness.
     fn row(self) -> (&'static str, Carrier, &'static str) {
         use Carrier::Hopsack;
         match self {
@@ -93,7 +96,7 @@ impl System {
         }
     }
 
-    /// As on the command line.
+    /// Name, as on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.row().0
@@ -107,18 +110,18 @@ impl System {
         self.row().2
     }
 
-    /// Whether it is ours: daemons with counters.
+    /// Whether the system is hopsack, which has daemons with counters.
     #[must_use]
     pub fn is_hopsack(self) -> bool {
         matches!(self.carrier(), Carrier::Hopsack(_))
     }
 
-    /// Whether its daemons need an etcd: Flannel's lease lies there, and an identity is announced in the lease.
+    /// Whether the system needs etcd, for flannel's leases or for leases that announce encryption.
     pub(super) fn needs_etcd(self) -> bool {
         matches!(self, Self::Flannel | Self::Sealed | Self::Quic)
     }
 
-    /// The device that a host, by its number in the lab, sends by. Its MTU is what the system leaves to the pods.
+    /// Device by which host `number` sends. Its MTU becomes the MTU of the pods.
     pub(super) fn device(self, lab: &Lab, number: usize) -> String {
         match self.carrier() {
             Carrier::Raw => "eth0".into(),
@@ -136,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_system_has_one_name_everywhere() {
+    fn each_system_has_one_name() {
         for system in System::value_variants() {
             let typed = system.to_possible_value().expect("none is hidden");
             assert_eq!(typed.get_name(), system.name());

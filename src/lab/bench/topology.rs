@@ -1,8 +1,8 @@
-//! The topology that all systems share, and the switch between them: routes, devices and daemons come and go, hosts and
-//! pods stay.
+//! Topology that all systems share. It switches between systems: routes, devices and daemons
+//! change, hosts and pods stay.
 //!
-//! It measures nothing. Invariant: at most one system is active, and while it is, the route to the other host's pods leads
-//! into its device and nowhere else, and a packet has passed.
+//! It measures nothing. Invariant: at most one system is active. While a system is active, the
+//! route to the other host's pods leads into its device, and a ping has passed.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -25,31 +25,34 @@ use super::tunnel::{Kind, Tunnel};
 use super::wireguard::{Program, WireGuard};
 use crate::sys::netns::in_netns;
 
-/// Limit of super packets that pods send, in bytes, for all systems alike: what hopsack's CNI part sets. It is at most 44
-/// segments of 1420 bytes of payload, and 44 packets of 1472 bytes fit the 65507 of one UDP_SEGMENT send (DATAPLANE.md 4.2).
-const GSO_MAX_SIZE: u32 = 62_000;
+/// Largest super packet of a pod in bytes, for all systems: what hopsack's CNI plugin sets. It has
+/// at most 44 segments of 1420 bytes of payload, and 44 packets of 1472 bytes fit into the 65,507
+/// bytes of one UDP_SEGMENT send.
+const GSO_MAX_BYTES: u32 = 62_000;
 
-/// Pods' TCP learns nothing from the system before.
+/// Kernel settings of the pods: TCP must not reuse metrics that it learned with the previous
+/// system.
 const POD_SYSCTLS: [(&str, &str); 1] = [("ipv4/tcp_no_metrics_save", "1")];
 
-/// TCP's congestion control for all systems alike, whatever this machine's is: the kernel's default.
+/// TCP congestion control for all systems: the default of the kernel, independent of this machine's
+/// setting.
 const CUBIC: &str = "cubic";
 
-/// Why a system is not measured, which does not stop the others.
+/// Why a system is not measured. The other systems are measured nevertheless.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// This build or this machine does not have it.
+    /// This build or this machine does not have the system.
     Absent(String),
-    /// It should work and does not.
+    /// The system should work, but does not.
     Broken(String),
 }
 
-/// A lab between whose systems one can switch.
+/// A lab in which the bench switches between systems.
 #[derive(Debug)]
 pub(super) struct SharedTopology<'a> {
     lab: &'a Lab,
-    /// The daemons' configuration without an engine.
-    plain: Vec<(PathBuf, String)>,
+    /// Configuration files of the daemons, without the text of a system.
+    base_configs: Vec<(PathBuf, String)>,
     congestion_control: String,
     active: Option<System>,
     flannelds: Vec<Flanneld>,
@@ -59,16 +62,16 @@ pub(super) struct SharedTopology<'a> {
 }
 
 impl<'a> SharedTopology<'a> {
-    /// Takes a lab whose daemons don't run.
+    /// Takes a lab in which no daemon runs.
     pub(super) fn new(lab: &'a Lab, awake: Option<KeepAwake>) -> Result<Self, LabError> {
         let read = |number| {
             let path = lab.daemon(number).config_path();
             let text = fs::read_to_string(&path);
             text.map(|text| (path.clone(), text)).map_err(LabError::io(format!("read {}", path.display())))
         };
-        let plain = [read(1)?, read(2)?].into();
+        let base_configs = [read(1)?, read(2)?].into();
         for host in lab.hosts() {
-            let limit = format!("link set eth0 gso_max_size {GSO_MAX_SIZE}\n");
+            let limit = format!("link set eth0 gso_max_size {GSO_MAX_BYTES}\n");
             programs::ip_batch(Some(&host.pod.netns), &limit, false)?;
             programs::set_sysctls(&host.pod.netns, &POD_SYSCTLS)?;
         }
@@ -79,7 +82,7 @@ impl<'a> SharedTopology<'a> {
         let congestion_control = congestion_control(lab.pod(1)).map_err(LabError::io("choose cubic"))?;
         Ok(Self {
             lab,
-            plain,
+            base_configs,
             congestion_control,
             active: None,
             flannelds: Vec::new(),
@@ -89,12 +92,12 @@ impl<'a> SharedTopology<'a> {
         })
     }
 
-    /// What the sender of each TCP stream has to use.
+    /// Congestion control for the sender of each TCP stream.
     pub(super) fn congestion_control(&self) -> &str {
         &self.congestion_control
     }
 
-    /// What keeps the CPUs awake, if something does.
+    /// What keeps the CPUs awake; none if they may halt.
     pub(super) fn awake(&self) -> Option<&KeepAwake> {
         self.awake.as_ref()
     }
@@ -103,12 +106,12 @@ impl<'a> SharedTopology<'a> {
         self.lab
     }
 
-    /// The sender's pod and the receiver's.
+    /// Pod of the sender and pod of the receiver.
     pub(super) fn pods(&self) -> [&'a Pod; 2] {
         [self.lab.pod(1), self.lab.pod(2)]
     }
 
-    /// Makes `system` the one that carries packets.
+    /// Makes `system` carry the packets.
     pub(super) fn activate(&mut self, system: System) -> Result<Result<(), Refusal>, LabError> {
         self.deactivate()?;
         self.active = Some(system);
@@ -120,7 +123,7 @@ impl<'a> SharedTopology<'a> {
             Carrier::Tunnel(kind) => self.start_tunnels(kind),
             Carrier::Hopsack(config) => self.start_daemons(config),
         };
-        let refusal = refusal.and_then(|()| self.wait_for_a_packet(system));
+        let refusal = refusal.and_then(|()| self.wait_for_ping(system));
         if let Err(refusal) = refusal {
             self.deactivate()?;
             return match refusal {
@@ -132,7 +135,7 @@ impl<'a> SharedTopology<'a> {
         Ok(Ok(()))
     }
 
-    /// Takes away what the active system has put there.
+    /// Removes everything that belongs to the active system.
     pub(super) fn deactivate(&mut self) -> Result<(), LabError> {
         let Some(system) = self.active.take() else { return Ok(()) };
         self.flannelds.clear();
@@ -143,10 +146,11 @@ impl<'a> SharedTopology<'a> {
                 Carrier::Raw => {
                     let other = self.other(host);
                     programs::ip_batch(Some(&host.netns), &format!("route del {}\n", other.subnet_v4), true)
-                        .or_else(forgive)?;
+                        .or_else(ignore_missing)?;
                 }
                 Carrier::Vxlan => {
-                    programs::ip_batch(Some(&host.netns), "link del flannel.1\n", true).or_else(forgive)?;
+                    programs::ip_batch(Some(&host.netns), "link del flannel.1\n", true)
+                        .or_else(ignore_missing)?;
                 }
                 Carrier::Flannel | Carrier::Tunnel(_) | Carrier::WireGuard(_) => {}
                 Carrier::Hopsack(_) => {
@@ -157,7 +161,7 @@ impl<'a> SharedTopology<'a> {
         Ok(())
     }
 
-    /// The daemons' processes, if the active system has any.
+    /// Processes of the active system's daemons; empty if it has none.
     pub(super) fn daemons(&self) -> Vec<u32> {
         let ours = (1..=self.lab.hosts().len()).filter_map(|number| self.lab.daemon(number).pid());
         let theirs = self.flannelds.iter().map(Flanneld::pid).chain(self.tunnels.iter().map(Tunnel::pid));
@@ -168,7 +172,7 @@ impl<'a> SharedTopology<'a> {
         if self.lab.host(1) == host { self.lab.host(2) } else { self.lab.host(1) }
     }
 
-    /// Runs what `batch` writes for a host and its peer, each with its number.
+    /// Runs the commands that `batch` returns for each host and its peer, with their numbers.
     fn in_pairs(&self, batch: impl Fn((&Host, u8), (&Host, u8)) -> Commands) -> Result<(), Refused> {
         let [one, two] = [(self.lab.host(1), 1), (self.lab.host(2), 2)];
         for (host, peer) in [(one, two), (two, one)] {
@@ -186,7 +190,7 @@ impl<'a> SharedTopology<'a> {
 
     fn start_flannelds(&mut self) -> Result<(), Refused> {
         let Some(program) = flannel::program() else {
-            let why = "the environment variable FLANNELD names no flanneld".to_owned();
+            let why = "the environment variable FLANNELD is not set".to_owned();
             return Err(Refused::Why(Refusal::Absent(why)));
         };
         for number in 1..=self.lab.hosts().len() {
@@ -197,7 +201,7 @@ impl<'a> SharedTopology<'a> {
 
     fn start_wireguards(&mut self, program: Program) -> Result<(), Refused> {
         let Some(path) = program.path() else {
-            let why = format!("no {} is on the path, and {} names none", program.name, program.variable);
+            let why = format!("{} is not on the PATH, and {} is not set", program.name, program.variable);
             return Err(Refused::Why(Refusal::Absent(why)));
         };
         self.wireguards = WireGuard::pair(program, &path, self.lab)?;
@@ -212,8 +216,8 @@ impl<'a> SharedTopology<'a> {
     }
 
     fn start_daemons(&self, config: &str) -> Result<(), Refused> {
-        for (path, plain) in &self.plain {
-            let text = format!("{plain}\n{config}");
+        for (path, base) in &self.base_configs {
+            let text = format!("{base}\n{config}");
             fs::write(path, text).map_err(LabError::io(format!("write {}", path.display())))?;
         }
         let daemons = [self.lab.daemon(1), self.lab.daemon(2)];
@@ -224,7 +228,7 @@ impl<'a> SharedTopology<'a> {
         if let LabError::DaemonDied { status, log, .. } = &error
             && status == "exit status: 2"
         {
-            // A configuration that this build refuses; the log's last line says why.
+            // This build refuses the configuration; the last line of the log says why.
             let why = log.lines().last().unwrap_or_default().trim();
             let why = why.strip_prefix("hopsack: ").unwrap_or(why);
             return Err(Refused::Why(Refusal::Absent(why.to_owned())));
@@ -233,9 +237,9 @@ impl<'a> SharedTopology<'a> {
         Err(if failed { Refused::Why(Refusal::Broken(error.to_string())) } else { error.into() })
     }
 
-    /// Gives the pods the MTU that the system leaves them, and waits until one reaches the other: leases are read, sessions
-    /// are agreed, and neighbours are asked for when they are first needed.
-    fn wait_for_a_packet(&self, system: System) -> Result<(), Refused> {
+    /// Sets the pods' MTU to that of the system's device, and waits until a ping passes. By then
+    /// leases are read, keys are agreed, and neighbours are resolved.
+    fn wait_for_ping(&self, system: System) -> Result<(), Refused> {
         let deadline = Instant::now() + READY_TIMEOUT;
         for (host, number) in self.lab.hosts().iter().zip(1..) {
             let name = system.device(self.lab, number);
@@ -249,7 +253,7 @@ impl<'a> SharedTopology<'a> {
                     let why = format!("{} has no device {name}", host.name);
                     return Err(Refused::Why(Refusal::Broken(why)));
                 }
-                self.lab.options().interrupt.sleep(LOOK)?;
+                self.lab.options().interrupt.sleep(START_CHECK_INTERVAL)?;
             };
             programs::ip_batch(Some(&host.netns), &format!("link set pod mtu {mtu}\n"), false)?;
             programs::ip_batch(Some(&host.pod.netns), &format!("link set eth0 mtu {mtu}\n"), false)?;
@@ -260,7 +264,7 @@ impl<'a> SharedTopology<'a> {
                 let why = format!("{} does not reach {}", from.name, to.name);
                 return Err(Refused::Why(Refusal::Broken(why)));
             }
-            self.lab.options().interrupt.sleep(LOOK)?;
+            self.lab.options().interrupt.sleep(START_CHECK_INTERVAL)?;
         }
         Ok(())
     }
@@ -281,11 +285,12 @@ impl<'a> SharedTopology<'a> {
 
 impl Drop for SharedTopology<'_> {
     fn drop(&mut self) {
-        // The lab goes next, with everything in it; this only lets daemons end in peace.
+        // The lab is removed next, with everything in it. This only ends the daemons in order.
         let _ = self.deactivate();
     }
 }
 
+/// Failure of an activation: the system is refused, or the bench must end.
 enum Refused {
     Why(Refusal),
     Error(LabError),
@@ -297,9 +302,10 @@ impl From<LabError> for Refused {
     }
 }
 
-/// Cubic, or where that is a module which nobody has loaded, what the machine uses.
+/// Cubic, or the machine's own setting if the module of cubic is not loaded.
 fn congestion_control(pod: &Pod) -> std::io::Result<String> {
-    // By socket: a namespace's default may be none that the machine has not allowed to everybody.
+    // It is set on sockets, because the default of a namespace must be one that the machine allows
+    // for all users.
     let choose = || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         match socket.set_tcp_congestion(CUBIC.as_bytes()) {
@@ -311,7 +317,7 @@ fn congestion_control(pod: &Pod) -> std::io::Result<String> {
     Ok(chosen.trim().to_owned())
 }
 
-/// What a host is told, line by line.
+/// Commands for one host, one in each line.
 struct Commands {
     ip: String,
     others: String,
@@ -322,8 +328,9 @@ fn raw(_: (&Host, u8), (peer, _): (&Host, u8)) -> Commands {
     Commands { ip, others: String::new() }
 }
 
-/// As flannel's backend does (pkg/backend/vxlan): id 1, port 8472, no learning; for each peer a neighbour, a forwarding
-/// entry and an onlink route by its device's address, which is the first of its subnet.
+/// VXLAN as flannel's backend configures it (pkg/backend/vxlan): id 1, port 8472, no learning. For
+/// each peer there is a neighbour, a forwarding entry, and an onlink route by the peer's device
+/// address, which is the first address of its subnet.
 fn vxlan((host, number): (&Host, u8), (peer, peer_number): (&Host, u8)) -> Commands {
     let (public, first, mac) = (host.public, host.subnet_v4.network(), mac(number));
     let (peer_first, peer_mac) = (peer.subnet_v4.network(), self::mac(peer_number));
@@ -341,17 +348,18 @@ fn vxlan((host, number): (&Host, u8), (peer, peer_number): (&Host, u8)) -> Comma
 }
 
 fn mac(number: u8) -> String {
-    // Locally administered.
+    // The address is locally administered.
     format!("02:00:00:00:00:{number:02x}")
 }
 
-/// What a system has not put there, because it failed half way, cannot be taken away.
-fn forgive(error: LabError) -> Result<(), LabError> {
+/// Ignores the failure of a command that removes something: a system that failed to start may have
+/// left less.
+fn ignore_missing(error: LabError) -> Result<(), LabError> {
     if matches!(error, LabError::Command { .. }) { Ok(()) } else { Err(error) }
 }
 
-/// Between two looks at a system that is coming up.
-const LOOK: Duration = Duration::from_millis(20);
+/// Time between two checks of a system that starts.
+const START_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// About how long a change of systems takes, for the estimate.
 pub(super) const SWITCH: Duration = Duration::from_millis(300);

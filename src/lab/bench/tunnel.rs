@@ -1,7 +1,7 @@
-//! Tunnels of our own that are no hopsack: a process at each end, `hopsack-lab naive` or `hopsack-lab floor`, which the bench
-//! starts and ends.
+//! Test tunnels for comparison: one process at each end, `hopsack-lab naive` or `hopsack-lab
+//! floor`, which the bench starts and ends.
 //!
-//! Invariant: what was started here has ended, and its device is gone, when its [`Tunnel`] is dropped.
+//! Invariant: when a [`Tunnel`] is dropped, its process has ended and its device is removed.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -17,19 +17,19 @@ use crate::sys::process::{Process, own_session};
 
 const PORT: u16 = 8443;
 
-/// Which.
+/// Kind of test tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Over QUIC, as one writes it first.
+    /// Simple tunnel over QUIC.
     Naive,
-    /// What no daemon between a TUN and a socket can beat.
+    /// Tunnel that only passes packets on.
     Floor,
-    /// The same for packets that come alone, never asleep.
+    /// Floor tunnel in one thread that never sleeps.
     FloorSpin,
 }
 
 impl Kind {
-    /// What it is called, its device, what to tell ip-tuntap(8) of it, and its MTU.
+    /// Name, device, arguments for ip-tuntap(8), MTU.
     fn row(self) -> (&'static str, &'static str, &'static str, u16) {
         match self {
             Self::Naive => ("naive", naive::DEVICE, "mode tun", naive::MTU),
@@ -43,7 +43,8 @@ impl Kind {
         self.row().1
     }
 
-    /// How the end of host `number` is told of its peer, if it is: of the naive tunnel, the second dials the first.
+    /// Options before the peer's address for the end on host `number`. In a naive tunnel, only the
+    /// second end gets an address, and connects to the first.
     fn peer(self, number: usize) -> &'static [&'static str] {
         match self {
             Self::Naive if number == 1 => &[],
@@ -54,7 +55,7 @@ impl Kind {
     }
 }
 
-/// One end that runs.
+/// A running end of a tunnel.
 #[derive(Debug)]
 pub(super) struct Tunnel {
     child: Child,
@@ -63,7 +64,7 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Starts the end of host `number`.
+    /// Starts the end on host `number`.
     pub(super) fn start(lab: &Lab, kind: Kind, number: usize, peer: &Host) -> Result<Self, LabError> {
         let (host, (name, device, mode, mtu)) = (lab.host(number), kind.row());
         let what = || LabError::io(format!("start the {name} tunnel of {}", host.name));
@@ -97,7 +98,7 @@ impl Drop for Tunnel {
         let process = Process::open(self.pid()).ok();
         let _ = daemon::end_all(process.as_slice(), daemon::TERM_TIMEOUT);
         let _ = self.child.wait();
-        // With its route. It fails if the lab has gone first.
+        // The route goes with the device. This fails if the lab was already removed.
         let _ = programs::ip_batch(Some(&self.netns), &format!("link del {}\n", self.kind.device()), true);
     }
 }

@@ -1,9 +1,10 @@
-//! Floods a pod with datagrams, or sends it as many a second as asked, and counts what arrives.
+//! UDP trials: floods a pod with datagrams, or sends a given rate, and counts what arrives.
 //!
-//! All datagrams of a trial are alike; that they arrive in order and unharmed is the tests' business. The receiver has a
-//! queue of its own size and a thread of its own, so that what is lost was lost by the system between.
+//! All datagrams of a trial are equal; tests check order and content elsewhere. The receiver has a
+//! large queue and its own thread, so only the measured system loses datagrams.
 //!
-//! Invariant: each trial has fresh sockets, so nothing that was late in one is counted in the next.
+//! Invariant: each trial has new sockets, so a late datagram of one trial is not counted in the
+//! next.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
@@ -20,42 +21,44 @@ use crate::sys::netns::in_netns;
 use crate::sys::udp::{self, Receiver};
 use crate::sys::{Interest, poll};
 
-/// What is sent.
+/// Datagrams of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// Bytes of UDP payload.
+    /// UDP payload in bytes.
     pub(super) payload: usize,
-    /// Many flows take turns, one datagram each; else there is one.
+    /// Whether 32 flows take turns, one datagram each. Otherwise there is one flow.
     pub(super) many: bool,
 }
 
-/// How many flows are many (DATAPLANE.md 4.5).
-const MANY: usize = 32;
+/// Number of flows if there are several.
+const FLOWS: usize = 32;
 
-/// What a trial came to.
+/// Result of a trial.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Trial {
-    /// Datagrams a second that were sent.
+    /// Sent datagrams per second.
     pub(super) offered: f64,
-    /// Datagrams a second that arrived while it was sent.
+    /// Datagrams per second that arrived while the sender sent.
     pub(super) delivered: f64,
-    /// The part of what was sent that never arrived.
+    /// Part of the sent datagrams that did not arrive.
     pub(super) loss: f64,
 }
 
-/// What may be lost of a rate that counts as carried.
-const TOLERATED: f64 = 0.01;
+/// Largest loss of a rate that counts as carried.
+const MAX_LOSS: f64 = 0.01;
 
-/// For what still lies in queues when the last datagram was sent.
+/// Time for datagrams that are still in queues when the last one was sent.
 pub(super) const DRAIN: Duration = Duration::from_millis(50);
 
-/// Datagrams of one sendmmsg: enough that entering the kernel is a small part of what each costs.
+/// Datagrams per sendmmsg. With this number, the system call itself is a small part of the cost.
 const BATCH: usize = 64;
 
-/// Between two looks at the clock of a paced sender: short against all queues, long against a wake-up.
+/// Time between two looks of a paced sender at the clock. All queues last longer; a wake-up is
+/// shorter.
 const TICK: Duration = Duration::from_micros(100);
 
-/// Sends for `time`, `rate` datagrams a second or as fast as it goes. `ended` is called when the last one has been sent.
+/// Sends for `time`: `rate` datagrams per second, or as many as possible. Calls `ended` after the
+/// last one.
 pub(super) fn trial(
     [from, to]: [&Pod; 2],
     shape: Shape,
@@ -65,21 +68,22 @@ pub(super) fn trial(
     ended: impl FnOnce(),
 ) -> Result<Trial, LabError> {
     let failed = || LabError::io(format!("send datagrams from {} to {}", from.name, to.name));
-    // With the queue that udp::bind gives them, receivers that are scheduled late are not taken for the system's loss.
+    // `udp::bind` sets a large queue, so that a receiver that runs late does not look like a loss
+    // in the system.
     let open = |pod: &Pod, bind: fn(SocketAddr) -> io::Result<UdpSocket>| {
         let address = SocketAddr::new(pod.v4.into(), 0);
         in_netns(&pod.netns, || bind(address)).and_then(|bound| bound).map_err(failed())
     };
     let sender = open(from, UdpSocket::bind)?;
     let (mut receivers, mut addresses) = (Vec::new(), Vec::new());
-    for _ in 0..if shape.many { MANY } else { 1 } {
+    for _ in 0..if shape.many { FLOWS } else { 1 } {
         let socket = open(to, udp::bind)?;
         addresses.push(socket.local_addr().map_err(failed())?);
         receivers.push(socket);
     }
     let (stop, received) = (AtomicBool::new(false), AtomicU64::new(0));
     let (sent, elapsed, meanwhile) = thread::scope(|scope| {
-        let receiving = scope.spawn(|| match <[UdpSocket; MANY]>::try_from(receivers) {
+        let receiving = scope.spawn(|| match <[UdpSocket; FLOWS]>::try_from(receivers) {
             Ok(many) => count(&many, &stop, &received),
             Err(one) => one.first().map_or(Ok(()), |one| count(&[one], &stop, &received)),
         });
@@ -96,7 +100,7 @@ pub(super) fn trial(
     Ok(Trial { offered: sent / seconds, delivered: meanwhile as f64 / seconds, loss })
 }
 
-/// Returns how many were sent, in what time, and how many had arrived by then.
+/// Sends datagrams. Returns how many were sent, in which time, and how many had arrived by then.
 fn flood(
     socket: &UdpSocket,
     addresses: &[SocketAddr],
@@ -107,7 +111,7 @@ fn flood(
     received: &AtomicU64,
 ) -> Result<(u64, Duration, u64), LabError> {
     let payload = vec![0x5a; shape.payload];
-    // A batch may begin at any flow: one flow's datagrams keep their distance.
+    // A batch may begin at any flow, so the flows always take turns.
     let part = |address: &SocketAddr| Part::train(0, payload.len(), payload.len(), *address);
     let turns: Vec<Part> = addresses.iter().map(part).cycle().take(BATCH + addresses.len()).collect();
     let (start, mut sent, mut first) = (Instant::now(), 0, 0);
@@ -131,13 +135,13 @@ fn flood(
 }
 
 fn whole(number: f64) -> u64 {
-    // A rate times a time: never negative, far below 2^64.
+    // A rate times a duration is never negative and far below 2^64.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let number = number as u64;
     number
 }
 
-/// Counts until told to stop.
+/// Counts received datagrams until `stop` is set.
 fn count<S, const N: usize>(sockets: &[S; N], stop: &AtomicBool, received: &AtomicU64) -> io::Result<()>
 where
     S: std::borrow::Borrow<UdpSocket>,
@@ -159,40 +163,42 @@ where
     Ok(())
 }
 
-/// The search for the highest rate at which at most 1 % is lost. Pure: it says what to try and is told what came of it.
+/// Search for the highest rate with at most 1 % loss. Pure: [`Search::next`] returns the rate to
+/// try, and [`Search::observe`] takes the result.
 ///
-/// It starts from a flood, whose delivered rate is a good guess but may lie on either side: a flooded system can carry
-/// less than one that is offered what it can take.
+/// It starts from a flood. The rate that the flood delivered is a good first guess, but may be too
+/// high or too low: a flooded system can deliver less than one that gets only what it can carry.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Search {
-    /// Carried with tolerable loss.
+    /// Highest rate so far with at most the tolerated loss.
     low: f64,
-    /// Offered and not carried.
+    /// Lowest rate so far with more than the tolerated loss.
     high: f64,
     next: f64,
     tried: u32,
     carried: Option<f64>,
-    /// The most that arrived in any trial.
+    /// Highest rate that arrived in any trial.
     highest: f64,
 }
 
-/// Trials after the flood: each about halves what is not known, and the last settles some per cent of the rate.
+/// Number of trials after the flood. Each about halves the unknown range; the last one is within
+/// some per cent of the rate.
 pub(super) const TRIALS: u32 = 5;
 
-/// Trials if none carried: then each halves the rate.
+/// Number of trials if all lost too much. Each of them halves the rate.
 const MOST_TRIALS: u32 = 8;
 
-/// Closer than this the trials' own noise decides.
+/// Ratio below which the noise of the trials is larger than the difference.
 const CLOSE: f64 = 1.04;
 
 impl Search {
     pub(super) fn after(flood: Trial) -> Self {
-        let carried = (flood.loss <= TOLERATED).then_some(flood.delivered);
+        let carried = (flood.loss <= MAX_LOSS).then_some(flood.delivered);
         let (high, next) = (flood.offered, flood.delivered.min(flood.offered / CLOSE));
         Self { low: carried.unwrap_or(0.0), high, next, tried: 0, carried, highest: flood.delivered }
     }
 
-    /// The rate to try; none when it is settled.
+    /// Next rate to try; none when the search has ended.
     pub(super) fn next(&self) -> Option<f64> {
         let settled = self.low * CLOSE >= self.high;
         let trials = if self.carried.is_some() { TRIALS } else { MOST_TRIALS };
@@ -202,26 +208,28 @@ impl Search {
     pub(super) fn observe(&mut self, trial: Trial) {
         self.tried += 1;
         self.highest = self.highest.max(trial.delivered);
-        if trial.loss <= TOLERATED {
+        if trial.loss <= MAX_LOSS {
             self.carried = Some(self.carried.unwrap_or(0.0).max(trial.delivered));
-            // What the sender managed, if it is less than what it was told: offering more would offer the same.
+            // A sender that sent less than it was told cannot send more, so a higher rate needs no
+            // trial.
             let saturated = trial.offered * CLOSE < self.next;
             self.low = self.next;
             self.high = if saturated { self.next } else { self.high };
         } else {
             self.high = self.next;
         }
-        // A flood may offer many times what can be carried: going up, no further than half as much again.
+        // A flood may offer many times the rate that can be carried. So the rate grows at most by
+        // half.
         let middle = f64::midpoint(self.low, self.high);
         self.next = if self.low > 0.0 { middle.min(self.low * 1.5) } else { middle };
     }
 
-    /// The most that arrived in any trial.
+    /// Highest rate that arrived in any trial.
     pub(super) fn highest(&self) -> f64 {
         self.highest
     }
 
-    /// The most that arrived in a trial with tolerable loss.
+    /// Highest rate that arrived in a trial with at most the tolerated loss.
     pub(super) fn carried(&self) -> Option<f64> {
         self.carried
     }
@@ -231,7 +239,7 @@ impl Search {
 mod tests {
     use super::*;
 
-    /// A system that carries up to `limit`, and when flooded with more wastes part of it.
+    /// A model of a system that carries up to `limit`. A higher rate wastes a part of it.
     fn system(limit: f64, waste: f64) -> impl Fn(f64) -> Trial {
         move |offered: f64| {
             let over = (offered - limit).max(0.0);
@@ -241,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_search_finds_the_knee() {
+    fn search_finds_the_highest_rate() {
         for (limit, flood, waste) in [(100e3, 400e3, 0.0), (100e3, 400e3, 0.1), (250e3, 260e3, 0.5)] {
             let system = system(limit, waste);
             let mut search = Search::after(system(flood));
@@ -258,13 +266,13 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_that_is_carried_ends_the_search() {
+    fn carried_flood_ends_the_search() {
         let search = Search::after(Trial { offered: 100.0, delivered: 99.5, loss: 0.005 });
         assert_eq!((search.next(), search.carried()), (None, Some(99.5)));
     }
 
     #[test]
-    fn a_system_that_always_loses_ends_it_too() {
+    fn permanent_loss_ends_the_search() {
         let mut search = Search::after(Trial { offered: 1000.0, delivered: 500.0, loss: 0.5 });
         let mut trials = 0;
         while let Some(rate) = search.next() {

@@ -1,6 +1,7 @@
-//! The cables between the hosts: what they do with super packets.
+//! Underlay: offloads of the links between the hosts.
 //!
-//! It sets what `ethtool -K` can set and checks nothing: the bench counts bytes a packet on the wire and shows them.
+//! It sets what `ethtool -K` can set and checks nothing. The bench counts the bytes per packet on
+//! the underlay and shows them.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -9,26 +10,27 @@ use super::super::cluster::Lab;
 use super::super::error::LabError;
 use super::super::programs;
 
-/// What the cables between the hosts do with super packets.
+/// How the links between the hosts treat super packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Underlay {
-    /// veth as it comes: super packets pass whole, without a copy, from host to host.
+    /// Default of veth: super packets pass whole from host to host, without a copy.
     Pass,
-    /// Segmentation offloads off: each packet travels alone, and arrives alone.
+    /// No segmentation offload: each packet travels and arrives alone.
     Noseg,
-    /// The same, and the receiving host gathers what it gets (GRO): nearest to a NIC.
+    /// No segmentation offload, but the receiving host merges packets (GRO). This is most similar
+    /// to a NIC.
     #[value(name = "noseg+gro")]
     #[serde(rename = "noseg+gro")]
     NosegGro,
-    /// As noseg, and checksum offload is off too: the CPU sums every packet that leaves a host.
+    /// No segmentation and no checksum offload: the CPU computes the checksum of every packet.
     #[value(name = "noseg+nocsum")]
     #[serde(rename = "noseg+nocsum")]
     NosegNocsum,
 }
 
 impl Underlay {
-    /// As on the command line.
+    /// Name, as on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -39,7 +41,7 @@ impl Underlay {
         }
     }
 
-    /// Sets the offloads of a lab's cables between the hosts, at both ends.
+    /// Sets the offloads of the links between a lab's hosts, at both ends.
     ///
     /// # Errors
     /// `ethtool` could not be run, or refused.
@@ -54,13 +56,15 @@ impl Underlay {
         };
         for host in lab.hosts() {
             set(&host.netns, "eth0", self == Self::NosegGro)?;
-            // The bridge between the hosts stands for a switch, and switches gather nothing.
+            // The bridge between the hosts represents a switch, and a switch does not merge
+            // packets.
             set(&lab.underlay_netns(), &host.name, false)?;
         }
         Ok(())
     }
 }
 
-/// ethtool's names: TCP, all of the kernel's own, UDP, and the two of TCP inside VXLAN.
+/// Names of ethtool for segmentation of TCP, of the kernel's generic kind, of UDP, and of TCP in
+/// VXLAN.
 const SEGMENTATION: [&str; 5] =
     ["tso", "gso", "tx-udp-segmentation", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation"];

@@ -1,10 +1,11 @@
-//! A WireGuard in userspace on each host: wireguard-go or boringtun, started, configured and ended.
+//! WireGuard in userspace on each host: wireguard-go or boringtun.
 //!
-//! It knows them as programs, from the environment variables WIREGUARD_GO and BORINGTUN or by their names on the path; hopsack
-//! neither has nor needs one. They are told their keys and peers by the socket that all of them have, so `wg` is not needed.
-//! Their inner MTU is 1420, as `wg-quick` sets it.
+//! The environment variables WIREGUARD_GO and BORINGTUN name the programs; otherwise they are
+//! looked for on the PATH. hopsack does not contain or need them. Keys and peers are set over
+//! WireGuard's configuration socket, so `wg` is not needed. The inner MTU is 1420, as `wg-quick`
+//! sets it.
 //!
-//! Invariant: one that was started here has ended, and its socket is gone, when its [`WireGuard`] is dropped.
+//! Invariant: when a [`WireGuard`] is dropped, its process has ended and its socket is removed.
 //!
 //! Source: <https://www.wireguard.com/xplatform/>
 
@@ -31,43 +32,44 @@ use crate::sys::process::{Process, own_session};
 const PORT: u16 = 51820;
 const MTU: u16 = 1420;
 
-/// Which program, and how it is called.
+/// A WireGuard program and its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Program {
-    /// The environment variable that names it.
+    /// Environment variable with the path of the program.
     pub(super) variable: &'static str,
-    /// What it is called on the path.
+    /// Name of the program on the PATH.
     pub(super) name: &'static str,
-    /// What comes before the interface.
+    /// Arguments before the name of the interface.
     pub(super) arguments: &'static [&'static str],
 }
 
 impl Program {
-    /// The one in Go, by WireGuard's own authors.
+    /// wireguard-go, by the authors of WireGuard.
     pub(super) const GO: Self =
         Self { variable: "WIREGUARD_GO", name: "wireguard-go", arguments: &["--foreground"] };
-    /// The one in Rust, by Cloudflare.
+    /// boringtun, in Rust, by Cloudflare.
     pub(super) const BORINGTUN: Self = Self {
         variable: "BORINGTUN",
         name: "boringtun-cli",
         arguments: &["--foreground", "--disable-drop-privileges"],
     };
 
-    /// Where it is, if it is.
+    /// Path of the program; none if it is not installed.
     pub(super) fn path(self) -> Option<OsString> {
         std::env::var_os(self.variable).or_else(|| programs::installed(self.name).then(|| self.name.into()))
     }
 }
 
-/// The device of a host: the sockets of all namespaces lie in one folder, so each lab has names of its own.
+/// Name of the device on host `number`. The sockets of all namespaces are in one directory, so each
+/// lab needs its own names.
 pub(super) fn device(lab: &Lab, number: usize) -> String {
     let mut hasher = DefaultHasher::new();
     lab.options().name.hash(&mut hasher);
-    // An interface's name has 15 bytes at most.
+    // The name of an interface has at most 15 bytes.
     format!("wg{:08x}{number}", hasher.finish() & 0xffff_ffff)
 }
 
-/// One that runs.
+/// A running WireGuard program.
 #[derive(Debug)]
 pub(super) struct WireGuard {
     process: Child,
@@ -75,7 +77,7 @@ pub(super) struct WireGuard {
 }
 
 impl WireGuard {
-    /// Starts one on each of the two hosts, as each other's peers.
+    /// Starts one program on each of the two hosts and makes them peers.
     pub(super) fn pair(program: Program, path: &OsString, lab: &Lab) -> Result<Vec<Self>, LabError> {
         let failed = || LabError::io("make keys for WireGuard");
         let refused = |_| failed()(io::Error::other("refused"));
@@ -97,7 +99,7 @@ impl WireGuard {
                 writeln!(text, "private_key={}\nlisten_port={PORT}\nreplace_peers=true", hex(own.as_ref()));
             let _ = writeln!(text, "public_key={}\nendpoint={}:{PORT}", hex(other.as_ref()), peer.public);
             let _ = writeln!(text, "replace_allowed_ips=true\nallowed_ip={}\n", peer.subnet_v4);
-            tunnel.tell(&text)?;
+            tunnel.configure(&text)?;
             let device = device(lab, number);
             let ip = format!("link set {device} mtu {MTU} up\nroute add {} dev {device}\n", peer.subnet_v4);
             programs::ip_batch(Some(&lab.host(number).netns), &ip, false)?;
@@ -127,8 +129,8 @@ impl WireGuard {
         Ok(tunnel)
     }
 
-    /// One request, and whether it was taken.
-    fn tell(&self, request: &str) -> Result<(), LabError> {
+    /// Sends a configuration request and checks the answer.
+    fn configure(&self, request: &str) -> Result<(), LabError> {
         let what = || LabError::io(format!("configure WireGuard by {}", self.socket.display()));
         let mut stream = UnixStream::connect(&self.socket).map_err(what())?;
         stream.set_read_timeout(Some(READY_TIMEOUT)).map_err(what())?;
@@ -148,11 +150,12 @@ impl WireGuard {
 
 impl Drop for WireGuard {
     fn drop(&mut self) {
-        // Its device goes with it; it fails if it has ended by itself, which the traffic has noticed.
+        // The device goes with the process. This fails if it has already ended; then the
+        // measurement has failed too.
         let process = Process::open(self.pid()).ok();
         let _ = daemon::end_all(process.as_slice(), daemon::TERM_TIMEOUT);
         let _ = self.process.wait();
-        // Most remove it themselves.
+        // Most programs remove the socket themselves.
         let _ = fs::remove_file(&self.socket);
     }
 }

@@ -16,15 +16,15 @@ use super::print::print;
 /// Compare hopsack with kernel VXLAN and plain routing on this machine, in about a minute. Leaves
 /// nothing.
 ///
-/// The bench makes two hosts with one pod each. In each repeat, each system in turn carries the same
-/// traffic between the two pods: TCP streams, UDP floods, round trips alone and beside TCP, and
-/// connections. The table shows the median [min-max] and the ratio to kernel VXLAN in the same run.
-/// Below the table stands what set the limit: which programs used the CPUs, and how many packets one
-/// system call carried.
+/// The bench makes two hosts with one pod each. In each repeat, each system in turn carries the
+/// same traffic between the two pods: TCP streams, UDP floods, round trips alone and beside TCP,
+/// and connections. The table shows the median [min-max] and the ratio to kernel VXLAN in the same
+/// run. Below the table stands what set the limit: which programs used the CPUs, and how many
+/// packets one system call carried.
 ///
-/// Both ends share the CPUs of this machine, so the ratios compare CPU time for each packet, not your
-/// network. Another program that runs at the same time spoils them. Compare only values of one run.
-/// Ctrl-C ends the bench early and leaves nothing either.
+/// Both ends share the CPUs of this machine, so the ratios compare CPU time for each packet, not
+/// your network. Another program that runs at the same time spoils them. Compare only values of one
+/// run. Ctrl-C ends the bench early and leaves nothing either.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hopsack lab bench                                       raw, vxlan, and the engine chosen here
@@ -38,7 +38,8 @@ use super::print::print;
 
 The full matrix is `cargo bench --bench overlay`. benches/README.md says which comparisons are unfair.")]
 pub(super) struct BenchArgs {
-    /// Name of the lab. Two benches at the same time need two names, and spoil each other's numbers.
+    /// Name of the lab. Two benches at the same time need two names, and spoil each other's
+    /// numbers.
     #[arg(long, default_value = "bench")]
     name: String,
     /// Duration of a TCP measurement in seconds. Other measurements take a part of it.
@@ -65,8 +66,8 @@ pub(super) struct BenchArgs {
     /// Write an HTML page with plots. It is one file that needs nothing else.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Measure nothing: show a report that an earlier run printed with --json, or several reports that
-    /// measured different things.
+    /// Measure nothing: show a report that an earlier run printed with --json, or several reports
+    /// that measured different things.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     from: Vec<PathBuf>,
 }
@@ -74,12 +75,12 @@ pub(super) struct BenchArgs {
 /// Carry traffic for an hour and look for errors and memory growth. Leaves nothing.
 ///
 /// The soak makes two hosts with one pod each. Verified TCP streams run in both families and both
-/// directions and are replaced by new ones now and then. Numbered datagrams of several sizes run beside
-/// them. At intervals a line shows the daemons' memory, packets, drops by reason, and datagrams that
-/// came out of order.
+/// directions and are replaced by new ones now and then. Numbered datagrams of several sizes run
+/// beside them. At intervals a line shows the daemons' memory, packets, drops by reason, and
+/// datagrams that came out of order.
 ///
-/// The exit code is 0 only if every TCP byte was right, no datagram overtook another one of its flow,
-/// the daemons' memory did not grow, and both daemons ended in order.
+/// The exit code is 0 only if every TCP byte was right, no datagram overtook another one of its
+/// flow, the daemons' memory did not grow, and both daemons ended in order.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hopsack lab soak                                        an hour, or 1e9 packets
@@ -92,8 +93,8 @@ pub(super) struct SoakArgs {
     /// Maximal duration in minutes.
     #[arg(long, default_value_t = 60.0, value_parser = minutes)]
     minutes: f64,
-    /// Maximal number of packets. A packet is counted where it leaves one daemon and where it reaches
-    /// the other.
+    /// Maximal number of packets. A packet is counted where it leaves one daemon and where it
+    /// reaches the other.
     #[arg(long, default_value_t = 1_000_000_000)]
     packets: u64,
     /// Seconds between two lines of output.

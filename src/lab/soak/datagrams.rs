@@ -3,8 +3,8 @@
 //!
 //! There are four flows: two families, two directions. The number of a datagram decides its size.
 //!
-//! Invariant: a datagram that is counted as received has the length and the number with which it was
-//! sent.
+//! Invariant: a datagram that is counted as received has the length and the number with which it
+//! was sent.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
@@ -82,8 +82,8 @@ impl Datagrams {
     fn add(&mut self, from: &Pod, to: &Pod, family: Family, rate: u32) -> io::Result<()> {
         let open = |pod: &Pod| {
             let address = SocketAddr::new(pod.address(family), 0);
-            // `udp::bind` sets a large queue, so that a receiver that runs late on a busy machine does not
-            // look like a loss in the overlay.
+            // `udp::bind` sets a large queue, so that a receiver that runs late on a busy machine
+            // does not look like a loss in the overlay.
             let socket = in_netns(&pod.netns, || udp::bind(address)).and_then(|bound| bound)?;
             socket.set_nonblocking(false).map(|()| socket)
         };
