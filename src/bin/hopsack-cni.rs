@@ -1,4 +1,4 @@
-//! hopsack-cni: the CNI plugin. What it says is decided in [`hopsack::cni`].
+//! hopsack-cni: the CNI plugin. [`hopsack::cni`] makes its answers; this file prints them.
 
 use std::process::ExitCode;
 

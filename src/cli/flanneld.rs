@@ -8,32 +8,34 @@ use super::error::CliError;
 use crate::config::flanneld::{self, Host};
 pub(super) use crate::config::flanneld::{Request, help};
 
-/// The machine that we are on.
-struct Machine;
+/// The machine on which this process runs.
+struct ThisHost;
 
-impl Host for Machine {
+impl Host for ThisHost {
     fn has(&self, interface: &str) -> bool {
         match interface.parse::<IpAddr>() {
-            // The kernel binds to addresses of this host only.
+            // The kernel binds only to addresses of this host.
             Ok(address) => UdpSocket::bind((address, 0)).is_ok(),
             Err(_) => !interface.contains('/') && Path::new("/sys/class/net").join(interface).exists(),
         }
     }
 
-    fn towards(&self, other: IpAddr) -> Option<IpAddr> {
+    fn source_towards(&self, other: IpAddr) -> Option<IpAddr> {
         let any: IpAddr = match other {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        // Connecting UDP sends nothing; it asks for the route. Port 9 is discard (RFC 863).
+        // Connecting a UDP socket sends nothing; it looks up the route. Port 9 is discard (RFC
+        // 863).
         let socket = UdpSocket::bind((any, 0)).ok()?;
         socket.connect((other, 9)).ok()?;
         socket.local_addr().ok().map(|address: SocketAddr| address.ip())
     }
 }
 
-/// Reads it.
+/// Reads the flags.
 pub(super) fn translate(flags: &[String]) -> Result<Request, CliError> {
     let environment: Vec<_> = std::env::vars().filter(|(name, _)| name.starts_with("FLANNELD_")).collect();
-    flanneld::translate(flags, &environment, &Machine).map_err(CliError::Usage)
+    let request = flanneld::translate(flags, &environment, &ThisHost);
+    request.map_err(|error| CliError::Usage(error.to_string()))
 }
