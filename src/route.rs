@@ -24,9 +24,10 @@ mod local;
 mod networks;
 mod prefix_table;
 mod rib;
+mod unreachable;
 
 pub use abilities::Abilities;
-pub use adjacency::{Adjacency, Unreachable};
+pub use adjacency::Adjacency;
 pub use change::{Change, Event};
 pub use compile::{Compiled, compile};
 pub use encryption_policy::{Announced, Mode, Policy, Protection};
@@ -36,3 +37,4 @@ pub use lease::{Dialect, Lease, Public};
 pub use local::Local;
 pub use networks::Networks;
 pub use rib::Rib;
+pub use unreachable::{Unreachable, UnreachableReason};

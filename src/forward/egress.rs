@@ -39,8 +39,8 @@ impl EgressState {
         self.should_mark = is_standing;
     }
 
-    /// Marks the last packet of the train in `room`, which comes from a queue that stands, or drops
-    /// it if it cannot be marked. Returns how many bytes of the train go on.
+    /// Marks the last packet of the train in `room`, or drops it if its transport does not support
+    /// ECN. Returns the number of bytes of the train that are sent.
     #[cold]
     fn mark_last(&mut self, room: &mut [u8], train: TrainMeta, counters: &Counters) -> usize {
         self.should_mark = false;

@@ -26,7 +26,7 @@ pub enum Exit<'a> {
 /// dropped for [`DropReason::SendFailed`](super::DropReason::SendFailed).
 ///
 /// A train is written where it will be sent from: the caller reserves room for it, writes it there
-/// and commits it. All that an implementor knows about a reservation stands in the guard, so that
+/// and commits it. The guard holds the whole state of a reservation, so that
 /// dropping the guard forgets the reservation.
 pub trait ToNet {
     /// The guard of a reservation.

@@ -25,7 +25,7 @@ pub use limiter::Limiter;
 /// Why a packet cannot be forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Problem {
-    /// No lease holds the destination.
+    /// No lease contains the destination.
     NoRoute,
     /// The packet is longer than the path allows.
     TooBig {

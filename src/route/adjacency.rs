@@ -24,14 +24,3 @@ pub struct Adjacency {
     /// How packets to and from the host are protected.
     pub protection: Protection,
 }
-
-/// A lease that has no route, or only for a part of its subnets.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Unreachable {
-    /// The host's name in the store.
-    pub name: String,
-    /// The subnets without a route.
-    pub subnets: Vec<IpNet>,
-    /// The reason, as a sentence for the operator.
-    pub reason: String,
-}

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::abilities::Abilities;
-use super::adjacency::{Adjacency, Unreachable};
+use super::adjacency::Adjacency;
 use super::encryption_policy::Protection;
 use super::fib::{FIRST_PEER, Fib, LOCAL};
 use super::lease::{Dialect, Lease};
@@ -19,6 +19,7 @@ use super::local::Local;
 use super::networks::Networks;
 use super::prefix_table::{Prefix, PrefixTable, Regular};
 use super::rib::Rib;
+use super::unreachable::{Unreachable, UnreachableReason};
 use crate::packet::Family;
 
 /// A compiled RIB.
@@ -68,11 +69,10 @@ pub fn compile(rib: &Rib, networks: &Networks, local: &Local) -> Compiled {
             claims.add(subnet, FIRST_PEER + number, lease.revision);
         }
         if !left_out.is_empty() {
-            let reason = "it runs a plain flanneld, which would read IPv6 packets as IPv4: its IPv6 subnet has no route";
             unreachable.push(Unreachable {
                 name: lease.name.clone(),
                 subnets: left_out,
-                reason: reason.into(),
+                reason: UnreachableReason::NoIpv6,
             });
         }
     }
@@ -86,39 +86,29 @@ pub fn compile(rib: &Rib, networks: &Networks, local: &Local) -> Compiled {
 }
 
 /// How the owner of a lease is reached, or why it is not.
-fn reach(lease: &Lease, local: &Local) -> Result<(SocketAddr, Abilities, Protection), String> {
+fn reach(lease: &Lease, local: &Local) -> Result<(SocketAddr, Abilities, Protection), UnreachableReason> {
     let (endpoint, abilities) = (endpoint(lease, local)?, abilities(lease)?);
     let protection = local.policy.with(abilities.secure);
     if protection == Protection::Clear && local.policy.require {
-        return Err(
-            "it does not encrypt, but this host requires encryption (security.require): enable encryption there"
-                .into()
-        );
+        return Err(UnreachableReason::NotEncrypted);
     }
     Ok((endpoint, abilities, protection))
 }
 
-fn endpoint(lease: &Lease, local: &Local) -> Result<SocketAddr, String> {
+fn endpoint(lease: &Lease, local: &Local) -> Result<SocketAddr, UnreachableReason> {
     let family = Family::of(local.public);
-    let Some(address) = lease.public.of(family) else {
-        return Err(format!(
-            "it has no public address of the family that this host uses ({}): add one there, or set node.public_ip here",
-            local.public
-        ));
-    };
+    let address = lease.public.of(family).ok_or(UnreachableReason::NoPublicAddress(local.public))?;
     if address == local.public {
-        return Err(format!("it claims our own public address {address} for other subnets"));
+        return Err(UnreachableReason::OwnPublicAddress(address));
     }
     Ok(SocketAddr::new(address, local.port))
 }
 
-fn abilities(lease: &Lease) -> Result<Abilities, String> {
+fn abilities(lease: &Lease) -> Result<Abilities, UnreachableReason> {
     match &lease.dialect {
         Dialect::Flannel => Ok(Abilities::default()),
         Dialect::Hopsack(abilities) => Ok(*abilities),
-        Dialect::Other(backend) => {
-            Err(format!("its backend is {backend}, which does not accept packets of Flannel's UDP mode"))
-        }
+        Dialect::Other(backend) => Err(UnreachableReason::OtherBackend(backend.clone())),
     }
 }
 

@@ -45,6 +45,10 @@ fn name(routes: &Compiled, dst: &str) -> String {
     }
 }
 
+fn reasons(routes: &Compiled) -> Vec<UnreachableReason> {
+    routes.unreachable.iter().map(|lease| lease.reason.clone()).collect()
+}
+
 #[test]
 fn regular_subnets_are_indexed() {
     let routes = routes(&[("10.1.2.0/24", 2), ("10.1.255.0/24", 3), ("fd00:1:0:2::/64", 2)]);
@@ -86,7 +90,7 @@ fn an_unreachable_lease_is_reported() {
     let only_v6 = Public { v4: None, v6: Some("2001:db8::2".parse().expect("an address")) };
     let ours = Public { v4: Some([192, 0, 2, 1].into()), v6: None };
     rib.apply(Change::Snapshot {
-        leases: vec![lease("six", "10.1.2.0/24", only_v6), lease("thief", "10.1.3.0/24", ours)],
+        leases: vec![lease("six", "10.1.2.0/24", only_v6), lease("claimant", "10.1.3.0/24", ours)],
         revision: 1,
     });
     let local = Local {
@@ -99,7 +103,13 @@ fn an_unreachable_lease_is_reported() {
     let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("net"), 24)), v6: None };
     let routes = compile(&rib, &networks, &local);
     assert_eq!(name(&routes, "10.1.2.1"), "-");
-    assert_eq!(routes.unreachable.len(), 2);
+    assert_eq!(
+        reasons(&routes),
+        [
+            UnreachableReason::NoPublicAddress([192, 0, 2, 1].into()),
+            UnreachableReason::OwnPublicAddress([192, 0, 2, 1].into()),
+        ]
+    );
 }
 
 #[test]
@@ -133,5 +143,6 @@ fn flanneld_gets_no_ipv6_and_vxlan_nothing() {
     assert_eq!([name(&routes, "10.1.2.1"), name(&routes, "fd00:1:0:2::1")], ["flanneld", "-"]);
     assert_eq!([name(&routes, "10.1.3.1"), name(&routes, "fd00:1:0:3::1")], ["hopsack", "hopsack"]);
     assert_eq!([name(&routes, "10.1.4.1"), name(&routes, "fd00:1:0:4::1")], ["-", "-"]);
-    assert_eq!(routes.unreachable.len(), 2);
+    let vxlan = UnreachableReason::OtherBackend("vxlan".into());
+    assert_eq!(reasons(&routes), [vxlan, UnreachableReason::NoIpv6]);
 }

@@ -1,0 +1,48 @@
+//! Leases without a route, and the reasons.
+//!
+//! It does not decide which leases have a route: the compilation does.
+#![forbid(unsafe_code)]
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// A lease that has no route, or only for a part of its subnets.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unreachable {
+    /// The host's name in the store.
+    pub name: String,
+    /// The subnets without a route.
+    pub subnets: Vec<IpNet>,
+    /// Why they have no route.
+    pub reason: UnreachableReason,
+}
+
+/// Why a lease has no route. The message is written for the operator; "it" is the other host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum UnreachableReason {
+    /// The host does not encrypt, but this host requires encryption.
+    #[error(
+        "it does not encrypt, but this host requires encryption (security.require): enable \
+         encryption there"
+    )]
+    NotEncrypted,
+    /// The host has no public address of the family of our own public address.
+    #[error(
+        "it has no public address of the family that this host uses ({0}): add one there, or set \
+         node.public_ip here"
+    )]
+    NoPublicAddress(IpAddr),
+    /// The host claims our own public address.
+    #[error("it claims our own public address {0} for other subnets")]
+    OwnPublicAddress(IpAddr),
+    /// The host runs another backend.
+    #[error("its backend is {0}, which does not accept packets of Flannel's UDP mode")]
+    OtherBackend(String),
+    /// The host runs a plain flanneld, which does not accept IPv6.
+    #[error(
+        "it runs a plain flanneld, which would read IPv6 packets as IPv4: its IPv6 subnet has no \
+         route"
+    )]
+    NoIpv6,
+}
