@@ -14,14 +14,14 @@ use std::time::Instant;
 
 pub use observe::FibPart;
 
-use crate::engine::View;
+use crate::engine::EngineView;
 use crate::forward::{Sessions, Table};
 use crate::route::{Local, Networks, Rib, Unreachable};
 
 /// Our own data path as backend.
 #[derive(Debug)]
 pub struct Userspace {
-    view: View,
+    view: EngineView,
     networks: Networks,
     local: Local,
     /// Out of reach by the table in force.
@@ -35,7 +35,7 @@ pub struct Userspace {
 impl Userspace {
     /// For an engine that runs already.
     #[must_use]
-    pub fn new(view: View, networks: Networks, local: Local, sessions: Sessions) -> Self {
+    pub fn new(view: EngineView, networks: Networks, local: Local, sessions: Sessions) -> Self {
         Self { view, networks, local, lost: BTreeSet::new(), sessions, paths: BTreeMap::new() }
     }
 

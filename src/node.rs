@@ -37,7 +37,7 @@ pub use clean::{Cleaned, clean};
 use crate::backend::{FibPart, Userspace};
 use crate::config::{Config, ConfigError, Sources};
 use crate::control::{ControlError, Server};
-use crate::engine::{Engine, EnginePart, Rules, WorkerError};
+use crate::engine::{Engine, EnginePart, WorkerError, WorkerOptions};
 use crate::forward::Table;
 use crate::netlink::{Monitor, Netlink, NetlinkError};
 use crate::observe::Registry;
@@ -169,7 +169,7 @@ impl Node {
         let mut rib = Rib::default();
         rib.apply(opened.snapshot);
         let (failure, failed) = mpsc::unbounded_channel();
-        let rules = Rules {
+        let rules = WorkerOptions {
             verify: config.overlay.verify_source,
             offload: tun.offload(),
             busy_poll_us: config.dataplane.busy_poll_us,

@@ -19,7 +19,7 @@ use hopsack::lab::ping::{Ping, ping};
 use hopsack::lab::traffic::{Amount, Flow, tcp};
 use hopsack::lab::{Lab, Options};
 use hopsack::packet::{Family, VnetHeader};
-use hopsack::sys::block::{Lot, Part};
+use hopsack::sys::batch::{Batch, Message};
 use hopsack::sys::cpu;
 use hopsack::sys::netns::in_netns;
 use hopsack::sys::ring::{Buffers, MAX_FRAMES, Ring};
@@ -142,8 +142,8 @@ fn datagrams(lab: &Lab) -> Vec<Vec<u8>> {
     let mut received = Vec::new();
     for (index, stride) in (1..=50).map(|n| n * 28).enumerate() {
         // 20 datagrams, the last of them shorter.
-        let part = Part::train(index, 20 * stride - stride / 2, stride, address);
-        assert_eq!(udp::send_many(&sender, &memory, &[part]).expect("sent"), 1);
+        let message = Message::train(index, 20 * stride - stride / 2, stride, address);
+        assert_eq!(udp::send_many(&sender, &memory, &[message]).expect("sent"), 1);
         for _ in 0..20 {
             let mut buffer = vec![0; 2000];
             let length = receiver.recv(&mut buffer).expect("it arrives");
@@ -254,8 +254,8 @@ fn numbered_flows(lab: &Lab) -> (u64, u64, u64) {
                 slot[..4].copy_from_slice(&number.to_le_bytes());
                 *number += 1;
             }
-            let part = Part::train(0, count * size, size, (to.v4, 7000 + flow).into());
-            udp::send_many(sender, &memory, &[part]).expect("sent");
+            let message = Message::train(0, count * size, size, (to.v4, 7000 + flow).into());
+            udp::send_many(sender, &memory, &[message]).expect("sent");
             sent += count as u64;
         }
         // The question is their order, not how many a second can pass: a queue's length is on the way at most.
@@ -450,14 +450,14 @@ fn a_ring_reads_a_tun_in_order() {
     while seen < 100 {
         ring.receive(&mut buffers, [MAX_FRAMES, 1]).expect("a turn");
         turns += 1;
-        for frame in buffers.read() {
+        for frame in buffers.frames_read() {
             let packet = &frame.expect("read")[VnetHeader::LEN..];
             if packet[0] == 0x45 && packet[9] == 17 {
                 assert_eq!(packet[28..32], seen.to_le_bytes(), "in order");
                 seen += 1;
             }
         }
-        assert_eq!(buffers.received().count(), 0);
+        assert_eq!(buffers.messages_received().count(), 0);
     }
     assert!(turns < 10, "{turns} system calls for 100 frames that were there already");
     drop((ring, queue));
@@ -477,9 +477,9 @@ fn a_send_queue_that_is_full_is_told() {
     socket2::SockRef::from(&sender).set_send_buffer_size(1).expect("the least there is");
     let mut ring = Ring::new([queue.as_fd(), sender.as_fd(), sender.as_fd()]).expect("io_uring");
     let (bytes, nobody) = ([7; 1000], "192.0.2.77:7".parse().expect("an address"));
-    let mut parts = [Part::train(0, 1000, 1000, nobody); 20];
-    ring.submit(Lot { memory: &bytes, parts: &mut parts }, Lot::default()).expect("submitted");
-    let errors = parts.map(|part| part.errno);
+    let mut messages = [Message::train(0, 1000, 1000, nobody); 20];
+    ring.submit(Batch { memory: &bytes, messages: &mut messages }, Batch::default()).expect("submitted");
+    let errors = messages.map(|message| message.errno);
     let taken = errors.iter().take_while(|errno| **errno == 0).count();
     assert!((1..20).contains(&taken), "{errors:?}");
     assert!(errors[taken..].iter().all(|errno| *errno == libc::EAGAIN), "{errors:?}");

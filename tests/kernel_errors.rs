@@ -17,7 +17,7 @@ use hopsack::forward::DropReason;
 use hopsack::lab::Lab;
 use hopsack::lab::ping::{Ping, ping};
 use hopsack::packet::{Family, bundle};
-use hopsack::sys::block::Part;
+use hopsack::sys::batch::Message;
 use hopsack::sys::netns::in_netns;
 use hopsack::sys::udp;
 use seccomp::{When, refuse};
@@ -88,8 +88,8 @@ fn a_broken_ring_ends_the_daemon_with_exit_code_1() {
     let sender = sender.expect("netns").expect("bound");
     let (many, to) = (vec![7; 100 * 64], SocketAddr::from((lab.pod(2).v4, 9)));
     eventually("it has ended", || {
-        let part = Part::train(0, 64, 64, to);
-        let _ = udp::send_many(&sender, &many, &[part; 64]);
+        let message = Message::train(0, 64, 64, to);
+        let _ = udp::send_many(&sender, &many, &[message; 64]);
         daemon.pid().is_none()
     });
     let status = daemon.terminate().expect("it has ended").expect("it was our child");
@@ -181,7 +181,7 @@ fn a_long_udp_super_packet_reaches_the_pod() {
             .collect();
         let (most, engine) = (udp::max_segments(), engine(name, &host));
         for at in (0..128).step_by(most) {
-            let train = Part::train(at * 128, most * 128, 128, SocketAddr::from(([127, 0, 0, 1], 8285)));
+            let train = Message::train(at * 128, most * 128, 128, SocketAddr::from(([127, 0, 0, 1], 8285)));
             assert_eq!(udp::send_many(&host.peer, &inner, &[train]).expect("sent"), 1);
         }
         let mut buffer = [0; 2000];
@@ -212,8 +212,8 @@ fn bundles_are_made_to_fit_a_narrow_path() {
         let burst = |number: u8| -> usize {
             let payloads: Vec<u8> =
                 (0..PACKETS).flat_map(|n| [&[number, n][..], &[7; 62]].concat()).collect();
-            let part = Part::train(0, payloads.len(), 64, SocketAddr::from(([10, 1, 2, 9], 7)));
-            assert_eq!(udp::send_many(&host.pods, &payloads, &[part]).expect("sent"), 1);
+            let message = Message::train(0, payloads.len(), 64, SocketAddr::from(([10, 1, 2, 9], 7)));
+            assert_eq!(udp::send_many(&host.pods, &payloads, &[message]).expect("sent"), 1);
             let (mut buffer, mut received, mut longest) = ([0; 2000], Vec::<u8>::new(), 0);
             while received.len() < payloads.len() {
                 let length = receive(&host.peer, &mut buffer);

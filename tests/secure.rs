@@ -18,7 +18,7 @@ use hopsack::lab::traffic::{Amount, Flow, Transfer};
 use hopsack::lab::{Lab, LabError};
 use hopsack::packet::Family;
 use hopsack::pki::Authority;
-use hopsack::sys::block::Part;
+use hopsack::sys::batch::Message;
 use hopsack::sys::netns::in_netns;
 use hopsack::sys::udp;
 use support::encrypted::{
@@ -173,7 +173,8 @@ fn sealed_bundles_adapt_to_the_path_mtu() {
             let scrape = Scrape::of(netns);
             names.map(|name| scrape.get(&format!("hopsack_{name}_total")))
         };
-        let (before, train) = (counts(), Part::train(0, PACKETS * 64, 64, (lab.pod(2).v4, Ear::PORT).into()));
+        let (before, train) =
+            (counts(), Message::train(0, PACKETS * 64, 64, (lab.pod(2).v4, Ear::PORT).into()));
         udp::send_many(&socket, &[7; PACKETS * 64], &[train]).expect("sent");
         sent += PACKETS;
         within(10, "all packets arrive", || {

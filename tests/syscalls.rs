@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use counting::allocations;
 use etherparse::PacketBuilder;
-use hopsack::engine::{Engine, Io, View, WorkerError};
+use hopsack::engine::{Engine, EngineView, Io, WorkerError};
 use support::eventually;
 use support::host::{Host, RULES, fib, host};
 
@@ -31,7 +31,7 @@ fn fill(host: &Host, inner: &[u8]) {
 }
 
 /// Packets each way, and system calls.
-fn counts(view: &View) -> [u64; 3] {
+fn counts(view: &EngineView) -> [u64; 3] {
     let counters = &view.accounts()[0].counters;
     [counters.egress.packets.get(), counters.ingress.packets.get(), counters.system_calls.get()]
 }

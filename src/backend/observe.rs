@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::api::{Explanation, KeyState, Outcome, PeerRow, RouteRow, Status, StepCode};
-use crate::engine::View;
+use crate::engine::EngineView;
 use crate::forward::{DropReason, Hop, Peer, Table};
 use crate::observe::{Encoder, Part, Pending};
 use crate::packet::{Family, outer_overhead};
@@ -17,7 +17,7 @@ use crate::sys::now;
 /// The route table as a part of the daemon's reports.
 #[derive(Debug)]
 pub struct FibPart {
-    view: View,
+    view: EngineView,
     networks: Vec<IpNet>,
     policy: Policy,
     publish_seconds: Histogram,
@@ -26,7 +26,7 @@ pub struct FibPart {
 impl FibPart {
     /// Reports the table that `view`'s engine uses.
     #[must_use]
-    pub fn new(view: View, networks: &Networks, policy: Policy) -> Self {
+    pub fn new(view: EngineView, networks: &Networks, policy: Policy) -> Self {
         // From a table of ten leases to one of ten thousand on a busy machine; the promise is 5 ms.
         let buckets = [
             2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3, 4e-3, 5e-3, 7.5e-3, 0.01,

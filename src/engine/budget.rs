@@ -1,94 +1,98 @@
-//! How much a worker asks one of its ends for in one turn.
+//! [`Budget`]: how many packets a worker asks a queue for in one turn.
 //!
-//! Many short packets, so that a flood needs few system calls; few super packets, so that they are in the cache still when
-//! they leave, and no packet waits for more than [`TURN_BYTES`] to be copied (DATAPLANE.md §3: a copy of 64 KiB costs 3 to
-//! 4 us hot, 9 to 12 cold). What turns bring also tells whether the queue behind an end stands ([`Codel`]).
+//! A turn takes many short packets, so that a flood needs few system calls, but few super packets, so that they are still in the
+//! cache when they leave and no packet waits for the copy of more than [`TURN_BYTES`].
+//!
+//! It reads no queue. What the turns brought also shows whether the queue is ever empty, and the budget tells that to [`Codel`].
+//!
+//! Invariant: a turn asks for at least one packet while the queue may have any, and for at most `max`.
 
 use super::codel::Codel;
+use super::policy::{BULK_PACKET_BYTES, FOLLOW_UP_WINDOW, TURN_BYTES};
 use crate::time::Nanos;
-
-/// Bytes that a turn should bring at most.
-const TURN_BYTES: usize = 128 * 1024;
-
-/// Whoever comes within so many nanoseconds of one that came alone may bring others: to ask whether there is another costs
-/// a lone packet's round trip a system call, and is left to the wait.
-const CLOSE: u64 = 30_000;
-/// Whoever is longer is a piece of something, and has followers.
-const SHORT: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Budget {
-    /// What a turn may ask for at most.
-    most: usize,
-    /// What the next turn asks for.
+    /// The number of packets that a turn may ask for at most.
+    max: usize,
+    /// The number of packets that the next turn asks for.
     next: usize,
-    /// What the last turn that brought something brought.
+    /// The number of packets that the last turn brought, of the turns that brought any.
     recent: usize,
-    /// How long that was, on average.
-    usual: usize,
-    /// When a packet last came that nothing was asked for beside, in nanoseconds.
-    alone: u64,
-    standing: Codel,
-    /// Whether a sender is to be warned of what stands.
+    /// The average length of those packets in bytes.
+    average_bytes: usize,
+    /// When a packet last came alone: no other was asked for in the same turn.
+    last_alone: Nanos,
+    codel: Codel,
+    /// Whether a sender of bulk should be warned that the queue is never empty.
     warns: bool,
 }
 
 impl Budget {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, next: 0, recent: 0, usual: 0, alone: 0, standing: Codel::default(), warns: false }
+    pub(super) fn new(max: usize) -> Self {
+        Self {
+            max,
+            next: 0,
+            recent: 0,
+            average_bytes: 0,
+            last_alone: Nanos::ZERO,
+            codel: Codel::default(),
+            warns: false,
+        }
     }
 
-    /// What the next turn asks for; 0 if the last one emptied the queue.
+    /// How many packets the next turn asks for. It is 0 if the last turn emptied the queue.
     pub(super) fn next(&self) -> usize {
         self.next
     }
 
-    /// Asks for as much as a turn may bring, where asking for more costs nothing.
+    /// Asks for as many packets as a turn may bring, for a queue where asking for more costs nothing.
     pub(super) fn ask_for_all(&mut self) -> usize {
         self.next = self.limit();
         self.next
     }
 
-    /// There is something in the queue.
+    /// The queue is readable.
     pub(super) fn is_ready(&mut self, now: Nanos) {
-        // What came alone a moment ago was the first of many.
-        let is_close = now.0.saturating_sub(self.alone) < CLOSE;
-        let least = if is_close { 2 } else { 1 };
+        // The packet that came alone a moment ago was the first of several.
+        let follows = now.since(self.last_alone) < FOLLOW_UP_WINDOW;
+        let least = if follows { 2 } else { 1 };
         self.next = self.next.max(self.recent.max(least).min(self.limit()));
     }
 
-    /// There may be something in the queue.
+    /// The queue may be readable.
     pub(super) fn may_be_ready(&mut self) {
         self.next = self.next.max(1);
     }
 
-    /// The turn brought so many, of so many bytes together, at this time.
+    /// A turn has brought `count` packets of `bytes` bytes in all.
     pub(super) fn brought(&mut self, count: usize, bytes: usize, now: Nanos) {
         if count > 0 {
             self.recent = count;
-            self.usual = (self.usual * 7 + bytes / count) / 8;
+            self.average_bytes = (self.average_bytes * 7 + bytes / count) / 8;
         }
-        let is_alone = count == 1 && self.next == 1 && bytes < SHORT;
+        // A longer packet is probably part of a stream, and the next one is in the queue already.
+        let is_alone = count == 1 && self.next == 1 && bytes < BULK_PACKET_BYTES;
         if is_alone {
-            self.alone = now.0;
+            self.last_alone = now;
         }
         let may_have_more = count > 0 && count == self.next && !is_alone;
         if may_have_more {
-            self.warns = self.standing.stands(now);
+            self.warns = self.codel.not_emptied(now);
         } else {
-            self.standing.emptied(now);
+            self.codel.emptied(now);
             self.warns = false;
         }
         self.next = if may_have_more { (2 * count).min(self.limit()) } else { 0 };
     }
 
-    /// Whether a sender of bulk is to be told that the queue stands.
+    /// Whether a sender of bulk should be warned that the queue is never empty.
     pub(super) fn warns(&self) -> bool {
         self.warns
     }
 
     fn limit(&self) -> usize {
-        (TURN_BYTES / self.usual.max(1)).clamp(2, self.most)
+        (TURN_BYTES / self.average_bytes.max(1)).clamp(2, self.max)
     }
 }
 
@@ -96,28 +100,30 @@ impl Budget {
 mod tests {
     use super::*;
 
-    /// Turns until the queue, in which `left` packets of `length` bytes stand, is known to be empty.
+    const NOW: Nanos = Nanos::from_secs(1);
+
+    /// Takes turns until a queue with `left` packets of `length` bytes is known to be empty. Returns how many packets each turn
+    /// asked for.
     fn drain(budget: &mut Budget, mut left: usize, length: usize) -> Vec<usize> {
         let mut asked = Vec::new();
-        let now = Nanos(1_000_000_000);
         while left > 0 || budget.next() > 0 {
             if budget.next() == 0 {
-                budget.is_ready(now);
+                budget.is_ready(NOW);
             }
             let count = budget.next().min(left);
             asked.push(budget.next());
             left -= count;
-            budget.brought(count, count * length, now);
+            budget.brought(count, count * length, NOW);
         }
         asked
     }
 
     #[test]
-    fn short_packets_come_many_at_a_time_and_long_ones_few() {
+    fn turn_takes_many_short_or_few_long_packets() {
         let mut budget = Budget::new(32);
-        assert_eq!(drain(&mut budget, 1, 100), [1], "one that comes alone");
-        budget.is_ready(Nanos(1_000_000_000 + CLOSE));
-        assert_eq!(budget.next(), 1, "and another, later");
+        assert_eq!(drain(&mut budget, 1, 100), [1], "a packet that comes alone");
+        budget.is_ready(NOW + FOLLOW_UP_WINDOW);
+        assert_eq!(budget.next(), 1, "the next one comes later");
         budget = Budget::new(32);
         assert_eq!(drain(&mut budget, 100, 100), [1, 2, 4, 8, 16, 32, 32, 32]);
         assert_eq!(drain(&mut budget, 40, 100), [5, 10, 20, 32]);

@@ -1,59 +1,62 @@
-//! When to tell a sender that its packets pile up: CoDel's law (RFC 8289 §5) for queues that do not say how long a packet stood
-//! in them.
+//! [`Codel`]: when to warn a sender that its packets pile up. It is the control law of CoDel (RFC 8289 §5), for queues that do not
+//! tell how long a packet waited in them.
 //!
-//! A TUN device's queue and a socket's hold megabytes, first come, first served, and a ping that meets some bulk streams there
-//! waits for all of it. What CoDel asks is whether the least that a packet waited within an interval was more than little; here
-//! it is whether the queue was ever found empty. If it was not for [`INTERVAL`], it is longer than its streams need to keep
-//! this worker busy, and one packet of bulk is marked, or dropped if it cannot be marked; then another, ever sooner, until
-//! the queue has been empty.
+//! The queues of a TUN device and of a socket hold megabytes in the order of arrival, so a ping behind a few bulk streams waits
+//! for all of that. CoDel asks whether the shortest wait within an interval was longer than a target. Here the question is
+//! whether the queue was ever found empty. If it was not for [`INTERVAL`], it is longer than its streams need to keep the worker
+//! busy. Then one bulk packet is marked, or dropped if it cannot be marked, and then another one, ever sooner, until the queue
+//! has been empty.
 //!
-//! It touches no packet, and knows no flow: whoever has most in the queue is met most often.
+//! It touches no packet and knows no flow: the flow with most packets in the queue is hit most often.
 //!
-//! Invariant: while a queue is empty at least once an interval, nothing is asked for.
+//! Invariant: while a queue is empty at least once in an interval, there are no warnings.
+
+use std::time::Duration;
 
 use crate::time::Nanos;
 
-/// For how long a queue may go on without ever being empty, in nanoseconds: some round trips between hosts of one site, and a
-/// time slice of the scheduler, in which it fills because nobody serves it.
-const INTERVAL: u64 = 5_000_000;
-/// Turns that it must have been served for as well: time in which the thread did not run does not count alone.
-const TURNS: u32 = 8;
-/// How soon after the last warning of one time the next is the same matter still, and needs no start from the beginning.
-const MEMORY: u64 = 16 * INTERVAL;
-/// Warnings beyond which the next comes no sooner, a sixteenth of an interval later: a flood does not listen, and what follows it is
-/// not to pay for that.
-const MOST: u32 = 256;
+/// How long a queue may be without ever being empty: several round trips between hosts of one site, and a time slice of the
+/// kernel's scheduler, in which the queue fills because its thread does not run.
+const INTERVAL: Duration = Duration::from_millis(5);
+/// Turns in which the queue must have been served as well, so that time in which the thread did not run is not enough.
+const MIN_TURNS: u32 = 8;
+/// How long after the last warning the count goes on, if the queue fills again, and need not start from one.
+const MEMORY: Duration = INTERVAL.saturating_mul(16);
+/// The count beyond which warnings come no sooner, a sixteenth of an interval apart. A flood does not react to warnings, and
+/// the traffic after it should not suffer from a long count.
+const MAX_COUNT: u32 = 256;
 
-/// Of one queue.
+/// The state of one queue.
 #[derive(Debug, Default)]
 pub(super) struct Codel {
-    /// When it was last found empty, in nanoseconds.
-    since: u64,
-    /// How often it was served since.
+    /// When the queue was last found empty.
+    last_empty: Nanos,
+    /// Turns that the queue was served in since then.
     turns: u32,
-    /// When to warn next; 0 if it does not stand.
-    next: u64,
-    /// Warnings given while it stands: the more, the sooner the next.
+    /// When the next warning is due; the start of the clock if there was no warning yet.
+    next_warning: Nanos,
+    /// Warnings so far: the more there were, the sooner the next one comes.
     count: u32,
 }
 
 impl Codel {
-    /// It was found empty.
+    /// A turn found the queue empty.
     pub(super) fn emptied(&mut self, now: Nanos) {
-        (self.since, self.turns) = (now.0, 0);
-        if now.0.saturating_sub(self.next) > MEMORY {
+        (self.last_empty, self.turns) = (now, 0);
+        if now.since(self.next_warning) > MEMORY {
             self.count = 0;
         }
     }
 
-    /// A turn took something out of it and left something. Says whether one sender is to be warned.
-    pub(super) fn stands(&mut self, now: Nanos) -> bool {
+    /// A turn took packets out of the queue and left some. Returns whether one sender should be warned.
+    pub(super) fn not_emptied(&mut self, now: Nanos) -> bool {
         self.turns += 1;
-        if self.turns < TURNS || now.0.saturating_sub(self.since) < INTERVAL || now.0 < self.next {
+        let is_too_long = self.turns >= MIN_TURNS && now.since(self.last_empty) >= INTERVAL;
+        if !is_too_long || now < self.next_warning {
             return false;
         }
-        self.count = (self.count + 1).min(MOST);
-        self.next = now.0 + INTERVAL / u64::from(self.count.isqrt());
+        self.count = (self.count + 1).min(MAX_COUNT);
+        self.next_warning = now + INTERVAL / self.count.isqrt();
         true
     }
 }
@@ -62,16 +65,15 @@ impl Codel {
 mod tests {
     use super::*;
 
-    const MS: u64 = 1_000_000;
-
-    /// Warnings of a queue that a turn each tenth of a millisecond serves, from `from` to `to` milliseconds.
+    /// Serves a queue every tenth of a millisecond, from `from` to `to` milliseconds. Returns when it warned, in tenths of a
+    /// millisecond.
     fn serve(queue: &mut Codel, from: u64, to: u64, mut is_empty: impl FnMut(u64) -> bool) -> Vec<u64> {
         let mut warned = Vec::new();
         for tenth in 10 * from..10 * to {
-            let now = Nanos(tenth * MS / 10);
+            let now = Nanos::from_micros(tenth * 100);
             if is_empty(tenth) {
                 queue.emptied(now);
-            } else if queue.stands(now) {
+            } else if queue.not_emptied(now) {
                 warned.push(tenth);
             }
         }
@@ -79,12 +81,12 @@ mod tests {
     }
 
     #[test]
-    fn who_is_empty_now_and_then_is_left_alone_and_who_never_is_warns_ever_sooner() {
+    fn warnings_come_sooner_while_queue_is_never_empty() {
         let mut queue = Codel::default();
-        queue.emptied(Nanos(1000 * MS));
+        queue.emptied(Nanos::from_secs(1));
         assert!(
             serve(&mut queue, 1000, 2000, |tenth| tenth % 49 == 0).is_empty(),
-            "a busy queue is no standing one"
+            "busy, but empty at times"
         );
         let warned = serve(&mut queue, 2000, 2100, |_| false);
         assert!((20_040..=20_050).contains(&warned[0]), "{warned:?}");
@@ -93,22 +95,19 @@ mod tests {
         assert!(gaps.last().is_some_and(|gap| *gap < 15), "{gaps:?}");
         let again = serve(&mut queue, 2101, 2120, |tenth| tenth == 21_010);
         assert_eq!(again.first(), Some(&21_060), "an interval after it was empty");
-        assert!(again[1] - again[0] < 15, "it is the same matter still: {again:?}");
+        assert!(again[1] - again[0] < 15, "the count goes on: {again:?}");
         let flood = serve(&mut queue, 2200, 4000, |_| false);
-        assert!(
-            flood.windows(2).all(|pair| pair[1] - pair[0] >= 3),
-            "three tenths of a millisecond at least"
-        );
+        assert!(flood.windows(2).all(|pair| pair[1] - pair[0] >= 3), "at least 0.3 ms apart");
         let later = serve(&mut queue, 5000, 5012, |tenth| tenth == 50_000);
-        assert_eq!(later, [50_050, 50_100], "and later it is another");
+        assert_eq!(later, [50_050, 50_100], "the count starts from one");
     }
 
     #[test]
-    fn time_in_which_nobody_served_it_is_not_enough() {
+    fn time_without_service_does_not_count() {
         let mut queue = Codel::default();
-        queue.emptied(Nanos(1000 * MS));
-        let late = Nanos(1100 * MS);
-        let warned: Vec<bool> = (0..9).map(|_| queue.stands(late)).collect();
+        queue.emptied(Nanos::from_secs(1));
+        let late = Nanos::from_millis(1100);
+        let warned: Vec<bool> = (0..9).map(|_| queue.not_emptied(late)).collect();
         assert_eq!(warned.iter().position(|warned| *warned), Some(7));
     }
 }

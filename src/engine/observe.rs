@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use super::View;
+use super::account::{Account, Op};
+use super::view::EngineView;
 use crate::api::{CounterRow, Explanation, Status};
 use crate::forward::{Counter, Counters, Direction, DropReason};
 use crate::observe::{Drops, Encoder, Part, Pending};
@@ -12,7 +13,7 @@ use crate::observe::{Drops, Encoder, Part, Pending};
 /// The engine as a part of the daemon's reports.
 #[derive(Debug)]
 pub struct EnginePart {
-    view: View,
+    view: EngineView,
     reason: String,
 }
 
@@ -23,7 +24,7 @@ const DIRECTIONS: [(&str, PickDirection); 2] =
 impl EnginePart {
     /// `reason` says why this engine runs, and with which offloads.
     #[must_use]
-    pub fn new(view: View, reason: String) -> Self {
+    pub fn new(view: EngineView, reason: String) -> Self {
         Self { view, reason }
     }
 
@@ -97,13 +98,13 @@ impl Part for EnginePart {
         encoder.info("build", "Version of the program, and the engine that runs", &facts)?;
         for (name, help, count) in PER_WORKER {
             let values = accounts.iter().enumerate();
-            let value = |(worker, account): (usize, &std::sync::Arc<super::Account>)| {
+            let value = |(worker, account): (usize, &std::sync::Arc<Account>)| {
                 ([("worker", worker)], count(&account.counters).get())
             };
             encoder.counters(name, help, values.map(value))?;
         }
         let errors = accounts.iter().flat_map(|account| account.errors());
-        let error = |(op, errno, count): (super::Op, i32, u64)| {
+        let error = |(op, errno, count): (Op, i32, u64)| {
             ([("op", op.label().to_owned()), ("errno", errno_name(errno))], count)
         };
         encoder.counters("io_errors", "Failed system calls of the data path", errors.map(error))?;

@@ -1,5 +1,7 @@
-//! An engine between a TUN that is a pipe and a peer that is this test: what leaves is sealed, what enters must be.
+//! Engines with encryption. Sockets stand for the TUN queues, and the test plays the peer: all datagrams that leave are sealed, and
+//! all that enter must be.
 
+use std::io as std_io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
@@ -7,41 +9,42 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 
-use super::link::Link;
+use super::endpoints::Endpoints;
+use super::tx_block::{Record, TxMessage};
 use super::*;
-use crate::forward::{DropReason, Sessions, Train};
+use crate::forward::{Counters, DropReason, Sessions, Table, Train, VerifySource};
 use crate::packet::{VnetHeader, bundle};
 use crate::route::{
     Abilities, Announced, Change, Dialect, Fingerprint, Lease, Local, Mode, Networks, Policy, Public, Rib,
 };
 use crate::seal::{Agreement, Lifetime, NIBBLE, OVERHEAD, Role, Secret, Session};
-use crate::sys::block::Part;
-use crate::sys::now;
+use crate::sys::tun::{Offload, Queue};
+use crate::sys::{now, udp};
 
 const MTU: u16 = 1444;
 const WORKERS: usize = 2;
-/// A word that must not be seen on the wire.
+/// Plain text that must not appear on the wire.
 const MARK: &[u8] = b"this is the inner payload";
 
-/// An engine whose packets the test writes and reads, and the peer that the test plays.
-struct Rig {
+/// An engine, the other ends of its descriptors, and the peer that the test plays.
+struct Harness {
     engine: Option<Engine>,
-    view: View,
+    view: EngineView,
     /// The other ends of the engine's TUN queues.
     tuns: Vec<UnixDatagram>,
-    /// Where each worker receives.
-    doors: Vec<SocketAddr>,
+    /// The address that each worker receives on.
+    addresses: Vec<SocketAddr>,
     peer: UdpSocket,
-    /// The peer's own end of the session.
+    /// The peer's side of the session.
     there: Session,
     sessions: Sessions,
     handshakes: u8,
 }
 
-impl Rig {
-    /// With `kind` of engine, on loopback: the engine has 127.0.0.1, the peer 127.0.0.2.
+impl Harness {
+    /// Starts an engine of this `kind` on loopback: the engine has 127.0.0.1 and the peer 127.0.0.2.
     fn new(kind: fn(Vec<QueueIo>) -> Io, lifetime: Lifetime) -> Self {
-        let (mut tuns, mut doors, mut queues) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut tuns, mut addresses, mut queues) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..WORKERS {
             let (ours, theirs) = UnixDatagram::pair().expect("a pair");
             ours.set_nonblocking(true).expect("non-blocking");
@@ -49,7 +52,7 @@ impl Rig {
             let bound = || udp::bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
             let (receive, send) = (bound(), bound());
             udp::receive_trains(&receive).expect("UDP_GRO");
-            doors.push(receive.local_addr().expect("bound"));
+            addresses.push(receive.local_addr().expect("bound"));
             tuns.push(theirs);
             queues.push(QueueIo { tun: Queue::over(ours.into()), receive, send });
         }
@@ -57,10 +60,11 @@ impl Rig {
         peer.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         let mut sessions = Sessions::new(lifetime);
         let fib = fib(1, &peer, &mut sessions);
-        let rules = Rules { verify: VerifySource::Subnet, offload: Offload::TcpAndUdp, busy_poll_us: 0 };
-        let engine = Engine::start(kind(queues), rules, fib, |error| panic!("{error}")).expect("started");
+        let options =
+            WorkerOptions { verify: VerifySource::Subnet, offload: Offload::TcpAndUdp, busy_poll_us: 0 };
+        let engine = Engine::start(kind(queues), options, fib, |error| panic!("{error}")).expect("started");
         let (view, there) = (engine.view(), Session::default());
-        Self { engine: Some(engine), view, tuns, doors, peer, there, sessions, handshakes: 0 }
+        Self { engine: Some(engine), view, tuns, addresses, peer, there, sessions, handshakes: 0 }
     }
 
     fn here(&self) -> Arc<Session> {
@@ -81,7 +85,7 @@ impl Rig {
         self.there.activate(epoch, now());
     }
 
-    /// Gives a worker's TUN a packet, or a super packet.
+    /// Writes a packet or a super packet to the TUN of a worker.
     fn write(&self, worker: usize, vnet: VnetHeader, packet: &[u8]) {
         self.tuns[worker].send(&[&vnet.to_bytes()[..], packet].concat()).expect("written");
     }
@@ -93,7 +97,7 @@ impl Rig {
         let datagram = &buffer[..length];
         assert!(length <= usize::from(MTU) + OVERHEAD, "{length} bytes");
         assert_eq!(datagram[0] >> 4, NIBBLE);
-        assert!(!datagram.windows(MARK.len()).any(|part| part == MARK), "in clear");
+        assert!(!datagram.windows(MARK.len()).any(|window| window == MARK), "in clear");
         let packet = self.there.keys().open(datagram, &mut out, now()).expect("sealed for us").to_vec();
         match bundle::entries(&packet) {
             Ok(entries) => entries.map(|entry| entry.expect("whole").to_vec()).collect(),
@@ -101,7 +105,7 @@ impl Rig {
         }
     }
 
-    /// What the peer seals on one of its workers.
+    /// Seals a packet on one of the peer's workers.
     fn seal(&self, worker: usize, packet: &[u8]) -> Vec<u8> {
         let mut out = vec![0; packet.len() + OVERHEAD];
         let train = Train::single(packet);
@@ -109,10 +113,10 @@ impl Rig {
     }
 
     fn send(&self, worker: usize, datagram: &[u8]) {
-        self.peer.send_to(datagram, self.doors[worker]).expect("sent");
+        self.peer.send_to(datagram, self.addresses[worker]).expect("sent");
     }
 
-    /// The packet that a worker has written to its TUN.
+    /// Reads the packet that a worker has written to its TUN.
     fn read(&self, worker: usize) -> Vec<u8> {
         let mut buffer = vec![0; 70_000];
         let length = self.tuns[worker].recv(&mut buffer).expect("it arrives");
@@ -130,7 +134,7 @@ impl Rig {
         );
     }
 
-    /// Workers count after they have sent.
+    /// Waits, because workers count after they have sent.
     fn wait_until(&self, count: impl Fn(&Counters) -> u64, wanted: u64) {
         for _ in 0..1000 {
             if self.sum(&count) >= wanted {
@@ -142,7 +146,7 @@ impl Rig {
     }
 }
 
-impl Drop for Rig {
+impl Drop for Harness {
     fn drop(&mut self) {
         if let Some(engine) = self.engine.take() {
             engine.stop();
@@ -150,7 +154,7 @@ impl Drop for Rig {
     }
 }
 
-/// Host 1 is the engine's, host 2 the peer.
+/// The route table of host 1, which has the engine; host 2 is the peer.
 fn fib(generation: u64, peer: &UdpSocket, sessions: &mut Sessions) -> Table {
     let port = peer.local_addr().expect("bound").port();
     let announced = Announced { mode: Mode::Sealed, port: 1, fingerprint: Fingerprint([0; 32]) };
@@ -176,7 +180,7 @@ fn fib(generation: u64, peer: &UdpSocket, sessions: &mut Sessions) -> Table {
     fib
 }
 
-/// A datagram from host `from` to host `to`, with the mark and a number in it.
+/// A datagram from host `from` to host `to`, with the plain text and a number.
 fn udp_packet(from: u8, to: u8, number: u32, length: usize) -> Vec<u8> {
     let mut payload = [MARK, &number.to_be_bytes()].concat();
     payload.resize(length.max(payload.len()), 7);
@@ -195,36 +199,36 @@ const ENGINES: [fn(Vec<QueueIo>) -> Io; 2] = [Io::Batch, |queues| {
 }];
 
 #[test]
-fn what_leaves_is_sealed_and_without_a_key_nothing_leaves() {
+fn packets_leave_sealed_or_not_at_all() {
     for kind in ENGINES {
-        let mut rig = Rig::new(kind, Lifetime::default());
-        // Without a key it is for those to carry who shake hands.
-        rig.write(0, VnetHeader::default(), &udp_packet(1, 2, 0, 100));
-        rig.wait_until(|counters| counters.tun_reads.get(), 1);
-        rig.handshake();
+        let mut harness = Harness::new(kind, Lifetime::default());
+        // Without a key the packet goes to the slow path.
+        harness.write(0, VnetHeader::default(), &udp_packet(1, 2, 0, 100));
+        harness.wait_until(|counters| counters.tun_reads.get(), 1);
+        harness.handshake();
         let mut sent = 0;
         for (number, length) in [(1, 30), (2, 60), (3, 1000), (4, usize::from(MTU) - 28)] {
             for worker in 0..WORKERS {
                 let packet = udp_packet(1, 2, number, length);
-                rig.write(worker, VnetHeader::default(), &packet);
-                assert_eq!(rig.receive(), [packet]);
+                harness.write(worker, VnetHeader::default(), &packet);
+                assert_eq!(harness.receive(), [packet]);
                 sent += 1;
             }
         }
-        rig.write(0, VnetHeader::default(), &udp_packet(1, 2, 5, usize::from(MTU) - 27));
-        rig.wait_for(DropReason::TooBig, 1);
-        rig.wait_until(|counters| counters.sealed.get(), sent);
-        rig.wait_until(|counters| counters.egress.packets.get(), sent);
+        harness.write(0, VnetHeader::default(), &udp_packet(1, 2, 5, usize::from(MTU) - 27));
+        harness.wait_for(DropReason::TooBig, 1);
+        harness.wait_until(|counters| counters.sealed.get(), sent);
+        harness.wait_until(|counters| counters.egress.packets.get(), sent);
         let bytes = WORKERS as u64 * (30 + 60 + 1000 + u64::from(MTU) - 28 + 4 * 28);
-        assert_eq!(rig.sum(|counters| counters.egress.bytes.get()), bytes, "of inner packets");
+        assert_eq!(harness.sum(|counters| counters.egress.bytes.get()), bytes, "of inner packets");
     }
 }
 
 #[test]
 fn super_packets_and_bundles_are_sealed() {
     for kind in ENGINES {
-        let mut rig = Rig::new(kind, Lifetime::default());
-        rig.handshake();
+        let mut harness = Harness::new(kind, Lifetime::default());
+        harness.handshake();
         for (stride, count) in [(40u16, 30), (1000, 30), (MTU - 28, 45)] {
             let payload: Vec<u8> =
                 MARK.iter().copied().cycle().take(count * usize::from(stride) + 11).collect();
@@ -239,106 +243,106 @@ fn super_packets_and_bundles_are_sealed() {
                 csum_start: 20,
                 csum_offset: 6,
             };
-            rig.write(1, vnet, &packet);
+            harness.write(1, vnet, &packet);
             let mut received = Vec::new();
             while received.len() < payload.len() {
-                received.extend(rig.receive().iter().flat_map(|packet| packet[28..].to_vec()));
+                received.extend(harness.receive().iter().flat_map(|packet| packet[28..].to_vec()));
             }
             assert_eq!(received, payload, "{stride}");
         }
-        rig.wait_until(|counters| counters.egress.packets.get(), 31 + 31 + 46);
-        // 44 sealed datagrams of full size are what one send takes.
-        assert_eq!(rig.sum(|counters| counters.egress_sends.get()), 1 + 1 + 2, "trains");
+        harness.wait_until(|counters| counters.egress.packets.get(), 31 + 31 + 46);
+        // One send takes 44 sealed datagrams of full size.
+        assert_eq!(harness.sum(|counters| counters.egress_sends.get()), 1 + 1 + 2, "trains");
     }
 }
 
 #[test]
-fn a_key_that_has_ended_seals_nothing() {
+fn expired_key_seals_nothing() {
     for kind in ENGINES {
-        let mut rig = Rig::new(kind, Lifetime { seal_for: Duration::ZERO, ..Lifetime::default() });
-        rig.handshake();
-        rig.write(0, VnetHeader::default(), &udp_packet(1, 2, 0, 100));
-        rig.wait_for(DropReason::NoKey, 1);
-        assert_eq!(rig.sum(|counters| counters.egress_sends.get()), 0);
+        let mut harness = Harness::new(kind, Lifetime { seal_for: Duration::ZERO, ..Lifetime::default() });
+        harness.handshake();
+        harness.write(0, VnetHeader::default(), &udp_packet(1, 2, 0, 100));
+        harness.wait_for(DropReason::NoKey, 1);
+        assert_eq!(harness.sum(|counters| counters.egress_sends.get()), 0);
     }
 }
 
 #[test]
-fn what_enters_must_be_sealed_whole_and_new() {
+fn datagrams_must_be_sealed_whole_and_new() {
     for kind in ENGINES {
-        let mut rig = Rig::new(kind, Lifetime::default());
-        rig.handshake();
+        let mut harness = Harness::new(kind, Lifetime::default());
+        harness.handshake();
         let packet = |number| udp_packet(2, 1, number, 200);
         let recorded: Vec<Vec<u8>> =
-            (0..50).zip(0..).map(|(number, worker)| rig.seal(worker % 3, &packet(number))).collect();
+            (0..50).zip(0..).map(|(number, worker)| harness.seal(worker % 3, &packet(number))).collect();
         for (number, datagram) in recorded.iter().enumerate() {
-            rig.send(number % WORKERS, datagram);
-            assert_eq!(rig.read(number % WORKERS), packet(u32::try_from(number).expect("few")));
+            harness.send(number % WORKERS, datagram);
+            assert_eq!(harness.read(number % WORKERS), packet(u32::try_from(number).expect("few")));
         }
-        // Again, to the same worker and to the other.
+        // The same datagrams again, to the same worker and to the other one.
         for (number, datagram) in recorded.iter().enumerate().rev() {
-            rig.send(number % WORKERS, datagram);
-            rig.send((number + 1) % WORKERS, datagram);
+            harness.send(number % WORKERS, datagram);
+            harness.send((number + 1) % WORKERS, datagram);
         }
-        rig.wait_for(DropReason::Replayed, 100);
+        harness.wait_for(DropReason::Replayed, 100);
         for at in [13, 100, 227, recorded[0].len() - 1] {
-            let mut flipped = rig.seal(0, &packet(1));
+            let mut flipped = harness.seal(0, &packet(1));
             flipped[at] ^= 0x10;
-            rig.send(0, &flipped);
+            harness.send(0, &flipped);
         }
-        rig.wait_for(DropReason::Unauthentic, 4);
+        harness.wait_for(DropReason::Unauthentic, 4);
         let mut small = vec![0; 300];
         let filled = bundle::append(&mut small, 0, &packet(0)).expect("fits");
         for clear in [&packet(0)[..], &small[..filled]] {
-            rig.send(1, clear);
+            harness.send(1, clear);
         }
-        rig.wait_for(DropReason::Cleartext, 2);
-        rig.send(0, &rig.seal(0, &rig.seal(0, &packet(0))));
-        rig.wait_for(DropReason::UnknownType, 1);
-        let mut foreign = rig.seal(0, &packet(0));
+        harness.wait_for(DropReason::Cleartext, 2);
+        harness.send(0, &harness.seal(0, &harness.seal(0, &packet(0))));
+        harness.wait_for(DropReason::UnknownType, 1);
+        let mut foreign = harness.seal(0, &packet(0));
         foreign[1] ^= 0x80;
-        rig.send(0, &foreign);
-        rig.wait_for(DropReason::NoKey, 1);
-        rig.send(0, &rig.seal(0, &udp_packet(3, 1, 0, 100)));
-        rig.wait_for(DropReason::SpoofedSource, 1);
-        rig.send(0, &rig.seal(0, &small[..filled]));
-        assert_eq!(rig.read(0), packet(0), "a bundle that is sealed");
-        rig.wait_until(|counters| counters.ingress.packets.get(), 51);
-        assert_eq!(rig.sum(|counters| counters.opened.get()), 50 + 1 + 1 + 1);
+        harness.send(0, &foreign);
+        harness.wait_for(DropReason::NoKey, 1);
+        harness.send(0, &harness.seal(0, &udp_packet(3, 1, 0, 100)));
+        harness.wait_for(DropReason::SpoofedSource, 1);
+        harness.send(0, &harness.seal(0, &small[..filled]));
+        assert_eq!(harness.read(0), packet(0), "a sealed bundle");
+        harness.wait_until(|counters| counters.ingress.packets.get(), 51);
+        assert_eq!(harness.sum(|counters| counters.opened.get()), 50 + 1 + 1 + 1);
     }
 }
 
 #[test]
-fn new_keys_and_new_tables_lose_nothing_and_repeat_no_counter() {
+fn new_keys_and_tables_lose_no_packet() {
     for kind in ENGINES {
-        let mut rig = Rig::new(kind, Lifetime::default());
-        rig.handshake();
+        let mut harness = Harness::new(kind, Lifetime::default());
+        harness.handshake();
         let mut generation = 1;
         for number in 0..400u32 {
             let packet = udp_packet(1, 2, number, 100);
-            rig.write(0, VnetHeader::default(), &packet);
+            harness.write(0, VnetHeader::default(), &packet);
             if number % 3 == 0 {
                 generation += 1;
-                let table = fib(generation, &rig.peer, &mut rig.sessions);
-                rig.view.publish(table);
+                let table = fib(generation, &harness.peer, &mut harness.sessions);
+                harness.view.publish(table);
             }
             if number % 20 == 0 {
-                rig.handshake();
+                harness.handshake();
             }
-            // The window of the peer would refuse a counter that comes again.
-            assert_eq!(rig.receive(), [packet]);
+            // The peer's replay window would refuse a repeated counter.
+            assert_eq!(harness.receive(), [packet]);
             let back = udp_packet(2, 1, number, 100);
-            rig.send(0, &rig.seal(0, &back));
-            assert_eq!(rig.read(0), back);
+            harness.send(0, &harness.seal(0, &back));
+            assert_eq!(harness.read(0), back);
         }
-        rig.wait_until(|counters| counters.sealed.get(), 400);
-        assert_eq!(rig.here().status(now()).map(|status| status.rekeys), Some(20));
+        harness.wait_until(|counters| counters.sealed.get(), 400);
+        assert_eq!(harness.here().status(now()).map(|status| status.rekeys), Some(20));
     }
 }
 
-/// What the kernel refuses has been sealed already: it is sealed again, or its sender is told what fits.
+/// The kernel refuses a message that is sealed already: it is sealed once more, or its sender learns the MTU.
 #[test]
-fn what_is_refused_is_never_sent_in_clear() {
+fn refused_message_is_never_sent_in_clear() {
     let (ours, tun) = UnixDatagram::pair().expect("a pair");
     let socket = udp::bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
     let peer = UdpSocket::bind("127.0.0.2:0").expect("bound");
@@ -351,42 +355,47 @@ fn what_is_refused_is_never_sent_in_clear() {
         session.activate(1, now());
     }
     let account = Arc::<Account>::default();
-    let mut link = Link::new(Queue::over(ours.into()), socket, account.clone(), Offload::TcpAndUdp, 0);
+    let mut endpoints =
+        Endpoints::new(Queue::over(ours.into()), socket, account.clone(), Offload::TcpAndUdp, 0);
     let receive = || {
         let (mut buffer, mut out) = ([0; 2000], [0; 2000]);
         let length = peer.recv(&mut buffer).expect("it arrives");
         there.keys().open(&buffer[..length], &mut out, now()).expect("sealed for us").to_vec()
     };
-    let error = io::Error::from_raw_os_error;
+    let error = std_io::Error::from_raw_os_error;
     let packets: Vec<Vec<u8>> = (0..100).map(|number| udp_packet(1, 2, number, 100)).collect();
     let bytes = packets.concat();
 
-    let train = Part { sealed: true, ..Part::train(0, bytes.len(), 128, to) };
-    link.mend_send(&bytes, &train, &error(libc::EIO), &table, now());
+    let sealed = |len, stride| {
+        let train = TxMessage::train(0, len, stride, to);
+        TxMessage { record: Record { sealed: true, ..train.record }, ..train }
+    };
+    let train = sealed(bytes.len(), 128);
+    endpoints.recover_send(&bytes, &train, &error(libc::EIO), &table, now());
     assert!(packets.iter().all(|packet| receive() == *packet));
     let counters = &account.counters;
     assert_eq!((counters.sealed.get(), counters.egress.bytes.get()), (100, 12_800));
-    assert!(!link.may_segment(now()), "as without sealing");
+    assert!(!endpoints.may_segment(now()), "as without sealing");
 
     let mut bundled = vec![0; 600];
     let filled = packets[..3]
         .iter()
         .fold(0, |filled, packet| bundle::append(&mut bundled, filled, packet).expect("it fits"));
-    let part = Part { sealed: true, bundled: true, packets: 3, ..Part::train(0, filled, filled, to) };
-    link.mend_send(&bundled[..filled], &part, &error(libc::EMSGSIZE), &table, now());
+    let mut message = sealed(filled, filled);
+    (message.record.bundled, message.record.packets) = (true, 3);
+    endpoints.recover_send(&bundled[..filled], &message, &error(libc::EMSGSIZE), &table, now());
     assert!(packets[..3].iter().all(|packet| receive() == *packet), "one by one");
 
-    let single = Part { sealed: true, ..Part::train(0, 128, 128, to) };
-    link.mend_send(&packets[0], &single, &error(libc::EMSGSIZE), &table, now());
+    endpoints.recover_send(&packets[0], &sealed(128, 128), &error(libc::EMSGSIZE), &table, now());
     let mut reply = [0; 2000];
-    let length = tun.recv(&mut reply).expect("its sender is told");
+    let length = tun.recv(&mut reply).expect("its sender gets an ICMP error");
     let icmp = &reply[VnetHeader::LEN + 20..length];
-    // Of what an IP packet holds at most, less two headers and what sealing adds.
+    // The MTU of loopback is 65,536; an IP packet has at most 65,535 bytes, minus two headers and the bytes of sealing.
     assert_eq!((icmp[0], icmp[1], &icmp[6..8]), (3, 4, &(65_535u32 - 28 - 28).to_be_bytes()[2..]));
     assert_eq!(counters.egress.dropped(DropReason::TooBig), 1);
 
     here.forget();
-    link.mend_send(&bytes, &train, &error(libc::EIO), &table, now());
+    endpoints.recover_send(&bytes, &train, &error(libc::EIO), &table, now());
     assert_eq!(counters.egress.dropped(DropReason::SendFailed), 100, "no key, no packet");
     assert_eq!(counters.sealed.get(), 103);
 }

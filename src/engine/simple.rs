@@ -1,9 +1,10 @@
-//! The simple engine: tun-tap and one UDP socket, one packet a system call, one thread that sleeps in poll(2).
+//! The simple engine: tun-tap and one UDP socket, one packet in each system call, one thread that sleeps in poll(2).
 //!
-//! It is Flannel's design on purpose: the reference that faster engines are compared with, packet for packet, and the
-//! fallback where nothing else runs. It has no offloads, so each read is one packet and each train one datagram.
+//! It has the design of Flannel on purpose: it is the reference that the fast engines are compared with, packet by packet, and the
+//! fallback for systems on which no other engine runs. It uses no offloads. Functions stand in the order in which a packet meets
+//! them.
 //!
-//! Functions stand in the order in which a packet meets them.
+//! Invariant: each read is one packet, and each train is one datagram.
 
 use std::io;
 use std::net::UdpSocket;
@@ -12,8 +13,12 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 
-use super::link::SEND_PATIENCE;
-use super::{Account, Op, SimpleIo, SlowPathPackets, SlowPathQueue, WorkerError};
+use super::account::{Account, Op};
+use super::endpoints::SEND_TIMEOUT;
+use super::error::WorkerError;
+use super::io::SimpleIo;
+use super::slow_path::{SlowPathPackets, SlowPathQueue};
+use super::worker::Shared;
 use crate::forward::{
     Arrival, DropReason, EgressState, Exit, Frame, IngressState, Peer, Reservation, Table, ToNet, ToTun,
     Train, TrainMeta, VerifySource, egress, ingress,
@@ -22,30 +27,30 @@ use crate::packet::ecn::Ecn;
 use crate::packet::icmp::Problem;
 use crate::packet::{Family, IpPacket, outer_overhead};
 use crate::seal::OVERHEAD;
-use crate::sys::block::Part;
+use crate::sys::batch::Message;
 use crate::sys::tun::SimpleTun;
 use crate::sys::{Event, Interest, now, poll, udp};
 use crate::time::Nanos;
 
-/// Packets taken from one side before the other gets its turn. Large enough that the poll is a small part of the work,
-/// small enough that neither direction starves.
+/// Packets that one direction moves before it is the turn of the other: so many that the poll is a small part of the work, and
+/// so few that no direction starves.
 const BURST: usize = 64;
-/// Its number: there is one.
+/// The number of the only worker.
 const WORKER: usize = 0;
-/// One read takes any IP packet.
+/// Bytes that a read needs for any IP packet.
 const BUFFER: usize = 65536;
 
 pub(super) struct Worker {
     tun: SimpleTun,
     socket: UdpSocket,
-    fib: Cache<Arc<ArcSwap<Table>>, Arc<Table>>,
-    forwarder: EgressState,
+    table: Cache<Arc<ArcSwap<Table>>, Arc<Table>>,
+    egress_state: EgressState,
     verify: VerifySource,
     account: Arc<Account>,
     stop: Arc<Event>,
     slow_path: Arc<SlowPathQueue>,
     receiver: udp::Receiver,
-    gate: IngressState,
+    ingress_state: IngressState,
     buffer: Box<[u8]>,
     outgoing: Box<[u8]>,
     sealed: Box<[u8]>,
@@ -55,28 +60,27 @@ impl Worker {
     pub(super) fn new(
         io: SimpleIo,
         verify: VerifySource,
-        fib: Arc<ArcSwap<Table>>,
-        account: Arc<Account>,
-        (stop, slow_path): (Arc<Event>, Arc<SlowPathQueue>),
+        (account, table, slow_path): Shared,
+        stop: Arc<Event>,
     ) -> Self {
         Self {
             tun: io.tun,
             socket: io.socket,
-            fib: Cache::new(fib),
-            forwarder: EgressState::new(now()),
+            table: Cache::new(table),
+            egress_state: EgressState::new(now()),
             verify,
             account,
             stop,
             slow_path,
             receiver: udp::Receiver::new(1),
-            gate: IngressState::default(),
+            ingress_state: IngressState::default(),
             buffer: vec![0; BUFFER].into(),
             outgoing: vec![0; BUFFER].into(),
             sealed: vec![0; BUFFER + OVERHEAD].into(),
         }
     }
 
-    /// Turns until told to stop.
+    /// Takes turns until the stop event.
     pub(super) fn run(mut self) -> Result<(), WorkerError> {
         loop {
             let waiting = [
@@ -92,18 +96,19 @@ impl Worker {
             self.account.counters.turns.add(1);
             self.account.counters.system_calls.add(1);
             if tun {
-                self.outbound()?;
+                self.egress()?;
             }
             if socket {
-                self.inbound();
+                self.ingress();
             }
         }
     }
 
-    /// From the TUN to the network, until it has nothing more or the other side is due.
-    fn outbound(&mut self) -> Result<(), WorkerError> {
-        let Self { tun, socket, fib, forwarder, account, buffer, outgoing, slow_path, sealed, .. } = self;
-        let (fib, now, counters) = (fib.load(), now(), &account.counters);
+    /// Forwards packets from the TUN to the network, until there are no more or it is the turn of the other direction.
+    fn egress(&mut self) -> Result<(), WorkerError> {
+        let Self { tun, socket, table, egress_state, account, buffer, outgoing, slow_path, sealed, .. } =
+            self;
+        let (table, now, counters) = (table.load(), now(), &account.counters);
         for _ in 0..BURST {
             counters.system_calls.add(1);
             let length = match tun.read(buffer) {
@@ -115,20 +120,20 @@ impl Worker {
             let packet = &buffer[..length];
             let mut net = Net { socket, account, outgoing, sealed, now, slow_path, too_big: None };
             let mut device = Device { tun, account };
-            egress(fib, Frame::Bare(packet), now, forwarder, counters, &mut net, &mut device);
+            egress(table, Frame::Bare(packet), now, egress_state, counters, &mut net, &mut device);
             if let Some(mtu) = net.too_big {
                 let refusal = (DropReason::TooBig, Problem::TooBig { mtu });
-                forwarder.refuse(fib, Train::single(packet), refusal, now, counters, &mut device);
+                egress_state.refuse(table, Train::single(packet), refusal, now, counters, &mut device);
             }
         }
         Ok(())
     }
 
-    /// From the network to the TUN, likewise.
-    fn inbound(&mut self) {
-        let Self { tun, socket, fib, verify, account, receiver, gate, .. } = self;
-        let (fib, counters) = (fib.load(), &account.counters);
-        gate.at(now());
+    /// Forwards packets from the network to the TUN, likewise.
+    fn ingress(&mut self) {
+        let Self { tun, socket, table, verify, account, receiver, ingress_state, .. } = self;
+        let (table, counters) = (table.load(), &account.counters);
+        ingress_state.at(now());
         for _ in 0..BURST {
             counters.system_calls.add(1);
             match receiver.receive(socket, 1) {
@@ -144,12 +149,12 @@ impl Worker {
                 continue;
             };
             let arrival = Arrival { from: from.ip(), ecn: received.ecn, train: received.train };
-            ingress(fib, arrival, *verify, gate, counters, &mut Device { tun, account });
+            ingress(table, arrival, *verify, ingress_state, counters, &mut Device { tun, account });
         }
     }
 }
 
-/// The underlay socket as a place for packets.
+/// Sends packets by the underlay socket, or puts them into the slow path.
 struct Net<'a> {
     socket: &'a UdpSocket,
     account: &'a Account,
@@ -157,7 +162,7 @@ struct Net<'a> {
     slow_path: &'a SlowPathQueue,
     sealed: &'a mut [u8],
     now: Nanos,
-    /// The kernel knows that the path is narrower than we thought: the inner MTU that it takes.
+    /// The inner MTU of the path, if the kernel has just refused a packet because it is too long.
     too_big: Option<u16>,
 }
 
@@ -228,17 +233,17 @@ impl Net<'_> {
     }
 }
 
-/// Sends one datagram. A full queue is waited for: the TUN's own queue is the place where packets should pile up.
+/// Sends one datagram. If the send queue is full it waits, because packets should pile up in the TUN's own queue.
 fn send(socket: &UdpSocket, account: &Account, peer: &Peer, datagram: &[u8], ecn: Ecn) -> io::Result<()> {
     account.counters.system_calls.add(1);
-    let part = Part { ecn, ..Part::train(0, datagram.len(), datagram.len(), peer.endpoint) };
+    let message = Message { ecn, ..Message::train(0, datagram.len(), datagram.len(), peer.endpoint) };
     let send = || match ecn {
         Ecn::NotEct => socket.send_to(datagram, peer.endpoint),
-        Ecn::Ect0 | Ecn::Ect1 | Ecn::Ce => udp::send_many(socket, datagram, &[part]),
+        Ecn::Ect0 | Ecn::Ect1 | Ecn::Ce => udp::send_many(socket, datagram, &[message]),
     };
     match send() {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            poll([(socket.as_fd(), Interest::Write)], Some(SEND_PATIENCE))?;
+            poll([(socket.as_fd(), Interest::Write)], Some(SEND_TIMEOUT))?;
             send().map(drop)
         }
         result => result.map(drop),
@@ -246,7 +251,7 @@ fn send(socket: &UdpSocket, account: &Account, peer: &Peer, datagram: &[u8], ecn
 }
 
 impl Net<'_> {
-    /// Asks the kernel what the path takes, so that the sender can be told.
+    /// Asks the kernel for the MTU of the path, for the ICMP error to the sender.
     fn too_big(&mut self, peer: &Peer, error: &io::Error) {
         let path = self.socket.local_addr().and_then(|from| udp::path_mtu(from.ip(), peer.endpoint));
         let overhead = usize::from(outer_overhead(Family::of(peer.endpoint.ip()))) + peer.overhead();
@@ -260,7 +265,7 @@ impl Net<'_> {
     }
 }
 
-/// The overlay device as a place for packets.
+/// Writes packets to the overlay device.
 struct Device<'a> {
     tun: &'a SimpleTun,
     account: &'a Account,

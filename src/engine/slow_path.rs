@@ -1,12 +1,12 @@
-//! The side way: packets that travel otherwise than by the workers' own sockets leave a worker here, and enter from here.
+//! The slow path: packets that the workers' own sockets do not carry leave a worker here, and return to the device here.
 //!
-//! A worker gives whole trains to a [`SlowPathQueue`]; whoever carries them (QUIC) takes them out, on a thread of its own. What came
-//! back that way goes to the overlay device through an [`SlowPathWriter`], which admits, merges and writes as a worker does.
+//! A worker puts whole trains into a [`SlowPathQueue`], and the QUIC thread takes them out. Packets that QUIC received go to the
+//! overlay device through a [`SlowPathWriter`], which verifies, merges and writes them as a worker does.
 //!
-//! It knows no connection. A worker takes the lock once a turn, and only if packets for such peers were in it.
+//! It knows no connection. A worker takes the lock once in a turn, and only if the turn had packets for such peers.
 //!
-//! Invariant: at most [`ROOM`] bytes wait; who comes when there is no room pushes the oldest out, which is counted, and so is
-//! what is left when nobody carries it any more.
+//! Invariant: at most [`MAX_BYTES`] bytes wait. If there is no room, the oldest trains are dropped and counted, and so are those
+//! that are left when no thread takes them any more.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,34 +18,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::batch::Inbox;
-use super::link::Link;
-use super::{Account, Io, Op};
+use super::account::{Account, Op};
+use super::endpoints::{self, Endpoints};
+use super::io::Io;
 use crate::forward::{DropReason, EgressState, Peer, Table, ToTun, Train, admit_authenticated};
 use crate::packet::IpPacket;
-use crate::packet::coalesce::{Coalescer, RUNS};
+use crate::packet::coalesce::{Coalescer, Full, RUNS};
 use crate::packet::icmp::Problem;
 use crate::sys::now;
 use crate::sys::tun::{Offload, Queue};
 
-/// An entrance sends nothing, and so has no keys.
+/// The worker number of a [`SlowPathWriter`]. It sends nothing, so it has no keys.
 const NO_WORKER: usize = usize::MAX;
-/// 3 ms of what QUIC can carry: more would be delay, not throughput.
-const ROOM: usize = 1 << 20;
+/// Bytes that may wait: 3 ms of the rate of QUIC. More would add delay, but no throughput.
+const MAX_BYTES: usize = 1 << 20;
 
 /// A train for one peer.
 #[derive(Debug)]
 pub struct SlowPathPackets {
     /// The peer's address on the underlay.
     pub to: IpAddr,
-    /// The packets, back to back.
+    /// The packets, one after the other.
     pub bytes: Bytes,
-    /// Bytes from one to the next; only the last may be shorter.
+    /// Bytes from one packet to the next; only the last packet may be shorter.
     pub stride: usize,
 }
 
 impl SlowPathPackets {
-    /// Of packets that stand in a worker's memory.
+    /// Copies packets out of the memory of a worker.
     #[must_use]
     pub fn new(peer: &Peer, bytes: &[u8], stride: usize) -> Self {
         Self { to: peer.endpoint.ip(), bytes: Bytes::copy_from_slice(bytes), stride }
@@ -57,84 +57,84 @@ impl SlowPathPackets {
         Train { bytes: &self.bytes, stride: self.stride }.count()
     }
 
-    /// The first packet that is left, which is taken out.
+    /// Takes out the first packet.
     pub fn take_next(&mut self) -> Option<Bytes> {
         let length = self.bytes.len().min(self.stride);
         (length > 0).then(|| self.bytes.split_to(length))
     }
 }
 
-/// Where workers put parcels and somebody takes them.
+/// The queue from the workers to the thread that carries the packets.
 #[derive(Debug, Default)]
 pub struct SlowPathQueue {
     waiting: Mutex<Waiting>,
-    come: Notify,
+    not_empty: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    parcels: VecDeque<SlowPathPackets>,
+    trains: VecDeque<SlowPathPackets>,
     bytes: usize,
-    /// Nobody takes any more.
+    /// Whether the thread that takes trains has ended.
     closed: bool,
 }
 
 impl SlowPathQueue {
-    /// Takes all of `parcels`. Returns how many packets are dropped for them, and why.
-    pub fn put(&self, parcels: &mut Vec<SlowPathPackets>) -> (DropReason, u64) {
-        let mut pushed_out = 0;
+    /// Takes all of `trains`. Returns how many packets are dropped for lack of room, and the reason.
+    pub fn put(&self, trains: &mut Vec<SlowPathPackets>) -> (DropReason, u64) {
+        let mut dropped = 0;
         {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             if waiting.closed {
-                let refused = parcels.drain(..).map(|parcel| parcel.count()).sum();
+                let refused = trains.drain(..).map(|train| train.count()).sum();
                 return (DropReason::Unconnected, refused);
             }
-            for parcel in parcels.drain(..) {
-                waiting.bytes += parcel.bytes.len();
-                waiting.parcels.push_back(parcel);
+            for train in trains.drain(..) {
+                waiting.bytes += train.bytes.len();
+                waiting.trains.push_back(train);
             }
-            while waiting.bytes > ROOM {
-                let Some(oldest) = waiting.parcels.pop_front() else { break };
+            while waiting.bytes > MAX_BYTES {
+                let Some(oldest) = waiting.trains.pop_front() else { break };
                 waiting.bytes -= oldest.bytes.len();
-                pushed_out += oldest.count();
+                dropped += oldest.count();
             }
         }
-        self.come.notify_one();
-        (DropReason::Congested, pushed_out)
+        self.not_empty.notify_one();
+        (DropReason::Congested, dropped)
     }
 
-    /// Waits until there is something, and takes it all. Cancel safe.
+    /// Waits until the queue is not empty, and takes all trains. Cancel safe.
     pub async fn take(&self) -> VecDeque<SlowPathPackets> {
         loop {
             {
                 let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                if !waiting.parcels.is_empty() {
+                if !waiting.trains.is_empty() {
                     waiting.bytes = 0;
-                    return std::mem::take(&mut waiting.parcels);
+                    return std::mem::take(&mut waiting.trains);
                 }
             }
-            self.come.notified().await;
+            self.not_empty.notified().await;
         }
     }
 
-    /// Takes what is left, and no more from here on: whoever took it has ended.
+    /// Takes all trains, and refuses later ones. The thread that takes trains calls this when it ends.
     pub fn close(&self) -> VecDeque<SlowPathPackets> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         (waiting.closed, waiting.bytes) = (true, 0);
-        std::mem::take(&mut waiting.parcels)
+        std::mem::take(&mut waiting.trains)
     }
 }
 
-/// What an [`SlowPathWriter`] is made of: once more the first worker's ends.
+/// Duplicates of the descriptors of the first worker, to make [`SlowPathWriter`]s of.
 #[derive(Debug)]
-pub(super) enum Door {
-    /// The simple engine's device: one packet a write.
+pub(super) enum DeviceHandle {
+    /// The device of the simple engine: each write is one packet.
     Simple(OwnedFd),
     /// A queue, and a socket to ask for path MTUs.
     Queue(Queue, UdpSocket, Offload),
 }
 
-impl Door {
+impl DeviceHandle {
     pub(super) fn of(io: &Io, offload: Offload) -> io::Result<Self> {
         let first = match io {
             Io::Simple(io) => return io.tun.as_fd().try_clone_to_owned().map(Self::Simple),
@@ -155,19 +155,19 @@ impl Door {
     }
 }
 
-/// The overlay device, as an [`SlowPathWriter`] writes to it.
-enum Writer {
+/// The overlay device, as a [`SlowPathWriter`] writes to it.
+enum Device {
     Simple(File),
-    /// With all that a worker has around it.
-    Queue(Box<Link>),
+    /// A queue, written to as a worker does.
+    Queue(Box<Endpoints>),
 }
 
-/// The way to the overlay device for packets that came by an authenticated connection. Whatever was pushed is written by
-/// [`SlowPathWriter::flush`].
+/// Brings packets of authenticated connections to the overlay device. [`SlowPathWriter::flush`] writes the packets that were
+/// merged.
 pub struct SlowPathWriter {
-    writer: Writer,
+    device: Device,
     coalescer: Coalescer,
-    forwarder: EgressState,
+    egress_state: EgressState,
     account: Arc<Account>,
 }
 
@@ -178,52 +178,68 @@ impl std::fmt::Debug for SlowPathWriter {
 }
 
 impl SlowPathWriter {
-    pub(super) fn new(door: Door, account: Arc<Account>) -> Self {
-        let writer = match door {
-            Door::Simple(device) => Writer::Simple(File::from(device)),
-            Door::Queue(tun, socket, offload) => {
-                Writer::Queue(Box::new(Link::new(tun, socket, account.clone(), offload, NO_WORKER)))
+    pub(super) fn new(device: DeviceHandle, account: Arc<Account>) -> Self {
+        let device = match device {
+            DeviceHandle::Simple(device) => Device::Simple(File::from(device)),
+            DeviceHandle::Queue(tun, socket, offload) => {
+                let endpoints = Endpoints::new(tun, socket, account.clone(), offload, NO_WORKER);
+                Device::Queue(Box::new(endpoints))
             }
         };
-        Self { writer, coalescer: Coalescer::new(RUNS), forwarder: EgressState::new(now()), account }
+        Self { device, coalescer: Coalescer::new(RUNS), egress_state: EgressState::new(now()), account }
     }
 
-    /// What passed here, both ways.
+    /// The account of the slow path, in both directions.
     #[must_use]
     pub fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
-    /// Takes a packet from the peer at `from`, whose connection it came by.
+    /// Takes a packet that came by the connection of the peer at `from`.
     ///
     /// # Errors
-    /// It was dropped for this reason, and counted.
-    pub fn admit(&mut self, fib: &Table, from: IpAddr, packet: &[u8]) -> Result<(), DropReason> {
+    /// The packet was dropped for this reason, and counted.
+    pub fn admit(&mut self, table: &Table, from: IpAddr, packet: &[u8]) -> Result<(), DropReason> {
         let account = self.account.clone();
-        self.push(admit_authenticated(fib, from, packet, &account.counters)?);
+        self.push(admit_authenticated(table, from, packet, &account.counters)?);
         Ok(())
     }
 
     fn push(&mut self, packet: IpPacket<'_>) {
-        match &mut self.writer {
-            Writer::Simple(file) => write(file, packet.bytes(), &self.account, true),
-            Writer::Queue(link) => Inbox { coalescer: &mut self.coalescer, link, now: now() }.push(packet),
+        let Self { device, coalescer, account, .. } = self;
+        match device {
+            Device::Simple(file) => write(file, packet.bytes(), account, true),
+            Device::Queue(endpoints) => {
+                let now = now();
+                if endpoints.merge(coalescer, packet, now) == Err(Full) {
+                    endpoints.write_merged(coalescer, now);
+                    // An empty coalescer takes any packet.
+                    let _ = endpoints.merge(coalescer, packet, now);
+                }
+            }
         }
     }
 
-    /// Writes what was merged.
+    /// Writes the packets that were merged.
     pub fn flush(&mut self) {
-        if let Writer::Queue(link) = &mut self.writer {
-            Inbox { coalescer: &mut self.coalescer, link, now: now() }.flush();
+        if let Device::Queue(endpoints) = &mut self.device {
+            endpoints.write_merged(&mut self.coalescer, now());
         }
     }
 
-    /// A packet that came from the device is longer than the way to its peer takes: drops it, and tells its sender.
-    pub fn too_big(&mut self, fib: &Table, packet: &[u8], mtu: u16) {
+    /// Drops a packet that came from the device and is longer than the path to its peer allows, and tells its sender.
+    pub fn too_big(&mut self, table: &Table, packet: &[u8], mtu: u16) {
         let account = self.account.clone();
         let refusal = (DropReason::TooBig, Problem::TooBig { mtu });
-        let mut replies = Replies { writer: &mut self.writer, account: &account };
-        self.forwarder.refuse(fib, Train::single(packet), refusal, now(), &account.counters, &mut replies);
+        let mut replies = Replies { device: &mut self.device, account: &account };
+        self.egress_state.refuse(
+            table,
+            Train::single(packet),
+            refusal,
+            now(),
+            &account.counters,
+            &mut replies,
+        );
     }
 }
 
@@ -246,22 +262,22 @@ fn write(file: &mut File, packet: &[u8], account: &Account, is_packet: bool) {
     }
 }
 
-/// The device as a place for ICMP errors only.
+/// Writes ICMP errors to the device.
 struct Replies<'a> {
-    writer: &'a mut Writer,
+    device: &'a mut Device,
     account: &'a Account,
 }
 
 impl ToTun for Replies<'_> {
-    /// Nothing is pushed on the way out.
+    /// A refused packet is not written.
     fn push(&mut self, _packet: IpPacket<'_>) {}
 
     fn reply(&mut self, error: &[u8]) {
-        match self.writer {
-            Writer::Simple(file) => write(file, error, self.account, false),
-            Writer::Queue(link) => {
-                let Link { tun, account, .. } = &mut **link;
-                super::link::Replies { tun, account }.reply(error);
+        match self.device {
+            Device::Simple(file) => write(file, error, self.account, false),
+            Device::Queue(endpoints) => {
+                let Endpoints { tun, account, .. } = &mut **endpoints;
+                endpoints::Replies { tun, account }.reply(error);
             }
         }
     }
@@ -271,12 +287,12 @@ impl ToTun for Replies<'_> {
 mod tests {
     use super::*;
 
-    fn parcel(packets: usize, stride: usize) -> SlowPathPackets {
+    fn train(packets: usize, stride: usize) -> SlowPathPackets {
         SlowPathPackets { to: [192, 0, 2, 2].into(), bytes: vec![7; packets * stride].into(), stride }
     }
 
     #[test]
-    fn a_parcel_comes_apart_into_its_packets() {
+    fn train_is_taken_packet_by_packet() {
         let mut train =
             SlowPathPackets { to: [192, 0, 2, 2].into(), bytes: vec![7; 250].into(), stride: 100 };
         assert_eq!(train.count(), 3);
@@ -286,24 +302,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_gives_way_and_is_counted() {
+    async fn oldest_train_is_dropped_and_counted() {
         let slow_path = SlowPathQueue::default();
         let none = (DropReason::Congested, 0);
-        assert_eq!(slow_path.put(&mut vec![parcel(10, 1000), parcel(1, 60)]), none);
-        let full = ROOM / 1000;
-        let pushed_out = (DropReason::Congested, 10);
-        assert_eq!(slow_path.put(&mut vec![parcel(full, 1000)]), pushed_out, "the longest that was there");
+        assert_eq!(slow_path.put(&mut vec![train(10, 1000), train(1, 60)]), none);
+        let full = MAX_BYTES / 1000;
+        let dropped = (DropReason::Congested, 10);
+        assert_eq!(slow_path.put(&mut vec![train(full, 1000)]), dropped, "the oldest train has ten packets");
         let left = slow_path.take().await;
         assert_eq!(left.len(), 2);
-        assert_eq!(slow_path.put(&mut vec![parcel(1, 60)]), none, "there is room again");
+        assert_eq!(slow_path.put(&mut vec![train(1, 60)]), none, "there is room again");
     }
 
     #[test]
-    fn what_nobody_carries_any_more_is_counted() {
+    fn closed_queue_refuses_and_counts() {
         let slow_path = SlowPathQueue::default();
-        slow_path.put(&mut vec![parcel(3, 100)]);
+        slow_path.put(&mut vec![train(3, 100)]);
         assert_eq!(slow_path.close().iter().map(SlowPathPackets::count).sum::<u64>(), 3);
-        assert_eq!(slow_path.put(&mut vec![parcel(2, 100), parcel(1, 60)]), (DropReason::Unconnected, 3));
+        assert_eq!(slow_path.put(&mut vec![train(2, 100), train(1, 60)]), (DropReason::Unconnected, 3));
         assert!(slow_path.close().is_empty());
     }
 }

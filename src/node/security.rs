@@ -160,7 +160,7 @@ impl Encryption {
         engine: &mut Engine,
     ) -> Result<Option<Self>, NodeError> {
         let Some(material) = material else { return Ok(None) };
-        let writer = engine.entrance().map_err(|error| no_worker(&error))?;
+        let writer = engine.slow_path_writer().map_err(|error| no_worker(&error))?;
         let view = engine.view();
         let Material { identity, trust, announced } = material;
         let reset_key =

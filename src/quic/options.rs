@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::engine::{SlowPathWriter, View};
+use crate::engine::{EngineView, SlowPathWriter};
 use crate::pki::{Identity, Trust};
 
 /// Addresses, keys, limits, and the connection to the engine.
@@ -25,7 +25,7 @@ pub struct QuicOptions {
     /// one.
     pub idle_timeout: Duration,
     /// Access to the FIB and to the packets that workers hand over.
-    pub view: View,
+    pub view: EngineView,
     /// Writes received packets to the overlay device.
     pub writer: SlowPathWriter,
 }

@@ -25,7 +25,7 @@ use super::socket::TrainSocket;
 use super::status::QuicStatus;
 use super::tls;
 use super::warning_limit::WarningLimit;
-use crate::engine::{SlowPathWriter, View};
+use crate::engine::{EngineView, SlowPathWriter};
 use crate::forward::{DropReason, Peer, Table};
 use crate::pki::Trust;
 use crate::route::{Announced, Mode, Protection};
@@ -37,7 +37,7 @@ pub(super) struct EndpointState {
     pub(super) socket: RefCell<(Arc<TrainSocket>, AbortHandle)>,
     pub(super) client_config: RefCell<ClientConfig>,
     pub(super) trust: RefCell<Trust>,
-    pub(super) view: View,
+    pub(super) view: EngineView,
     pub(super) status: Arc<QuicStatus>,
     /// Address and port of the socket.
     pub(super) local_address: Cell<SocketAddr>,

@@ -1,9 +1,11 @@
-//! Which CPUs a thread may run on, and before whom. Source: sched_setaffinity(2), sched(7).
+//! Which CPUs a thread may run on, and with which priority.
+//!
+//! It affects only the calling thread. Sources: sched_setaffinity(2), sched(7).
 
 use std::io;
 use std::mem::{self, size_of};
 
-/// The CPUs that this thread may run on, by number.
+/// The numbers of the CPUs that this thread may run on.
 pub fn allowed() -> io::Result<Vec<usize>> {
     let mut set = none();
     // SAFETY: `set` is a cpu_set_t of the size said, for the kernel to fill; 0 is the calling thread.
@@ -16,7 +18,7 @@ pub fn allowed() -> io::Result<Vec<usize>> {
     }
 }
 
-/// Keeps this thread on one CPU from here on.
+/// Binds this thread to one CPU.
 pub fn pin(cpu: usize) -> io::Result<()> {
     if cpu >= 8 * size_of::<libc::cpu_set_t>() {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -31,7 +33,7 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     }
 }
 
-/// Lets this thread run only while no other wants its CPU, from here on (SCHED_IDLE).
+/// Lets this thread run only while no other thread needs its CPU (SCHED_IDLE).
 pub fn run_when_idle() -> io::Result<()> {
     // SAFETY: sched_param is made of integers, for which zero is a value, and 0 is the only priority of SCHED_IDLE.
     let priority: libc::sched_param = unsafe { mem::zeroed() };
@@ -52,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_stays_where_it_is_put() {
+    fn pinned_thread_may_run_on_one_cpu() {
         let last = *allowed().expect("asked").last().expect("it runs somewhere");
         let inside = std::thread::spawn(move || pin(last).and_then(|()| allowed()));
         assert_eq!(inside.join().expect("no panic").expect("pinned"), [last]);

@@ -1,16 +1,16 @@
-//! Waiting for many descriptors, of which each is told by a number: epoll(7), level-triggered.
+//! Waits for many descriptors, each of which has a number: epoll(7), level-triggered.
 //!
-//! It decides nothing, and owns none of the descriptors: one that is closed is forgotten by the kernel.
+//! It decides nothing, and it owns none of the descriptors: the kernel forgets one that is closed.
 //!
-//! Invariant: a number that [`Epoll::wait`] hands out was given by [`Epoll::add`].
+//! Invariant: each number that [`Epoll::wait`] returns was given to [`Epoll::add`].
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-/// Descriptors that one wait tells of; what else is ready is told by the next.
-const MOST: usize = 64;
+/// Descriptors that one wait reports at most; the next wait reports the others.
+const MAX_EVENTS: usize = 64;
 
 /// A set of descriptors to wait for.
 #[derive(Debug)]
@@ -20,9 +20,9 @@ pub struct Epoll {
 }
 
 impl Epoll {
-    /// Of none.
+    /// Makes an empty set.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: epoll_create1 takes no pointers; a non-negative result is a fresh descriptor that nobody else owns.
+        // SAFETY: epoll_create1 takes no pointers; a non-negative result is a fresh descriptor that no other code owns.
         let descriptor = unsafe {
             let descriptor = libc::epoll_create1(libc::EPOLL_CLOEXEC);
             if descriptor < 0 {
@@ -30,15 +30,15 @@ impl Epoll {
             }
             OwnedFd::from_raw_fd(descriptor)
         };
-        Ok(Self { descriptor, numbers: Vec::with_capacity(MOST) })
+        Ok(Self { descriptor, numbers: Vec::with_capacity(MAX_EVENTS) })
     }
 
-    /// Waits for `fd` to be readable too, and calls it `number`.
+    /// Adds `fd`, to wait until it is readable, under `number`.
     pub fn add(&self, fd: BorrowedFd<'_>, number: usize) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, number)
     }
 
-    /// Waits for `fd` no more.
+    /// Removes `fd`.
     pub fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_DEL, fd, 0)
     }
@@ -52,21 +52,21 @@ impl Epoll {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Sleeps until at least one descriptor is readable or has an error, or `timeout`, in whole milliseconds, has passed
-    /// (`None`: for ever). Says which are; none after a signal or at the end of the time.
+    /// Sleeps until at least one descriptor is readable or has an error, or until `timeout` (whole milliseconds; `None`: no limit)
+    /// has passed. Returns the numbers of those descriptors: none after a signal or a timeout.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<&[usize]> {
-        let mut events = [MaybeUninit::<libc::epoll_event>::uninit(); MOST];
-        let most = libc::c_int::try_from(MOST).unwrap_or(1);
+        let mut events = [MaybeUninit::<libc::epoll_event>::uninit(); MAX_EVENTS];
+        let max = libc::c_int::try_from(MAX_EVENTS).unwrap_or(1);
         let timeout = timeout.map_or(-1, |t| i32::try_from(t.as_millis()).unwrap_or(i32::MAX));
         self.numbers.clear();
-        // SAFETY: `events` has room for `most` of them and is the kernel's to fill during the call.
+        // SAFETY: `events` has room for `max` events, and only the kernel writes to it during the call.
         let count = unsafe {
-            libc::epoll_wait(self.descriptor.as_raw_fd(), events.as_mut_ptr().cast(), most, timeout)
+            libc::epoll_wait(self.descriptor.as_raw_fd(), events.as_mut_ptr().cast(), max, timeout)
         };
         match usize::try_from(count) {
             Ok(count) => {
                 let number = |event: &MaybeUninit<libc::epoll_event>| {
-                    // SAFETY: the kernel has filled the first `count`.
+                    // SAFETY: the kernel has filled the first `count` events.
                     usize::try_from(unsafe { event.assume_init() }.u64).unwrap_or(usize::MAX)
                 };
                 self.numbers.extend(events[..count].iter().map(number));
@@ -86,25 +86,25 @@ impl Epoll {
 mod tests {
     use std::os::fd::AsFd;
 
-    use super::super::Event;
+    use super::super::event::Event;
     use super::*;
 
     #[test]
-    fn what_is_ready_is_told_by_its_number_until_it_is_taken_out() {
+    fn ready_descriptor_is_reported_until_removed() {
         let (one, other) = (Event::new().expect("an eventfd"), Event::new().expect("an eventfd"));
         let mut epoll = Epoll::new().expect("an epoll");
         epoll.add(one.as_fd(), 7).expect("added");
         epoll.add(other.as_fd(), 9).expect("added");
         let soon = Some(Duration::ZERO);
         assert!(epoll.wait(soon).expect("waited").is_empty());
-        other.give();
+        other.set();
         assert_eq!(epoll.wait(None).expect("waited"), [9]);
-        one.give();
+        one.set();
         let mut both = epoll.wait(None).expect("waited").to_vec();
         both.sort_unstable();
-        assert_eq!(both, [7, 9], "it is told again");
+        assert_eq!(both, [7, 9], "both are still readable");
         epoll.remove(other.as_fd()).expect("removed");
         assert_eq!(epoll.wait(soon).expect("waited"), [7]);
-        assert!(epoll.remove(other.as_fd()).is_err(), "it is not there");
+        assert!(epoll.remove(other.as_fd()).is_err(), "it is not in the set");
     }
 }

@@ -1,7 +1,7 @@
-//! Holds a process by descriptor, so that a signal never reaches another one that got the same number.
+//! Refers to a process by descriptor, so that a signal never reaches another process that has got the same number.
 //!
-//! It does not start processes and does not reap them: std does, for children. Invariant: a [`Process`] stands for one
-//! process for as long as it lives, even after that process has ended. See `pidfd_open(2)`.
+//! It does not start processes and does not reap them: std does that for children. Invariant: a [`Process`] always refers to
+//! the same process, even after that process has ended. Source: pidfd_open(2).
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -9,30 +9,30 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-/// A process, ours or not.
+/// A process: a child of this one or any other.
 #[derive(Debug)]
 pub struct Process(OwnedFd);
 
-/// What a [`Process`] can be told.
+/// The signals that a [`Process`] can be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGINT, as by Ctrl-C.
+    /// SIGINT, as Ctrl-C sends it.
     Interrupt,
-    /// SIGTERM: please end.
+    /// SIGTERM asks the process to end.
     Terminate,
-    /// SIGKILL: end.
+    /// SIGKILL ends the process at once.
     Kill,
-    /// SIGSTOP: stand still.
+    /// SIGSTOP stops the process.
     Freeze,
-    /// SIGCONT: go on.
+    /// SIGCONT continues the process.
     Thaw,
 }
 
 impl Process {
-    /// Takes hold of the process that has this number at the moment.
+    /// Opens the process that has this number now.
     ///
     /// # Errors
-    /// There is none, or the kernel is older than 5.3.
+    /// There is no such process, or the kernel is older than 5.3.
     pub fn open(pid: u32) -> io::Result<Self> {
         let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
         // SAFETY: pidfd_open takes two integers and touches no memory of ours.
@@ -41,14 +41,14 @@ impl Process {
             return Err(io::Error::last_os_error());
         }
         let fd = i32::try_from(fd).map_err(io::Error::other)?;
-        // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+        // SAFETY: the kernel has just made this descriptor, and no other code owns it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Sends a signal. A process that has ended is not an error: it has what the signal wanted.
+    /// Sends a signal. It is no error if the process has ended.
     ///
     /// # Errors
-    /// Not permitted.
+    /// This process may not send the signal.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         let number = match signal {
             Signal::Interrupt => libc::SIGINT,
@@ -68,8 +68,8 @@ impl Process {
         }
     }
 
-    /// Waits for the end, at most for `timeout` (whole milliseconds, rounded up). Returns whether it has ended; a zombie
-    /// has.
+    /// Waits until the process ends, at most for `timeout` (whole milliseconds, rounded up). Returns whether it has ended; a
+    /// zombie has ended.
     ///
     /// # Errors
     /// `poll` failed.
@@ -82,7 +82,7 @@ impl Process {
             0 => Ok(false),
             ready if ready > 0 => Ok(true),
             _ => match io::Error::last_os_error() {
-                // A signal to us: the caller has a deadline of its own and asks again.
+                // A signal to this process: the caller has its own deadline and calls again.
                 error if error.kind() == io::ErrorKind::Interrupted => Ok(false),
                 error => Err(error),
             },
@@ -90,7 +90,7 @@ impl Process {
     }
 }
 
-/// Makes the command's process the leader of a session of its own, out of reach of the terminal's Ctrl-C and hang-up.
+/// Makes the process of the command the leader of a new session, so that Ctrl-C and hang-up of the terminal don't reach it.
 pub fn own_session(command: &mut Command) -> &mut Command {
     let setsid = || {
         // SAFETY: setsid takes nothing and touches no memory.
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_is_signalled_and_seen_to_end() {
+    fn child_gets_signal_and_its_end_is_seen() {
         let mut child = own_session(Command::new("sleep").arg("60")).spawn().unwrap();
         let process = Process::open(child.id()).unwrap();
         assert!(!process.wait(Duration::from_millis(1)).unwrap());

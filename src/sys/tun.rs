@@ -1,14 +1,13 @@
-//! The overlay device's descriptors: one through `tun-tap`, or queues of our own with offloads; kept alive across a
-//! crash by the kernel.
+//! The descriptors of the overlay device: one descriptor through `tun-tap`, or several queues with offloads.
 //!
-//! A [`Queue`] speaks super packets: each read and write has a `VnetHeader` in front (`IFF_VNET_HDR`), and the kernel
-//! neither cuts nor sums what it hands over. Which of these it does is a property of the device, not of the queue.
+//! A [`Queue`] carries super packets: each read and write has a `VnetHeader` in front (`IFF_VNET_HDR`), and the kernel neither
+//! segments nor checksums the packets that it hands over. Which offloads are on is a property of the device, not of the queue.
 //!
-//! A persistent TUN device outlives its daemon: routes and addresses stay, packets wait or are dropped by the kernel
-//! instead of leaking out by the default route, and the next start attaches to it again. Address, MTU and routes are
-//! netlink's work, not this module's.
+//! A persistent TUN device outlives its daemon. Its routes and addresses stay, so the kernel queues or drops packets instead of
+//! sending them by the default route, and the next start attaches to the device again. This module does not set address, MTU or
+//! routes: netlink does.
 //!
-//! Source: Documentation/networking/tuntap.rst, include/uapi/linux/if_tun.h.
+//! Invariant: a read returns one whole frame, and a write takes a frame whole or not at all. Sources: Documentation/networking/tuntap.rst, include/uapi/linux/if_tun.h.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
@@ -16,10 +15,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
-/// The clone device.
+/// The device file that is opened to make a TUN device.
 pub const DEVICE: &str = "/dev/net/tun";
 
-/// A single-queue TUN device without packet information or vnet header: one IP packet a read, one a write.
+/// A single-queue TUN device without packet information or vnet header: each read and write is one IP packet.
 pub struct SimpleTun(Arc<tun_tap::Iface>);
 
 impl SimpleTun {
@@ -33,13 +32,13 @@ impl SimpleTun {
         Ok(Self(Arc::new(tun)))
     }
 
-    /// The same descriptor once more: the device stays open until the last goes.
+    /// Shares the descriptor: the device stays open until the last share is dropped.
     #[must_use]
     pub fn share(&self) -> Self {
         Self(self.0.clone())
     }
 
-    /// Reads one packet into `buffer`, which must take the device's MTU; what doesn't fit is cut off.
+    /// Reads one packet into `buffer`, which must be as long as the MTU of the device: the rest of a longer packet is lost.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.recv(buffer)
     }
@@ -50,14 +49,14 @@ impl SimpleTun {
     }
 }
 
-/// What the kernel hands over uncut and takes merged, on a device.
+/// Which super packets the kernel exchanges with the daemon on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Offload {
-    /// One packet a read and a write, with its checksum.
+    /// None: each read and write is one packet with a complete checksum.
     None,
-    /// TCP super packets, and partial checksums.
+    /// TCP super packets and partial checksums.
     Tcp,
-    /// UDP ones too: Linux 6.2 and later.
+    /// TCP and UDP super packets and partial checksums: Linux 6.2 and later.
     TcpAndUdp,
 }
 
@@ -66,10 +65,10 @@ pub enum Offload {
 pub struct Queue(File);
 
 impl Queue {
-    /// Creates the device with its first queue, or adds one to it, or attaches to a persistent device of that kind.
+    /// Creates the device with its first queue, or adds a queue to it, or attaches to a persistent device of that kind.
     ///
-    /// Errors: EPERM without CAP_NET_ADMIN, EBUSY if the name belongs to a device that has no queues, EINVAL if to one of
-    /// another kind, E2BIG beyond 256 queues, ENOENT without [`DEVICE`].
+    /// Errors: EPERM without CAP_NET_ADMIN, EBUSY if the name belongs to a single-queue device, EINVAL if it belongs to a device
+    /// of another kind, E2BIG beyond 256 queues, ENOENT without [`DEVICE`].
     pub fn open(name: &str) -> io::Result<Self> {
         let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE)?;
         let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
@@ -90,19 +89,19 @@ impl Queue {
         Ok(Self(file))
     }
 
-    /// Another descriptor of the same queue.
+    /// Makes another descriptor of the same queue.
     pub fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)
     }
 
-    /// A queue that is none: for tests of those who write to one.
+    /// Makes a queue of any descriptor, for tests of code that writes to a queue.
     #[cfg(test)]
     pub(crate) fn over(fd: OwnedFd) -> Self {
         Self(File::from(fd))
     }
 
-    /// Asks the device for as much as it can, up to `wanted`, and says what that is. It holds for all its queues, and
-    /// outlives the program on a persistent device: so it is said at every start, also for [`Offload::None`].
+    /// Turns on as many offloads as the device supports, up to `wanted`, and returns what is on. The setting holds for all queues
+    /// and stays on a persistent device, so it is made at every start, also for [`Offload::None`].
     pub fn set_offload(&self, wanted: Offload) -> io::Result<Offload> {
         let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
         let levels = [
@@ -135,7 +134,7 @@ impl Queue {
         (&self.0).write(frame).map(drop)
     }
 
-    /// Writes a packet that is whole and has its checksums.
+    /// Writes one packet that has complete checksums.
     pub fn write_packet(&self, packet: &[u8]) -> io::Result<()> {
         (&self.0).write_vectored(&[IoSlice::new(&[0; 10]), IoSlice::new(packet)]).map(drop)
     }
@@ -147,7 +146,7 @@ impl AsFd for Queue {
     }
 }
 
-/// The flags of an ifreq have 16 bits, their constants 32.
+/// The flags of an ifreq have 16 bits, but their constants have 32.
 fn low_half(flags: libc::c_int) -> [u8; 2] {
     u16::try_from(flags).unwrap_or(0).to_ne_bytes()
 }
@@ -156,17 +155,17 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A second descriptor of a TUN device, to decide about its end.
+/// A second descriptor of a TUN device, which decides whether the device outlives this process.
 #[derive(Debug)]
 pub struct Persistence(OwnedFd);
 
 impl Persistence {
-    /// Of the device that `queue` belongs to.
+    /// Takes the device that `queue` belongs to.
     pub fn of(queue: &impl AsFd) -> io::Result<Self> {
         Ok(Self(queue.as_fd().try_clone_to_owned()?))
     }
 
-    /// `true`: the device stays when the last descriptor closes. `false`: it goes.
+    /// With `true` the device stays when its last descriptor closes; with `false` it is removed.
     pub fn set(&self, persistent: bool) -> io::Result<()> {
         // SAFETY: TUNSETPERSIST takes an integer, no pointer; the descriptor is open as long as `self`.
         check(unsafe {

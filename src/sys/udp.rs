@@ -1,7 +1,7 @@
-//! The underlay socket: bound to our public address, never fragmenting, with a receive queue worth the name.
+//! The underlay socket: bound to our public address, with "don't fragment" set and a long receive queue.
 //!
-//! Beside the options, [`send_many`] and [`Receiver`] move many messages, each a datagram or a train of them, by one
-//! system call. What to do about an error is the engines' matter. Source: ip(7), ipv6(7), socket(7), udp(7), sendmmsg(2).
+//! [`send_many`] and [`Receiver`] move many messages in one system call; each message is a datagram or a train of datagrams.
+//! The engines decide what to do about an error. Invariant: no datagram of such a socket is fragmented. Sources: ip(7), ipv6(7), socket(7), udp(7), sendmmsg(2).
 
 mod many;
 
@@ -14,31 +14,31 @@ use std::sync::OnceLock;
 pub use many::{RECEIVE_BATCH, Received, Receiver, send_many};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::block::Part;
+use super::batch::Message;
 
-/// Bytes of receive queue asked for. A burst of one bandwidth-delay product of 10 Gbit/s and 3 ms; the kernel counts
-/// each packet with its overhead, about twice its length.
+/// Bytes of receive queue to ask for: a burst of one bandwidth-delay product at 10 Gbit/s and 3 ms. The kernel counts each
+/// packet with its overhead, about twice its length.
 pub const RECEIVE_QUEUE: usize = 8 << 20;
-/// Bytes of send queue asked for: 32 trains of 64 KiB and their overhead may wait for the interface.
+/// Bytes of send queue to ask for: 32 trains of 64 KiB and their overhead may wait for the interface.
 pub const SEND_QUEUE: usize = 4 << 20;
 
-/// The longest UDP payload over IPv4: a datagram's, and a UDP_SEGMENT train's as a whole.
+/// The longest UDP payload over IPv4. It limits a datagram, and a UDP_SEGMENT train as a whole.
 pub const MAX_PAYLOAD: usize = 65_507;
-/// Datagrams that every kernel with UDP_SEGMENT takes in one send (`UDP_MAX_SEGMENTS`).
+/// Datagrams that every kernel with UDP_SEGMENT accepts in one send (`UDP_MAX_SEGMENTS`).
 pub const SEGMENTS: usize = 64;
-/// What kernels since 6.9 take.
+/// Datagrams that kernels since 6.9 accept in one send.
 const MORE_SEGMENTS: usize = 128;
 
-/// Opens a non-blocking UDP socket on `address`. Datagrams leave with "don't fragment", and one that is too long for the
-/// path fails with EMSGSIZE.
+/// Opens a non-blocking UDP socket on `address`. Datagrams leave with "don't fragment": one that is too long for
+/// the path fails with EMSGSIZE.
 ///
-/// Errors: EADDRINUSE if another socket has the port, EADDRNOTAVAIL if no interface bears the address.
+/// Errors: EADDRINUSE if another socket has the port, EADDRNOTAVAIL if no interface has the address.
 pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     open(address, false)
 }
 
-/// The same for one of several sockets that share `address`: the kernel gives each sender's datagrams to one of them, by
-/// [`choose_by_source_port`] or a hash of addresses and ports.
+/// Opens one of several sockets that share `address`. The kernel gives the datagrams of each sender to one of them, by
+/// [`choose_by_source_port`] or by a hash of addresses and ports.
 pub fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
     open(address, true)
 }
@@ -58,7 +58,7 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
             set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
         }
     }
-    // Forced where permitted; else what net.core.rmem_max and wmem_max allow.
+    // With CAP_NET_ADMIN the size is forced; otherwise net.core.rmem_max and wmem_max limit it.
     let queue = libc::c_int::try_from(RECEIVE_QUEUE).unwrap_or(libc::c_int::MAX);
     if set(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, queue).is_err() {
         socket.set_recv_buffer_size(RECEIVE_QUEUE)?;
@@ -73,25 +73,24 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Lets the kernel hand over trains: datagrams of one sender and one length, merged on their way in.
+/// Lets the kernel hand over trains: it merges received datagrams of one sender and one length (UDP_GRO).
 pub fn receive_trains(socket: &UdpSocket) -> io::Result<()> {
     set(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
-/// Chooses among the `count` sockets that share this one's address, which must all be bound: what came from a port goes to
-/// number (the sum of both addresses - (that port - `port`)) modulo `count`, in the order of binding.
+/// Makes the kernel choose among the `count` sockets that share the address of this one, which must all be bound. A datagram
+/// goes to socket (the sum of both addresses - (its source port - `port`)) modulo `count`, in the order of binding.
 ///
-/// The hash that the kernel would take might give both ports of a peer with two workers to one socket; and since a TUN
-/// sends a flow's packets to the queue that its answers were written to, every flow would end there. By this rule the
-/// answers of worker `w` of a peer come from the worker that `w` itself answers to, and peers that have one port only are
-/// spread by their addresses.
+/// The kernel's own hash could give both ports of a peer with two workers to one socket. A TUN sends the packets of a flow to
+/// the queue that its answers were written to, so every flow would end up at that worker. With this rule, worker `w` of a peer
+/// gets its answers from the same worker that it sends to, and peers with only one port are spread by their addresses.
 pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize) -> io::Result<()> {
-    // Where the last words of source and destination address stand, and the source port.
+    // The offsets of the last words of source and destination address, and of the source port.
     let (src, dst, source_port) = if socket.local_addr()?.is_ipv4() { (12, 16, 20) } else { (20, 36, 40) };
     let count = u32::try_from(count).map_err(io::Error::other)?;
     let statement =
         |code: u32, k: u32| libc::sock_filter { code: u16::try_from(code).unwrap_or(0), jt: 0, jf: 0, k };
-    // SKF_NET_OFF: offsets from there on count from the network header.
+    // Offsets from SKF_NET_OFF on count from the network header.
     let load = |size: u32, offset: u32| {
         let k = libc::SKF_NET_OFF.cast_unsigned().wrapping_add(offset);
         statement(libc::BPF_LD | size | libc::BPF_ABS, k)
@@ -130,20 +129,20 @@ pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize) -> io:
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Datagrams that this kernel takes in one UDP_SEGMENT send, and cuts one UDP super packet of a TUN into: asked once, on the
-/// loopback interface.
+/// Datagrams that this kernel accepts in one UDP_SEGMENT send, and that it cuts one UDP super packet of a TUN into. It is tried
+/// once, on the loopback interface.
 #[must_use]
 pub fn max_segments() -> usize {
     static ANSWER: OnceLock<usize> = OnceLock::new();
-    let takes_more = || {
+    let accepts_more = || {
         let socket = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-        let part = Part::train(0, MORE_SEGMENTS, 1, socket.local_addr()?);
-        send_many(&socket, &[0; MORE_SEGMENTS], &[part])
+        let message = Message::train(0, MORE_SEGMENTS, 1, socket.local_addr()?);
+        send_many(&socket, &[0; MORE_SEGMENTS], &[message])
     };
-    *ANSWER.get_or_init(|| if takes_more().is_ok() { MORE_SEGMENTS } else { SEGMENTS })
+    *ANSWER.get_or_init(|| if accepts_more().is_ok() { MORE_SEGMENTS } else { SEGMENTS })
 }
 
-/// Makes the socket's receive queue as small as can be: nothing is wanted there.
+/// Makes the receive queue of a socket as small as possible, for a socket that only sends.
 pub fn receive_nothing(socket: &UdpSocket) -> io::Result<()> {
     set(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, 0)
 }
@@ -156,8 +155,8 @@ pub fn queue_drops(socket: &UdpSocket) -> io::Result<u32> {
     Ok(info[8])
 }
 
-/// The MTU, in bytes of IP packet, that the kernel knows for the path from `from` to `to`. Opens a socket for the
-/// question: not for every packet.
+/// The MTU, in bytes of IP packet, that the kernel knows for the path from `from` to `to`. It opens a socket to ask, so it is
+/// too expensive for every packet.
 pub fn path_mtu(from: IpAddr, to: SocketAddr) -> io::Result<u32> {
     let socket = UdpSocket::bind(SocketAddr::new(from, 0))?;
     socket.connect(to)?;
@@ -195,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_is_counted_and_a_taken_port_refused() {
+    fn full_queue_is_counted_and_taken_port_refused() {
         let socket = bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
         let address = socket.local_addr().expect("bound");
         assert_eq!(queue_drops(&socket).expect("SO_MEMINFO"), 0);
@@ -213,9 +212,9 @@ mod tests {
         assert!(dropped > 0);
     }
 
-    /// Kernel contract: a sender's port decides which of the sockets on one port receives, and nothing else does.
+    /// Kernel contract: only the port of the sender decides which of the sockets on one port receives.
     #[test]
-    fn the_source_port_chooses_the_socket() {
+    fn source_port_chooses_the_socket() {
         for (host, word) in [("127.0.0.1", 0x7f00_0001_u32), ("::1", 1)] {
             let host: IpAddr = host.parse().expect("an address");
             let addresses = word.wrapping_add(word) % 3;
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_path_to_loopback_is_known() {
+    fn path_mtu_of_loopback_is_known() {
         let mtu =
             path_mtu([127, 0, 0, 1].into(), "127.0.0.1:9".parse().expect("an address")).expect("IP_MTU");
         assert!(mtu >= 1500, "{mtu}");

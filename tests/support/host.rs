@@ -5,7 +5,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use hopsack::engine::{QueueIo, Rules};
+use hopsack::engine::{QueueIo, WorkerOptions};
 use hopsack::forward::{Table, VerifySource};
 use hopsack::lab::{Lab, Options};
 use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Policy, Public, Rib};
@@ -15,7 +15,8 @@ use hopsack::sys::udp;
 
 use crate::support::{HOPSACK, run};
 
-pub const RULES: Rules = Rules { verify: VerifySource::Subnet, offload: Offload::TcpAndUdp, busy_poll_us: 0 };
+pub const RULES: WorkerOptions =
+    WorkerOptions { verify: VerifySource::Subnet, offload: Offload::TcpAndUdp, busy_poll_us: 0 };
 
 /// The host 127.0.0.1 with the subnet 10.1.1.0/24. Its peer is 127.0.0.2 with the subnet
 /// 10.1.2.0/24.

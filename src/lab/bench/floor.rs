@@ -23,7 +23,7 @@ use socket2::SockRef;
 
 use super::super::error::LabError;
 use crate::packet::VnetHeader;
-use crate::sys::block::Part;
+use crate::sys::batch::Message;
 use crate::sys::tun::{Offload, Queue};
 use crate::sys::udp;
 
@@ -89,7 +89,7 @@ fn outbound(tun: &Queue, socket: &UdpSocket, peer: SocketAddr) -> io::Result<()>
 
 /// Sends a frame. A frame that cannot be sent is lost.
 fn send(socket: &UdpSocket, frame: &[u8], peer: SocketAddr) {
-    let _ = udp::send_many(socket, frame, &[Part::train(0, frame.len(), DATAGRAM_BYTES, peer)]);
+    let _ = udp::send_many(socket, frame, &[Message::train(0, frame.len(), DATAGRAM_BYTES, peer)]);
 }
 
 fn inbound(tun: &Queue, socket: &UdpSocket) -> io::Result<()> {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::super::error::LabError;
 use super::super::interrupt::Interrupt;
 use super::super::site::Pod;
-use crate::sys::block::Part;
+use crate::sys::batch::Message;
 use crate::sys::netns::in_netns;
 use crate::sys::udp::{self, Receiver};
 use crate::sys::{Interest, poll};
@@ -112,8 +112,8 @@ fn flood(
 ) -> Result<(u64, Duration, u64), LabError> {
     let payload = vec![0x5a; shape.payload];
     // A batch may begin at any flow, so the flows always take turns.
-    let part = |address: &SocketAddr| Part::train(0, payload.len(), payload.len(), *address);
-    let turns: Vec<Part> = addresses.iter().map(part).cycle().take(BATCH + addresses.len()).collect();
+    let part = |address: &SocketAddr| Message::train(0, payload.len(), payload.len(), *address);
+    let turns: Vec<Message> = addresses.iter().map(part).cycle().take(BATCH + addresses.len()).collect();
     let (start, mut sent, mut first) = (Instant::now(), 0, 0);
     loop {
         let elapsed = start.elapsed();

@@ -1,33 +1,35 @@
-//! Where a ring reads and receives to, and what came.
+//! The buffers that a ring reads and receives into.
 //!
-//! The first buffer is used first in every turn, so that a turn that brings little touches little memory.
+//! Every turn uses the first buffer first, so that a small turn touches little memory.
 //!
-//! Invariant: what is handed out as received lies within what the kernel has written in this turn.
+//! Invariant: the bytes that are handed out are bytes that the kernel has written in this turn.
 
 use std::io;
 
-use super::super::message::{CONTROL_LEN, NAME_LEN, Name, controls};
+use super::super::cmsg::{CONTROL_LEN, NAME_LEN, Name, controls};
 use super::super::udp::Received;
 use crate::packet::Train;
 
-/// Frames and messages of a turn, at most. More messages, because without GRO each is one datagram.
+/// Frames that a turn reads at most.
 pub const MAX_FRAMES: usize = 32;
+/// Messages that a turn receives at most: more than frames, because without GRO each is one datagram.
 pub const MAX_MESSAGES: usize = 64;
-/// A message is as long as a UDP datagram can be; then five cache lines, which make the starts of buffers fall into
-/// different sets of an L1 cache.
-const MESSAGE: usize = 65_536 + 5 * 64;
+/// Bytes from one message buffer to the next: the longest UDP datagram, and five cache lines, so that the starts of the buffers
+/// fall into different sets of the L1 cache.
+const MESSAGE_BYTES: usize = 65_536 + 5 * 64;
 
-/// The buffers of one worker.
+/// Buffers for the frames and messages of one turn.
 pub struct Buffers {
+    /// The memory of frames and of messages.
     memory: [Box<[u8]>; 2],
-    /// Bytes of a buffer of each kind.
+    /// Bytes from one buffer of each kind to the next.
     size: [usize; 2],
-    /// Not read yet, or what the kernel said: a length, or an error number below zero.
+    /// The result of each read and receive: a length, or an error number below zero; EAGAIN before the kernel has reported one.
     results: [Vec<i32>; 2],
     incoming: Box<[Incoming]>,
 }
 
-/// Everything beside the bytes that a receive needs.
+/// All that a receive needs beside the bytes.
 struct Incoming {
     header: libc::msghdr,
     name: Name,
@@ -36,10 +38,10 @@ struct Incoming {
 }
 
 impl Buffers {
-    /// For frames of at most `frame` bytes.
+    /// Makes buffers for frames of at most `frame` bytes.
     #[must_use]
     pub fn new(frame: usize) -> Self {
-        let size = [frame + 5 * 64, MESSAGE];
+        let size = [frame + 5 * 64, MESSAGE_BYTES];
         // SAFETY: all fields are plain integers and pointers, for which zero is a value.
         let incoming = || unsafe { std::mem::zeroed::<Incoming>() };
         Self {
@@ -50,7 +52,7 @@ impl Buffers {
         }
     }
 
-    /// Forgets the last turn, and is ready for one of so many frames and messages.
+    /// Forgets the last turn and prepares for `frames` reads and `messages` receives.
     pub(super) fn clear(&mut self, frames: usize, messages: usize) {
         for (results, count) in
             self.results.iter_mut().zip([frames.min(MAX_FRAMES), messages.min(MAX_MESSAGES)])
@@ -60,12 +62,12 @@ impl Buffers {
         }
     }
 
-    /// Where this turn's frames go.
+    /// The buffers for the frames of this turn.
     pub(super) fn frames(&mut self) -> impl Iterator<Item = &mut [u8]> {
         self.memory[0].chunks_exact_mut(self.size[0]).take(self.results[0].len())
     }
 
-    /// Where this turn's messages go: headers that point into `self`.
+    /// The headers for the messages of this turn. They point into `self`.
     pub(super) fn headers(&mut self) -> impl Iterator<Item = *mut libc::msghdr> {
         let slots = self.memory[1].chunks_exact_mut(self.size[1]).take(self.results[1].len());
         slots.zip(self.incoming.iter_mut()).map(|(slot, incoming)| {
@@ -80,45 +82,64 @@ impl Buffers {
         })
     }
 
-    pub(super) fn settle(&mut self, is_frame: bool, number: usize, result: i32) {
+    /// Stores the result of a read or a receive.
+    pub(super) fn set_result(&mut self, is_frame: bool, number: usize, result: i32) {
         self.results[usize::from(!is_frame)][number] = result;
     }
 
-    /// What reads of the TUN brought, in order. An empty queue brings nothing; other errors are told.
-    pub fn read(&self) -> impl Iterator<Item = io::Result<&[u8]>> {
-        self.brought(0).map(|brought| brought.map(|(_, bytes)| bytes))
+    /// The frames that this turn has read, in their order. A read that found the queue empty yields nothing; other errors are
+    /// yielded.
+    pub fn frames_read(&self) -> impl Iterator<Item = io::Result<&[u8]>> {
+        (0..self.results[0].len()).filter_map(|number| self.frame(number))
     }
 
-    /// What receives brought, in order. Likewise.
-    pub fn received(&self) -> impl Iterator<Item = io::Result<Received<'_>>> {
-        self.brought(1).map(|brought| {
-            let (number, bytes) = brought?;
-            let incoming = &self.incoming[number];
-            let control: &[u64] = &incoming.control;
-            // SAFETY: the array has CONTROL_LEN bytes, and any of its bytes is a u8.
-            let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), CONTROL_LEN) };
-            #[allow(clippy::unnecessary_cast, reason = "a libc has it as u32 or as usize")]
-            let control_len = incoming.header.msg_controllen as usize;
-            let (stride, ecn) = controls(&control[..control_len.min(CONTROL_LEN)]);
-            let train = Train { bytes, stride: stride.unwrap_or(bytes.len()).max(1) };
-            Ok(Received { from: incoming.name.get(), ecn, train })
-        })
+    /// How many reads this turn has made.
+    #[must_use]
+    pub fn reads(&self) -> usize {
+        self.results[0].len()
     }
 
-    fn brought(&self, kind: usize) -> impl Iterator<Item = io::Result<(usize, &[u8])>> {
-        let slots = self.memory[kind].chunks_exact(self.size[kind]);
-        self.results[kind].iter().zip(slots).enumerate().filter_map(|(number, (result, slot))| {
-            match usize::try_from(*result) {
-                Ok(length) => Some(Ok((number, &slot[..length.min(slot.len())]))),
-                Err(_) if matches!(-result, libc::EAGAIN | libc::EINTR) => None,
-                Err(_) => Some(Err(io::Error::from_raw_os_error(-result))),
+    /// The frame that a read has brought; `None` if it found the queue empty.
+    #[must_use]
+    pub fn frame(&self, number: usize) -> Option<io::Result<&[u8]>> {
+        self.bytes(0, number)
+    }
+
+    /// The messages that this turn has received, in their order. A receive that found the queue empty yields nothing; other errors
+    /// are yielded.
+    pub fn messages_received(&self) -> impl Iterator<Item = io::Result<Received<'_>>> {
+        (0..self.results[1].len()).filter_map(|number| Some((number, self.bytes(1, number)?))).map(
+            |(number, bytes)| {
+                let bytes = bytes?;
+                let incoming = &self.incoming[number];
+                let control: &[u64] = &incoming.control;
+                // SAFETY: the array has CONTROL_LEN bytes, and any of its bytes is a u8.
+                let control =
+                    unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), CONTROL_LEN) };
+                #[allow(clippy::unnecessary_cast, reason = "a libc has it as u32 or as usize")]
+                let control_len = incoming.header.msg_controllen as usize;
+                let (stride, ecn) = controls(&control[..control_len.min(CONTROL_LEN)]);
+                let train = Train { bytes, stride: stride.unwrap_or(bytes.len()).max(1) };
+                Ok(Received { from: incoming.name.get(), ecn, train })
+            },
+        )
+    }
+
+    fn bytes(&self, kind: usize, number: usize) -> Option<io::Result<&[u8]>> {
+        let result = *self.results[kind].get(number)?;
+        match usize::try_from(result) {
+            Ok(length) => {
+                let slot = &self.memory[kind][number * self.size[kind]..][..self.size[kind]];
+                Some(Ok(&slot[..length.min(slot.len())]))
             }
-        })
+            Err(_) if matches!(-result, libc::EAGAIN | libc::EINTR) => None,
+            Err(_) => Some(Err(io::Error::from_raw_os_error(-result))),
+        }
     }
 }
 
-// SAFETY: the pointers in `incoming` are written and used within one turn, which borrows the buffers; none stands for anything
-// between two turns, so that they may move to another thread with it.
+// SAFETY: the pointers in `incoming` are written and used within one turn, which borrows the buffers. No code uses them between
+// two turns, so they may move to another thread with the buffers.
 unsafe impl Send for Buffers {}
 
 impl std::fmt::Debug for Buffers {

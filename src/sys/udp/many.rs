@@ -1,14 +1,15 @@
-//! Many messages by one system call: sendmmsg(2) with UDP_SEGMENT (sendmsg(2) for one), recvmmsg(2) with UDP_GRO.
+//! Many messages in one system call: sendmmsg(2) with UDP_SEGMENT (sendmsg(2) for one message), and recvmmsg(2) with UDP_GRO.
 //!
-//! Invariant: whatever the kernel is given a pointer to lives in the caller's frame or in `self` until the call returns.
+//! It does not retry. Invariant: all memory that the kernel gets a pointer to belongs to the caller or to `self` until the call
+//! returns.
 
 use std::io;
 use std::mem::size_of;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
-use super::super::block::Part;
-use super::super::message::{CONTROL_LEN, NAME_LEN, Name, Outgoing, controls};
+use super::super::batch::Message;
+use super::super::cmsg::{CONTROL_LEN, NAME_LEN, Name, Outgoing, controls};
 use crate::packet::Train;
 use crate::packet::ecn::Ecn;
 
@@ -16,43 +17,43 @@ use crate::packet::ecn::Ecn;
 const SEND_BATCH: usize = 64;
 /// Messages of one recvmmsg at most.
 pub const RECEIVE_BATCH: usize = 32;
-/// A train is as long as a UDP datagram can be.
+/// Bytes of a receive buffer: a train is at most as long as a UDP datagram.
 const SLOT: usize = 65_536;
 
-/// Sends the first parts of `parts`, at most 64, out of `memory`. Says how many the kernel took, in their order; an error
-/// is that of the first.
-pub fn send_many(socket: &UdpSocket, memory: &[u8], parts: &[Part]) -> io::Result<usize> {
-    match parts {
-        // Who comes alone is not to wait until room for 64 is cleared.
-        [part] => send_one(socket, &memory[part.at..part.at + part.len], part).map(|()| 1),
-        _ => send_some(socket, memory, parts),
+/// Sends the first of `messages`, at most 64, out of `memory`. Returns how many of them the kernel took, in their order; an
+/// error is that of the first message.
+pub fn send_many(socket: &UdpSocket, memory: &[u8], messages: &[Message]) -> io::Result<usize> {
+    match messages {
+        // A single message need not wait until the headers of 64 are cleared.
+        [message] => send_one(socket, &memory[message.contents()], message).map(|()| 1),
+        _ => send_some(socket, memory, messages),
     }
 }
 
-fn send_one(socket: &UdpSocket, bytes: &[u8], part: &Part) -> io::Result<()> {
-    let mut message = Outgoing::empty();
-    message.fill(part, bytes);
-    // SAFETY: the header points into `message` and `bytes`, which live across the call and are not moved.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message.header, 0) };
+fn send_one(socket: &UdpSocket, bytes: &[u8], message: &Message) -> io::Result<()> {
+    let mut outgoing = Outgoing::empty();
+    outgoing.fill(message, bytes);
+    // SAFETY: the header points into `outgoing` and `bytes`, which live across the call and are not moved.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const outgoing.header, 0) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn send_some(socket: &UdpSocket, memory: &[u8], parts: &[Part]) -> io::Result<usize> {
-    let mut messages: [Outgoing; SEND_BATCH] = std::array::from_fn(|_| Outgoing::empty());
+fn send_some(socket: &UdpSocket, memory: &[u8], messages: &[Message]) -> io::Result<usize> {
+    let mut outgoing: [Outgoing; SEND_BATCH] = std::array::from_fn(|_| Outgoing::empty());
     // SAFETY: an mmsghdr is made of plain integers and pointers, for which zero is a value.
     let mut headers: [libc::mmsghdr; SEND_BATCH] = unsafe { std::mem::zeroed() };
-    let count = parts.len().min(SEND_BATCH);
-    for ((part, message), header) in parts[..count].iter().zip(&mut messages).zip(&mut headers) {
-        message.fill(part, &memory[part.at..part.at + part.len]);
-        header.msg_hdr = message.header;
+    let count = messages.len().min(SEND_BATCH);
+    for ((message, outgoing), header) in messages[..count].iter().zip(&mut outgoing).zip(&mut headers) {
+        outgoing.fill(message, &memory[message.contents()]);
+        header.msg_hdr = outgoing.header;
     }
     let length = libc::c_uint::try_from(count).unwrap_or(0);
-    // SAFETY: the first `count` headers point into `messages` and `memory`, which live across the call and are not moved.
+    // SAFETY: the first `count` headers point into `outgoing` and `memory`, which live across the call and are not moved.
     let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), length, 0) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Buffers for recvmmsg, and what came in them.
+/// Buffers for recvmmsg, and the messages of the last receive.
 pub struct Receiver {
     memory: Box<[u8]>,
     /// At most [`RECEIVE_BATCH`].
@@ -68,14 +69,14 @@ struct Incoming {
 
 const _: () = assert!(NAME_LEN == size_of::<Name>());
 
-/// One message.
+/// One received message: a datagram, or a GRO train of datagrams.
 #[derive(Debug, Clone, Copy)]
 pub struct Received<'a> {
-    /// Who sent it; `None` if its family is unknown.
+    /// The sender's address; `None` if its family is unknown.
     pub from: Option<SocketAddr>,
     /// The ECN field of the outer header.
     pub ecn: Ecn,
-    /// What it brought.
+    /// The datagrams.
     pub train: Train<'a>,
 }
 
@@ -86,7 +87,7 @@ impl Default for Receiver {
 }
 
 impl Receiver {
-    /// For so many messages a call, at most [`RECEIVE_BATCH`].
+    /// Makes buffers for `messages` messages a call, at most [`RECEIVE_BATCH`].
     #[must_use]
     pub fn new(messages: usize) -> Self {
         let count = messages.clamp(1, RECEIVE_BATCH);
@@ -95,7 +96,8 @@ impl Receiver {
         Self { memory: vec![0; count * SLOT].into(), messages: (0..count).map(|_| message()).collect() }
     }
 
-    /// Receives what there is, `most` messages or as many as it was made for. Says how many; WouldBlock if there is none.
+    /// Receives at most `most` messages, and at most as many as there are buffers. Returns how many it received, or WouldBlock
+    /// if there is no message.
     pub fn receive(&mut self, socket: &UdpSocket, most: usize) -> io::Result<usize> {
         let most = most.min(self.messages.len());
         // SAFETY: iovec and mmsghdr are made of plain integers and pointers, for which zero is a value.
@@ -112,8 +114,8 @@ impl Receiver {
             header.msg_hdr.msg_controllen = CONTROL_LEN as _;
         }
         let length = libc::c_uint::try_from(most).unwrap_or(0);
-        // SAFETY: each of the first `length` headers points to a vector, name and control room of its own, and each vector to a slot of its own;
-        // all live across the call and are writable through `self` and the local arrays.
+        // SAFETY: each of the first `length` headers points to a vector, a name and a control buffer of its own, and each vector
+        // to a slot of its own; all live across the call and are writable through `self` and the local arrays.
         let count = unsafe {
             libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), length, 0, std::ptr::null_mut())
         };
@@ -127,7 +129,7 @@ impl Receiver {
         Ok(count)
     }
 
-    /// What came in the message `index` of the last receive.
+    /// The message `index` of the last receive.
     #[must_use]
     pub fn get(&self, index: usize) -> Received<'_> {
         let message = &self.messages[index];
@@ -160,13 +162,13 @@ mod tests {
     }
 
     fn send(from: &UdpSocket, to: &UdpSocket, len: usize, stride: usize) -> io::Result<usize> {
-        let part = Part::train(0, len, stride, to.local_addr().expect("bound"));
-        send_many(from, &vec![7; len], &[part])
+        let message = Message::train(0, len, stride, to.local_addr().expect("bound"));
+        send_many(from, &vec![7; len], &[message])
     }
 
     /// Kernel contract: a UDP_SEGMENT send arrives as one message with its stride in a UDP_GRO control message.
     #[test]
-    fn a_train_arrives_as_it_left() {
+    fn train_arrives_with_its_stride() {
         let (from, to) = pair();
         let mut receiver = Receiver::new(RECEIVE_BATCH);
         assert_eq!(send(&from, &to, 44 * 1472 + 700, 1472).expect("sent"), 1);
@@ -180,9 +182,9 @@ mod tests {
         );
     }
 
-    /// Kernel contract: what one send takes.
+    /// Kernel contract: the limits of one send.
     #[test]
-    fn the_limits_of_a_train() {
+    fn train_has_the_known_limits() {
         let (from, to) = pair();
         send(&from, &to, SEGMENTS * 100, 100).expect("64 segments");
         send(&from, &to, max_segments() * 100, 100).expect("what was asked for");
@@ -193,9 +195,9 @@ mod tests {
         assert_eq!(errno(send(&from, &to, (max_segments() + 1) * 100, 100)), Some(libc::EINVAL));
     }
 
-    /// Kernel contract: the ECN field leaves by a control message beside UDP_SEGMENT's, and arrives in one beside UDP_GRO's.
+    /// Kernel contract: a control message sets the ECN field beside UDP_SEGMENT, and another returns it beside UDP_GRO.
     #[test]
-    fn marks_leave_and_arrive() {
+    fn ecn_field_is_sent_and_received() {
         for host in ["127.0.0.1", "::1"] {
             let any = || SocketAddr::new(host.parse().expect("an address"), 0);
             let (from, to) = (bind(any()).expect("bound"), bind(any()).expect("bound"));
@@ -204,8 +206,8 @@ mod tests {
             for ecn in [Ecn::Ect0, Ecn::NotEct, Ecn::Ce, Ecn::Ect1] {
                 for stride in [1000, 100] {
                     let to_address = to.local_addr().expect("bound");
-                    let part = Part { ecn, ..Part::train(0, 1000, stride, to_address) };
-                    assert_eq!(send_many(&from, &[7; 1000], &[part]).expect("sent"), 1);
+                    let message = Message { ecn, ..Message::train(0, 1000, stride, to_address) };
+                    assert_eq!(send_many(&from, &[7; 1000], &[message]).expect("sent"), 1);
                     assert_eq!(receiver.receive(&to, RECEIVE_BATCH).expect("received"), 1);
                     let received = receiver.get(0);
                     assert_eq!((received.ecn, received.train.stride), (ecn, stride), "{host}");
@@ -216,13 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn many_messages_keep_their_order() {
+    fn messages_keep_their_order() {
         let (from, to) = pair();
         let memory: Vec<u8> = (0..=255).collect();
         let to_address = to.local_addr().expect("bound");
-        let parts: Vec<Part> = (0..100).map(|n| Part::train(n, 1 + n % 3, 1 + n % 3, to_address)).collect();
-        assert_eq!(send_many(&from, &memory, &parts).expect("sent"), SEND_BATCH);
-        assert_eq!(send_many(&from, &memory, &parts[SEND_BATCH..]).expect("sent"), 36);
+        let messages: Vec<Message> =
+            (0..100).map(|n| Message::train(n, 1 + n % 3, 1 + n % 3, to_address)).collect();
+        assert_eq!(send_many(&from, &memory, &messages).expect("sent"), SEND_BATCH);
+        assert_eq!(send_many(&from, &memory, &messages[SEND_BATCH..]).expect("sent"), 36);
         let (mut receiver, mut seen) = (Receiver::new(RECEIVE_BATCH), Vec::new());
         while let Ok(count) = receiver.receive(&to, RECEIVE_BATCH) {
             for index in 0..count {

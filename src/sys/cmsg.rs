@@ -1,14 +1,15 @@
-//! Socket messages as the kernel lays them out: addresses, and the control messages for UDP trains and ECN.
+//! Socket messages in the kernel's layout: addresses, and the control messages for UDP trains and ECN.
 //!
-//! It makes no system call. Source: cmsg(3), udp(7) (UDP_SEGMENT, UDP_GRO), `include/uapi/linux/udp.h`.
+//! It makes no system call. Invariant: a header that was filled points only into itself and into the bytes that it was given.
+//! Sources: cmsg(3), udp(7) (UDP_SEGMENT, UDP_GRO), `include/uapi/linux/udp.h`.
 
 use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-use super::block::Part;
+use super::batch::Message;
 use crate::packet::ecn::Ecn;
 
-/// Room for the address of either family.
+/// The address of either family.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) union Name {
@@ -18,7 +19,7 @@ pub(super) union Name {
 
 /// Bytes of a [`Name`].
 pub(super) const NAME_LEN: usize = size_of::<Name>();
-/// Bytes of control messages that a receive may bring: UDP_GRO's, with room to spare.
+/// Bytes of control messages that a receive may return: that of UDP_GRO, with room to spare.
 pub(super) const CONTROL_LEN: usize = 64;
 /// Bytes before the data of a control message.
 // SAFETY: CMSG_LEN computes from its argument and touches no memory.
@@ -29,8 +30,8 @@ const CONTROL_HEADER: usize = unsafe { libc::CMSG_LEN(0) } as usize;
 const CONTROL_ROOM: usize = unsafe { libc::CMSG_SPACE(2) + libc::CMSG_SPACE(4) } as usize;
 const _: () = assert!(CONTROL_ROOM.is_multiple_of(8));
 
-/// Everything beside the bytes that a send needs. It is filled and pointed to where it stands: it must not move between
-/// [`Outgoing::fill`] and the end of the send.
+/// All that a send needs beside the bytes. It contains pointers to itself, so it must not move between [`Outgoing::fill`] and
+/// the end of the send.
 #[repr(C)]
 pub(super) struct Outgoing {
     pub(super) header: libc::msghdr,
@@ -46,9 +47,9 @@ impl Outgoing {
         unsafe { std::mem::zeroed() }
     }
 
-    /// Describes the send of `bytes`, which are those of `part`.
-    pub(super) fn fill(&mut self, part: &Part, bytes: &[u8]) {
-        let name_len = part.to.map_or(0, |to| self.name.set(to));
+    /// Describes the send of `bytes`, which are those of `message`.
+    pub(super) fn fill(&mut self, message: &Message, bytes: &[u8]) {
+        let name_len = message.destination.map_or(0, |destination| self.name.set(destination));
         self.iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         self.header.msg_name = (&raw mut self.name).cast();
         self.header.msg_namelen = name_len;
@@ -57,16 +58,16 @@ impl Outgoing {
         self.header.msg_control = std::ptr::null_mut();
         self.header.msg_controllen = 0;
         let mut filled = 0;
-        if part.is_train() {
-            let size = u16::try_from(part.stride).unwrap_or(u16::MAX);
+        if message.is_train() {
+            let size = u16::try_from(message.segment_size).unwrap_or(u16::MAX);
             filled = self.control(filled, libc::SOL_UDP, libc::UDP_SEGMENT, size.to_ne_bytes());
         }
-        if part.ecn != Ecn::NotEct {
-            let (level, kind) = match part.to {
+        if message.ecn != Ecn::NotEct {
+            let (level, kind) = match message.destination {
                 Some(SocketAddr::V6(_)) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
                 Some(SocketAddr::V4(_)) | None => (libc::IPPROTO_IP, libc::IP_TOS),
             };
-            filled = self.control(filled, level, kind, i32::from(part.ecn as u8).to_ne_bytes());
+            filled = self.control(filled, level, kind, i32::from(message.ecn as u8).to_ne_bytes());
         }
         if filled > 0 {
             self.header.msg_control = self.control.as_mut_ptr().cast();
@@ -74,7 +75,7 @@ impl Outgoing {
         }
     }
 
-    /// Writes a control message behind the first `filled` bytes of them. Returns how many are filled then.
+    /// Writes a control message after the first `filled` bytes. Returns how many bytes are filled then.
     fn control<const N: usize>(&mut self, filled: usize, level: i32, kind: i32, data: [u8; N]) -> usize {
         let size = libc::c_uint::try_from(N).unwrap_or(0);
         // SAFETY: CMSG_LEN and CMSG_SPACE compute from their argument and touch no memory.
@@ -99,7 +100,7 @@ impl Name {
         unsafe { std::mem::zeroed() }
     }
 
-    /// Returns the length of what was set.
+    /// Sets the address. Returns its length.
     fn set(&mut self, address: SocketAddr) -> libc::socklen_t {
         *self = Self::empty();
         let (family, length) = match address {
@@ -147,7 +148,7 @@ impl Name {
     }
 }
 
-/// What the control messages of a received message say: how long the datagrams of a train are, `None` for a single one; and
+/// Reads the control messages of a received message: the length of the datagrams of a train (`None` for a single datagram), and
 /// the ECN field of the outer header.
 pub(super) fn controls(mut control: &[u8]) -> (Option<usize>, Ecn) {
     let (mut stride, mut ecn) = (None, Ecn::NotEct);
@@ -162,7 +163,7 @@ pub(super) fn controls(mut control: &[u8]) -> (Option<usize>, Ecn) {
             (libc::SOL_UDP, libc::UDP_GRO) => {
                 stride = number.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
             }
-            // One byte of IPv4, an integer of IPv6: the lowest byte counts.
+            // IPv4 has one byte and IPv6 an integer: the lowest byte has the field.
             (libc::IPPROTO_IP, libc::IP_TOS) => ecn = data.first().map_or(ecn, |tos| Ecn::of(*tos)),
             (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                 ecn = number.map_or(ecn, |class| Ecn::of(class.to_le_bytes()[0]));
@@ -179,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_survive() {
+    fn address_is_read_as_it_was_set() {
         for text in ["192.0.2.7:8285", "[2001:db8::7]:8285"] {
             let address: SocketAddr = text.parse().expect("an address");
             let mut name = Name::empty();

@@ -1,0 +1,386 @@
+//! [`Endpoints`]: the TUN queue and the sending socket of one worker, and what is done when the kernel refuses a message.
+//!
+//! The batch engine sends everything by this file, and the ring engine sends what its ring could not. If a socket refuses a train,
+//! its datagrams are sent singly; if the TUN refuses a super packet, its packets are written singly. The offload then stays off
+//! for a while.
+//!
+//! It makes no routing decision. Invariant: each packet of a block is counted once, as forwarded or under one drop reason.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::account::{Account, Op};
+use super::offload_switch::OffloadSwitch;
+use super::tx_block::{Record, TxBlock, TxMessage};
+use crate::forward::{DropReason, EgressState, Table, ToTun, Train};
+use crate::packet::coalesce::{Coalescer, Full};
+use crate::packet::icmp::Problem;
+use crate::packet::split::{SPLIT_BUFFER, split};
+use crate::packet::{Family, IpPacket, VnetHeader, bundle, outer_overhead, protocol};
+use crate::seal::{OVERHEAD, SealError};
+use crate::sys::batch::Message;
+use crate::sys::tun::{Offload, Queue};
+use crate::sys::{Interest, poll, udp};
+use crate::time::Nanos;
+
+#[cfg(test)]
+mod tests;
+
+/// How long a worker waits for room in a full send queue before it drops the packet.
+pub(super) const SEND_TIMEOUT: Duration = Duration::from_millis(100);
+/// Single datagrams that one system call sends.
+const BATCH: usize = 64;
+
+/// The TUN queue and the sending socket of one worker.
+pub(super) struct Endpoints {
+    pub(super) tun: Queue,
+    socket: UdpSocket,
+    pub(super) account: Arc<Account>,
+    pub(super) egress_state: EgressState,
+    /// Whether the socket takes trains (UDP_SEGMENT).
+    segmentation: OffloadSwitch,
+    /// Whether the TUN takes super packets.
+    merging: OffloadSwitch,
+    /// Whether UDP packets may be merged.
+    may_merge_udp: bool,
+    /// Memory for the packets of a super packet that the TUN refused.
+    split_buffer: Box<[u8]>,
+    /// The number of the worker: each worker seals with its own keys.
+    pub(super) worker: usize,
+    /// Memory for datagrams that are sealed once more.
+    sealed: Box<[u8]>,
+    /// Peers to which a bundle was too long, and the inner MTU of the path: the transmit batch makes shorter bundles for them.
+    pub(super) narrow_paths: Vec<(SocketAddr, usize)>,
+}
+
+impl Endpoints {
+    pub(super) fn new(
+        tun: Queue,
+        socket: UdpSocket,
+        account: Arc<Account>,
+        offload: Offload,
+        worker: usize,
+    ) -> Self {
+        let wanted = offload != Offload::None;
+        Self {
+            tun,
+            socket,
+            account,
+            egress_state: EgressState::new(crate::sys::now()),
+            segmentation: OffloadSwitch::new(wanted),
+            merging: OffloadSwitch::new(wanted),
+            may_merge_udp: offload == Offload::TcpAndUdp,
+            split_buffer: vec![0; SPLIT_BUFFER].into(),
+            worker,
+            sealed: vec![0; SPLIT_BUFFER].into(),
+            narrow_paths: Vec::new(),
+        }
+    }
+
+    /// Whether the kernel takes trains.
+    pub(super) fn may_segment(&self, now: Nanos) -> bool {
+        self.segmentation.is_on(now)
+    }
+
+    /// Whether a packet for the TUN may be merged with others.
+    fn may_merge(&self, packet: &IpPacket<'_>, now: Nanos) -> bool {
+        self.merging.is_on(now) && (self.may_merge_udp || packet.protocol() != protocol::UDP)
+    }
+
+    /// Adds a packet for the TUN to `coalescer`, merged with others if that is allowed.
+    pub(super) fn merge(
+        &self,
+        coalescer: &mut Coalescer,
+        packet: IpPacket<'_>,
+        now: Nanos,
+    ) -> Result<(), Full> {
+        if self.may_merge(&packet, now) { coalescer.push(packet) } else { coalescer.push_alone(packet) }
+    }
+
+    /// Counts a message that the kernel took.
+    pub(super) fn sent(&self, sent: &TxMessage) {
+        let (counters, record) = (&self.account.counters, &sent.record);
+        counters.egress_sends.add(1);
+        counters.egress.forwarded_many(record.packets, record.packet_bytes);
+        if record.bundled {
+            counters.egress_bundles.add(sent.datagrams());
+        }
+        if record.sealed {
+            counters.sealed.add(sent.datagrams());
+        }
+    }
+
+    /// Sends all messages of a block, in their order.
+    pub(super) fn send(&mut self, block: &TxBlock, table: &Table, now: Nanos) {
+        let (messages, mut next) = (block.messages(), 0);
+        while next < messages.len() {
+            let may_segment = self.may_segment(now);
+            if messages[next].is_train() && !may_segment {
+                let (bytes, plain) = block.plain(&block.get(next));
+                self.send_singly(bytes, &plain, table, now);
+                next += 1;
+                continue;
+            }
+            let rest = &messages[next..];
+            let count =
+                rest.iter().position(|message| message.is_train() && !may_segment).unwrap_or(rest.len());
+            self.account.counters.system_calls.add(1);
+            match udp::send_many(&self.socket, block.memory(), &rest[..count]) {
+                Ok(taken) => {
+                    (next..next + taken).for_each(|index| self.sent(&block.get(index)));
+                    next += taken;
+                }
+                Err(error) => {
+                    let (bytes, plain) = block.plain(&block.get(next));
+                    self.recover_send(bytes, &plain, &error, table, now);
+                    next += 1;
+                }
+            }
+        }
+    }
+
+    /// Handles a message that the kernel refused: sends it in another way, or drops and counts its packets. `bytes` and `refused`
+    /// come from [`TxBlock::plain`]: sealed datagrams are sealed once more.
+    pub(super) fn recover_send(
+        &mut self,
+        bytes: &[u8],
+        refused: &TxMessage,
+        error: &io::Error,
+        table: &Table,
+        now: Nanos,
+    ) {
+        match error.raw_os_error() {
+            // The send queue is full. The worker waits, because packets should pile up in the TUN's own queue.
+            Some(libc::EAGAIN) => {
+                self.account.error(Op::UdpSend, error);
+                self.wait_for_room();
+                self.send_singly(bytes, refused, table, now);
+            }
+            Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if refused.message.is_train() => {
+                self.account.error(Op::UdpSend, error);
+                self.account.counters.send_fallbacks.add(1);
+                let all_passed = self.send_singly(bytes, refused, table, now);
+                // If single datagrams do not pass either, the offload is not the cause.
+                if all_passed && self.segmentation.refuse(now) {
+                    tracing::warn!(%error, "UDP segmentation offload refused by the kernel: off for a minute");
+                }
+            }
+            Some(libc::EMSGSIZE) => self.too_big(bytes, refused, error, table, now),
+            _ => self.drop_failed(refused.record.packets, error),
+        }
+    }
+
+    /// Sends a train as single datagrams. Returns whether the kernel took all of them.
+    fn send_singly(&mut self, bytes: &[u8], train: &TxMessage, table: &Table, now: Nanos) -> bool {
+        let stride = train.message.segment_size;
+        let single = |start: usize| {
+            let len = stride.min(bytes.len() - start);
+            let single = train.part(start, len, len);
+            if !train.record.bundled {
+                return single;
+            }
+            let (packets, packet_bytes) = bundle::contents(&bytes[start..start + len]);
+            TxMessage { record: Record { packets, packet_bytes, ..single.record }, ..single }
+        };
+        let (mut start, mut may_wait) = (0, true);
+        while start < bytes.len() {
+            let mut singles = [train.message; BATCH];
+            let starts = (start..bytes.len()).step_by(stride);
+            let count = starts.clone().count().min(BATCH);
+            for (slot, start) in singles.iter_mut().zip(starts) {
+                *slot = single(start).message;
+            }
+            match self.transmit(bytes, &singles[..count], train.record.sealed, table, now) {
+                Ok(taken) => {
+                    singles[..taken].iter().for_each(|message| self.sent(&single(message.start)));
+                    start += taken * stride;
+                    may_wait = true;
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && may_wait => {
+                    may_wait = false;
+                    self.wait_for_room();
+                }
+                Err(error) => {
+                    let starts = (start..bytes.len()).step_by(stride);
+                    let packets = starts.map(|start| single(start).record.packets).sum();
+                    let mut rest = train.part(start, bytes.len() - start, stride);
+                    rest.record.packets = packets;
+                    match error.raw_os_error() {
+                        Some(libc::EMSGSIZE) => self.too_big(&bytes[start..], &rest, &error, table, now),
+                        _ => self.drop_failed(packets, &error),
+                    }
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Sends single datagrams out of `bytes`, sealed if their train was. Returns how many the kernel took. An error is that of the
+    /// first datagram, `ENOKEY` if no key can seal for the peer.
+    fn transmit(
+        &mut self,
+        bytes: &[u8],
+        singles: &[Message],
+        is_sealed: bool,
+        table: &Table,
+        now: Nanos,
+    ) -> io::Result<usize> {
+        self.account.counters.system_calls.add(1);
+        let Some(first) = singles.first().filter(|_| is_sealed) else {
+            return udp::send_many(&self.socket, bytes, singles);
+        };
+        let peer = first.destination.and_then(|destination| table.peer_by_address(destination.ip()));
+        let keys = peer.and_then(|peer| peer.session.as_ref()).map(|session| session.keys());
+        let no_key = || io::Error::from_raw_os_error(libc::ENOKEY);
+        let keys = keys.ok_or_else(no_key)?;
+        let (mut sealed, mut used, mut count) = ([*first; BATCH], 0, 0);
+        for (single, slot) in singles.iter().zip(&mut sealed) {
+            let packet = Train::single(&bytes[single.contents()]);
+            match keys.seal(self.worker, packet, &mut self.sealed[used..], now) {
+                Ok(Train { bytes, stride }) => {
+                    *slot = Message { start: used, len: bytes.len(), segment_size: stride, ..*single };
+                }
+                // The caller sends the others after these.
+                Err(SealError::NoRoom) if count > 0 => break,
+                Err(_) => return Err(no_key()),
+            }
+            (count, used) = (count + 1, used + slot.len);
+        }
+        udp::send_many(&self.socket, &self.sealed, &sealed[..count])
+    }
+
+    /// Handles a message that is too long for its path. The packets of bundles are sent bare, and later bundles are made shorter.
+    /// Otherwise the sender of the packets gets an ICMP error.
+    fn too_big(&mut self, bytes: &[u8], refused: &TxMessage, error: &io::Error, table: &Table, now: Nanos) {
+        if !refused.record.bundled {
+            return self.refuse(bytes, refused, error, table, now);
+        }
+        self.account.counters.bundle_fallbacks.add(refused.datagrams());
+        let stride = refused.message.segment_size;
+        // If the kernel believes that this bundle fits the path, its MTU is wrong, and no bundle is made.
+        let inner_mtu = self.inner_mtu(refused).map(usize::from).filter(|mtu| *mtu < stride.min(bytes.len()));
+        let destination = refused.message.destination;
+        self.narrow_paths.extend(destination.map(|destination| (destination, inner_mtu.unwrap_or(0))));
+        for datagram in bytes.chunks(stride) {
+            for packet in bundle::entries(datagram).into_iter().flatten().flatten() {
+                let mut bare = refused.part(0, packet.len(), packet.len());
+                bare.record.bundled = false;
+                self.send_singly(packet, &bare, table, now);
+            }
+        }
+    }
+
+    /// Asks the kernel for the MTU of the path of a message, in bytes of inner packet before sealing.
+    fn inner_mtu(&self, refused: &TxMessage) -> Option<u16> {
+        let destination = refused.message.destination?;
+        let path = self.socket.local_addr().and_then(|from| udp::path_mtu(from.ip(), destination)).ok()?;
+        let overhead = usize::from(outer_overhead(Family::of(destination.ip())));
+        let sealing = if refused.record.sealed { OVERHEAD } else { 0 };
+        u16::try_from(usize::try_from(path).ok()?.checked_sub(overhead + sealing)?).ok()
+    }
+
+    /// Drops the packets of a message, and tells their sender the MTU of the path.
+    fn refuse(&mut self, bytes: &[u8], refused: &TxMessage, error: &io::Error, table: &Table, now: Nanos) {
+        match self.inner_mtu(refused) {
+            Some(mtu) => {
+                let Self { tun, account, egress_state, .. } = self;
+                let refusal = (DropReason::TooBig, Problem::TooBig { mtu });
+                let train = Train { bytes, stride: refused.message.segment_size };
+                let mut replies = Replies { tun, account };
+                egress_state.refuse(table, train, refusal, now, &account.counters, &mut replies);
+            }
+            None => self.drop_failed(refused.record.packets, error),
+        }
+    }
+
+    fn drop_failed(&self, packets: u64, error: &io::Error) {
+        self.account.error(Op::UdpSend, error);
+        self.account.counters.egress.drop_many(DropReason::SendFailed, packets);
+    }
+
+    fn wait_for_room(&self) {
+        self.account.counters.system_calls.add(1);
+        // The next send shows whether there is room.
+        let _ = poll([(self.socket.as_fd(), Interest::Write)], Some(SEND_TIMEOUT));
+    }
+
+    /// Counts a write that the kernel took.
+    pub(super) fn written(&self, packets: u64, bytes: u64) {
+        self.account.counters.ingress_writes.add(1);
+        self.account.counters.ingress.forwarded_many(packets, bytes);
+    }
+
+    /// Writes all packets of `coalescer` to the TUN.
+    pub(super) fn write_merged(&mut self, coalescer: &mut Coalescer, now: Nanos) {
+        for run in coalescer.finish() {
+            self.write(run.bytes, run.packets, run.packet_bytes, now);
+        }
+        coalescer.clear();
+    }
+
+    /// Writes a packet or super packet with its header.
+    fn write(&mut self, frame: &[u8], packets: u64, bytes: u64, now: Nanos) {
+        self.account.counters.system_calls.add(1);
+        match self.tun.write(frame) {
+            Ok(()) => self.written(packets, bytes),
+            Err(error) => self.recover_write(frame, packets, &error, now),
+        }
+    }
+
+    /// Handles a frame that the TUN refused: writes the packets of a super packet singly, and drops and counts any other frame.
+    pub(super) fn recover_write(&mut self, frame: &[u8], packets: u64, error: &io::Error, now: Nanos) {
+        self.account.error(Op::TunWrite, error);
+        let is_refusal = error.raw_os_error() == Some(libc::EINVAL) && packets > 1;
+        let Self { tun, account, split_buffer, .. } = self;
+        let train = is_refusal.then(|| split_frame(frame, split_buffer)).flatten();
+        let Some(train) = train else {
+            return account.counters.ingress.drop_many(DropReason::WriteFailed, packets);
+        };
+        account.counters.write_fallbacks.add(1);
+        for packet in train.datagrams() {
+            account.counters.system_calls.add(1);
+            match tun.write_packet(packet) {
+                Ok(()) => {
+                    account.counters.ingress_writes.add(1);
+                    account.counters.ingress.forwarded(packet.len());
+                }
+                Err(error) => {
+                    account.error(Op::TunWrite, &error);
+                    account.counters.ingress.drop(DropReason::WriteFailed);
+                }
+            }
+        }
+        if self.merging.refuse(now) {
+            tracing::warn!(%error, "merged packets refused by the overlay device: written singly for a minute");
+        }
+    }
+}
+
+/// Splits a frame that was merged here into its packets.
+fn split_frame<'a>(frame: &[u8], buffer: &'a mut [u8]) -> Option<Train<'a>> {
+    let (vnet, packet) = VnetHeader::parse(frame).ok()?;
+    split(&vnet, IpPacket::parse(packet).ok()?, buffer).ok()
+}
+
+/// Writes ICMP errors to the TUN. Egress has no other packets for it.
+pub(super) struct Replies<'a> {
+    pub(super) tun: &'a Queue,
+    pub(super) account: &'a Account,
+}
+
+impl ToTun for Replies<'_> {
+    /// Egress has no packets for the TUN.
+    fn push(&mut self, _packet: IpPacket<'_>) {}
+
+    fn reply(&mut self, error: &[u8]) {
+        self.account.counters.system_calls.add(1);
+        match self.tun.write_packet(error) {
+            Ok(()) => self.account.counters.ingress_writes.add(1),
+            Err(error) => self.account.error(Op::TunWrite, &error),
+        }
+    }
+}
