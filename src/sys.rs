@@ -1,8 +1,11 @@
-//! System calls that no library makes safely: the only module with `unsafe`, and the probe of what this process may do.
+//! System calls that no library makes safely: the only module with `unsafe`, and the probe of what
+//! this process may do.
 //!
-//! Each function makes one call and returns its error. The callers decide what to do about an error.
+//! Each function makes one call and returns its error. The callers decide what to do about an
+//! error.
 //!
-//! Invariant: no function here is `unsafe` to call; each `unsafe` block names what makes it sound and which code upholds it.
+//! Invariant: no function here is `unsafe` to call; each `unsafe` block names what makes it sound
+//! and which code upholds it.
 
 pub mod batch;
 mod capabilities;

@@ -1,6 +1,7 @@
-//! What the fast engines promise of a turn, counted with an engine in this process: few system calls for many packets, no
-//! allocation, and an end that is told when its ring breaks. Alone in its binary, because the counting allocator counts for
-//! the whole process.
+//! An engine in this process: it makes few system calls for many packets, allocates nothing, and
+//! reports a broken ring.
+//!
+//! The test is alone in its binary, because the allocator counts for the whole process.
 
 #[path = "support/counting.rs"]
 mod counting;
@@ -18,10 +19,10 @@ use hopsack::engine::{Engine, EngineView, Io, WorkerError};
 use support::eventually;
 use support::host::{Host, RULES, fib, host};
 
-/// Packets that stand in a queue at once: a TUN holds 500.
+/// Packets that wait in each queue: a TUN holds 500.
 const BACKLOG: u64 = 480;
 
-/// As many packets each way as queues hold.
+/// Fills the queues of both directions.
 fn fill(host: &Host, inner: &[u8]) {
     let (pod, ours) = (SocketAddr::from(([10, 1, 2, 9], 7)), SocketAddr::from(([127, 0, 0, 1], 8285)));
     for _ in 0..BACKLOG {
@@ -30,20 +31,21 @@ fn fill(host: &Host, inner: &[u8]) {
     }
 }
 
-/// Packets each way, and system calls.
+/// Packets in each direction, and system calls.
 fn counts(view: &EngineView) -> [u64; 3] {
     let counters = &view.accounts()[0].counters;
     [counters.egress.packets.get(), counters.ingress.packets.get(), counters.system_calls.get()]
 }
 
 #[test]
-fn turns_are_few_allocate_nothing_and_end_with_their_ring() {
+fn turns_make_few_calls_and_no_allocation() {
     let mut inner = Vec::new();
     let builder = PacketBuilder::ipv4([10, 1, 2, 9], [10, 1, 1, 1], 64).udp(7, 7000);
     builder.write(&mut inner, &[7; 64]).expect("fits");
     let host = host("turns");
 
-    // What stood in the queues before the engine came, of 64 bytes each: many by one system call.
+    // Packets of 64 bytes that wait in the queues before the engine starts: one system call moves
+    // many of them.
     fill(&host, &inner);
     let (ends, ring) = (host.ends(), host.ends.ring().expect("io_uring"));
     let ring_descriptor = ring.as_raw_fd();
@@ -62,7 +64,7 @@ fn turns_are_few_allocate_nothing_and_end_with_their_ring() {
     let allowed = (egress + ingress) * 11 / 160 + 8;
     assert!(calls <= allowed, "{calls} system calls for {egress} and {ingress} packets");
 
-    // The same again, with the engine at work and warm.
+    // The same again while the engine runs.
     let before = allocations();
     for round in 2..50 {
         fill(&host, &inner);
@@ -72,12 +74,12 @@ fn turns_are_few_allocate_nothing_and_end_with_their_ring() {
     }
     assert_eq!(allocations() - before, 0, "allocations in 46,000 packets");
 
-    // The ring's descriptor becomes something else.
+    // The descriptor of the ring becomes another file.
     let null = File::open("/dev/null").expect("it is there");
     // SAFETY: both descriptors are open; the engine goes on to own the second number.
     assert!(unsafe { libc::dup2(null.as_raw_fd(), ring_descriptor) } >= 0);
     fill(&host, &inner);
-    let error = failed.recv_timeout(Duration::from_secs(10)).expect("it says so");
+    let error = failed.recv_timeout(Duration::from_secs(10)).expect("the failure is reported");
     assert!(matches!(error, WorkerError::System { call: "io_uring_enter", .. }), "{error}");
     engine.stop();
 }

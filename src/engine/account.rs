@@ -1,6 +1,7 @@
 //! [`Account`]: what one worker counts.
 //!
-//! It sums and prints nothing. Invariant: each counter has one writer; errors, which are rare, are counted under a lock.
+//! It sums and prints nothing. Invariant: each counter has one writer; errors, which are rare, are
+//! counted under a lock.
 
 use std::collections::BTreeMap;
 use std::io;

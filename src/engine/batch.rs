@@ -1,8 +1,10 @@
-//! [`PlainIo`], the I/O of the batch engine: offloads and many messages in one call, with plain system calls. It is for kernels and
-//! containers that forbid io_uring, and the engine that the ring engine is compared with.
+//! [`PlainIo`], the I/O of the batch engine: offloads and many messages in one call, with plain
+//! system calls. It is for kernels and containers that forbid io_uring, and the engine that the
+//! ring engine is compared with.
 //!
-//! A turn reads the TUN, sends with sendmmsg and UDP_SEGMENT, receives with recvmmsg and UDP_GRO, and writes each merged packet
-//! with one call, because a TUN has no call for several packets. It decides nothing about packets.
+//! A turn reads the TUN, sends with sendmmsg and UDP_SEGMENT, receives with recvmmsg and UDP_GRO,
+//! and writes each merged packet with one call, because a TUN has no call for several packets. It
+//! decides nothing about packets.
 //!
 //! Invariant: when [`PlainIo::flush`] returns, the kernel has taken or refused all pending packets.
 

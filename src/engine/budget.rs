@@ -1,11 +1,14 @@
 //! [`Budget`]: how many packets a worker asks a queue for in one turn.
 //!
-//! A turn takes many short packets, so that a flood needs few system calls, but few super packets, so that they are still in the
-//! cache when they leave and no packet waits for the copy of more than [`TURN_BYTES`].
+//! A turn takes many short packets, so that a flood needs few system calls, but few super packets,
+//! so that they are still in the cache when they leave and no packet waits for the copy of more
+//! than [`TURN_BYTES`].
 //!
-//! It reads no queue. What the turns brought also shows whether the queue is ever empty, and the budget tells that to [`Codel`].
+//! It reads no queue. What the turns brought also shows whether the queue is ever empty, and the
+//! budget tells that to [`Codel`].
 //!
-//! Invariant: a turn asks for at least one packet while the queue may have any, and for at most `max`.
+//! Invariant: a turn asks for at least one packet while the queue may have any, and for at most
+//! `max`.
 
 use super::codel::Codel;
 use super::policy::{BULK_PACKET_BYTES, FOLLOW_UP_WINDOW, TURN_BYTES};
@@ -46,7 +49,8 @@ impl Budget {
         self.next
     }
 
-    /// Asks for as many packets as a turn may bring, for a queue where asking for more costs nothing.
+    /// Asks for as many packets as a turn may bring, for a queue where asking for more costs
+    /// nothing.
     pub(super) fn ask_for_all(&mut self) -> usize {
         self.next = self.limit();
         self.next
@@ -102,8 +106,8 @@ mod tests {
 
     const NOW: Nanos = Nanos::from_secs(1);
 
-    /// Takes turns until a queue with `left` packets of `length` bytes is known to be empty. Returns how many packets each turn
-    /// asked for.
+    /// Takes turns until a queue with `left` packets of `length` bytes is known to be empty.
+    /// Returns how many packets each turn asked for.
     fn drain(budget: &mut Budget, mut left: usize, length: usize) -> Vec<usize> {
         let mut asked = Vec::new();
         while left > 0 || budget.next() > 0 {

@@ -1,13 +1,15 @@
-//! [`Codel`]: when to warn a sender that its packets pile up. It is the control law of CoDel (RFC 8289 §5), for queues that do not
-//! tell how long a packet waited in them.
+//! [`Codel`]: when to warn a sender that its packets pile up. It is the control law of CoDel (RFC
+//! 8289 §5), for queues that do not tell how long a packet waited in them.
 //!
-//! The queues of a TUN device and of a socket hold megabytes in the order of arrival, so a ping behind a few bulk streams waits
-//! for all of that. CoDel asks whether the shortest wait within an interval was longer than a target. Here the question is
-//! whether the queue was ever found empty. If it was not for [`INTERVAL`], it is longer than its streams need to keep the worker
-//! busy. Then one bulk packet is marked, or dropped if it cannot be marked, and then another one, ever sooner, until the queue
-//! has been empty.
+//! The queues of a TUN device and of a socket hold megabytes in the order of arrival, so a ping
+//! behind a few bulk streams waits for all of that. CoDel asks whether the shortest wait within an
+//! interval was longer than a target. Here the question is whether the queue was ever found empty.
+//! If it was not for [`INTERVAL`], it is longer than its streams need to keep the worker busy. Then
+//! one bulk packet is marked, or dropped if it cannot be marked, and then another one, ever sooner,
+//! until the queue has been empty.
 //!
-//! It touches no packet and knows no flow: the flow with most packets in the queue is hit most often.
+//! It touches no packet and knows no flow: the flow with most packets in the queue is hit most
+//! often.
 //!
 //! Invariant: while a queue is empty at least once in an interval, there are no warnings.
 
@@ -15,15 +17,18 @@ use std::time::Duration;
 
 use crate::time::Nanos;
 
-/// How long a queue may be without ever being empty: several round trips between hosts of one site, and a time slice of the
-/// kernel's scheduler, in which the queue fills because its thread does not run.
+/// How long a queue may be without ever being empty: several round trips between hosts of one site,
+/// and a time slice of the kernel's scheduler, in which the queue fills because its thread does not
+/// run.
 const INTERVAL: Duration = Duration::from_millis(5);
-/// Turns in which the queue must have been served as well, so that time in which the thread did not run is not enough.
+/// Turns in which the queue must have been served as well, so that time in which the thread did not
+/// run is not enough.
 const MIN_TURNS: u32 = 8;
-/// How long after the last warning the count goes on, if the queue fills again, and need not start from one.
+/// How long after the last warning the count goes on, if the queue fills again, and need not start
+/// from one.
 const MEMORY: Duration = INTERVAL.saturating_mul(16);
-/// The count beyond which warnings come no sooner, a sixteenth of an interval apart. A flood does not react to warnings, and
-/// the traffic after it should not suffer from a long count.
+/// The count beyond which warnings come no sooner, a sixteenth of an interval apart. A flood does
+/// not react to warnings, and the traffic after it should not suffer from a long count.
 const MAX_COUNT: u32 = 256;
 
 /// The state of one queue.
@@ -48,7 +53,8 @@ impl Codel {
         }
     }
 
-    /// A turn took packets out of the queue and left some. Returns whether one sender should be warned.
+    /// A turn took packets out of the queue and left some. Returns whether one sender should be
+    /// warned.
     pub(super) fn not_emptied(&mut self, now: Nanos) -> bool {
         self.turns += 1;
         let is_too_long = self.turns >= MIN_TURNS && now.since(self.last_empty) >= INTERVAL;
@@ -65,8 +71,8 @@ impl Codel {
 mod tests {
     use super::*;
 
-    /// Serves a queue every tenth of a millisecond, from `from` to `to` milliseconds. Returns when it warned, in tenths of a
-    /// millisecond.
+    /// Serves a queue every tenth of a millisecond, from `from` to `to` milliseconds. Returns when
+    /// it warned, in tenths of a millisecond.
     fn serve(queue: &mut Codel, from: u64, to: u64, mut is_empty: impl FnMut(u64) -> bool) -> Vec<u64> {
         let mut warned = Vec::new();
         for tenth in 10 * from..10 * to {

@@ -1,10 +1,12 @@
-//! [`Endpoints`]: the TUN queue and the sending socket of one worker, and what is done when the kernel refuses a message.
+//! [`Endpoints`]: the TUN queue and the sending socket of one worker, and what is done when the
+//! kernel refuses a message.
 //!
-//! The batch engine sends everything by this file, and the ring engine sends what its ring could not. If a socket refuses a train,
-//! its datagrams are sent singly; if the TUN refuses a super packet, its packets are written singly. The offload then stays off
-//! for a while.
+//! The batch engine sends everything by this file, and the ring engine sends what its ring could
+//! not. If a socket refuses a train, its datagrams are sent singly; if the TUN refuses a super
+//! packet, its packets are written singly. The offload then stays off for a while.
 //!
-//! It makes no routing decision. Invariant: each packet of a block is counted once, as forwarded or under one drop reason.
+//! It makes no routing decision. Invariant: each packet of a block is counted once, as forwarded or
+//! under one drop reason.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -52,7 +54,8 @@ pub(super) struct Endpoints {
     pub(super) worker: usize,
     /// Memory for datagrams that are sealed once more.
     sealed: Box<[u8]>,
-    /// Peers to which a bundle was too long, and the inner MTU of the path: the transmit batch makes shorter bundles for them.
+    /// Peers to which a bundle was too long, and the inner MTU of the path: the transmit batch
+    /// makes shorter bundles for them.
     pub(super) narrow_paths: Vec<(SocketAddr, usize)>,
 }
 
@@ -142,8 +145,9 @@ impl Endpoints {
         }
     }
 
-    /// Handles a message that the kernel refused: sends it in another way, or drops and counts its packets. `bytes` and `refused`
-    /// come from [`TxBlock::plain`]: sealed datagrams are sealed once more.
+    /// Handles a message that the kernel refused: sends it in another way, or drops and counts its
+    /// packets. `bytes` and `refused` come from [`TxBlock::plain`]: sealed datagrams are sealed
+    /// once more.
     pub(super) fn recover_send(
         &mut self,
         bytes: &[u8],
@@ -153,7 +157,8 @@ impl Endpoints {
         now: Nanos,
     ) {
         match error.raw_os_error() {
-            // The send queue is full. The worker waits, because packets should pile up in the TUN's own queue.
+            // The send queue is full. The worker waits, because packets should pile up in the TUN's
+            // own queue.
             Some(libc::EAGAIN) => {
                 self.account.error(Op::UdpSend, error);
                 self.wait_for_room();
@@ -219,8 +224,9 @@ impl Endpoints {
         true
     }
 
-    /// Sends single datagrams out of `bytes`, sealed if their train was. Returns how many the kernel took. An error is that of the
-    /// first datagram, `ENOKEY` if no key can seal for the peer.
+    /// Sends single datagrams out of `bytes`, sealed if their train was. Returns how many the
+    /// kernel took. An error is that of the first datagram, `ENOKEY` if no key can seal for the
+    /// peer.
     fn transmit(
         &mut self,
         bytes: &[u8],
@@ -253,15 +259,16 @@ impl Endpoints {
         udp::send_many(&self.socket, &self.sealed, &sealed[..count])
     }
 
-    /// Handles a message that is too long for its path. The packets of bundles are sent bare, and later bundles are made shorter.
-    /// Otherwise the sender of the packets gets an ICMP error.
+    /// Handles a message that is too long for its path. The packets of bundles are sent bare, and
+    /// later bundles are made shorter. Otherwise the sender of the packets gets an ICMP error.
     fn too_big(&mut self, bytes: &[u8], refused: &TxMessage, error: &io::Error, table: &Table, now: Nanos) {
         if !refused.record.bundled {
             return self.refuse(bytes, refused, error, table, now);
         }
         self.account.counters.bundle_fallbacks.add(refused.datagrams());
         let stride = refused.message.segment_size;
-        // If the kernel believes that this bundle fits the path, its MTU is wrong, and no bundle is made.
+        // If the kernel believes that this bundle fits the path, its MTU is wrong, and no bundle is
+        // made.
         let inner_mtu = self.inner_mtu(refused).map(usize::from).filter(|mtu| *mtu < stride.min(bytes.len()));
         let destination = refused.message.destination;
         self.narrow_paths.extend(destination.map(|destination| (destination, inner_mtu.unwrap_or(0))));
@@ -274,7 +281,8 @@ impl Endpoints {
         }
     }
 
-    /// Asks the kernel for the MTU of the path of a message, in bytes of inner packet before sealing.
+    /// Asks the kernel for the MTU of the path of a message, in bytes of inner packet before
+    /// sealing.
     fn inner_mtu(&self, refused: &TxMessage) -> Option<u16> {
         let destination = refused.message.destination?;
         let path = self.socket.local_addr().and_then(|from| udp::path_mtu(from.ip(), destination)).ok()?;
@@ -331,7 +339,8 @@ impl Endpoints {
         }
     }
 
-    /// Handles a frame that the TUN refused: writes the packets of a super packet singly, and drops and counts any other frame.
+    /// Handles a frame that the TUN refused: writes the packets of a super packet singly, and drops
+    /// and counts any other frame.
     pub(super) fn recover_write(&mut self, frame: &[u8], packets: u64, error: &io::Error, now: Nanos) {
         self.account.error(Op::TunWrite, error);
         let is_refusal = error.raw_os_error() == Some(libc::EINVAL) && packets > 1;

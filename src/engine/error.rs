@@ -1,6 +1,7 @@
 //! [`WorkerError`]: why a worker had to stop.
 //!
-//! A packet that is dropped is no error. Invariant: a worker that returns an error has given up its descriptors.
+//! A packet that is dropped is no error. Invariant: a worker that returns an error has given up its
+//! descriptors.
 
 use std::io;
 
@@ -24,7 +25,8 @@ pub enum WorkerError {
 }
 
 impl WorkerError {
-    /// The error of a read of the overlay device: EBADFD if the device was unregistered (tun_chr_read_iter in the kernel).
+    /// The error of a read of the overlay device: EBADFD if the device was unregistered
+    /// (tun_chr_read_iter in the kernel).
     pub(super) fn of_read(error: io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::EBADFD) => Self::DeviceGone(error),

@@ -70,7 +70,8 @@ impl Part for EnginePart {
         Box::pin(std::future::ready(()))
     }
 
-    /// Names the engine, and the counters that an operator would look at when packets to or from the peer are missing.
+    /// Names the engine, and the counters that an operator would look at when packets to or from
+    /// the peer are missing.
     fn explain<'a>(&'a self, explanation: &'a mut Explanation) -> Pending<'a> {
         use DropReason::{
             Cleartext, Congested, NoKey, Replayed, SendFailed, SpoofedSource, TooBig, Unauthentic,

@@ -1,13 +1,14 @@
 //! [`OffloadSwitch`]: turns an offload off for a while after the kernel has refused it.
 //!
-//! It does not log and does not retry: the caller does. Invariant: an offload that is not wanted is never on.
+//! It does not log and does not retry: the caller does. Invariant: an offload that is not wanted is
+//! never on.
 
 use std::time::Duration;
 
 use crate::time::Nanos;
 
-/// How long an offload stays off after a refusal, and how long bundles stay short after one was too long. After that the route
-/// may lead through another network card.
+/// How long an offload stays off after a refusal, and how long bundles stay short after one was too
+/// long. After that the route may lead through another network card.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// One offload that the kernel may refuse.

@@ -10,8 +10,10 @@ use crate::sys::tun::Offload;
 pub struct WorkerOptions {
     /// How inner source addresses are verified.
     pub verify: VerifySource,
-    /// The offloads that are on at the overlay device. With `None` the sockets use no offloads either.
+    /// The offloads that are on at the overlay device. With `None` the sockets use no offloads
+    /// either.
     pub offload: Offload,
-    /// For how many microseconds a worker of the fast engines spins before it sleeps, while spinning pays. 0 means never.
+    /// For how many microseconds a worker of the fast engines spins before it sleeps, while
+    /// spinning pays. 0 means never.
     pub busy_poll_us: u16,
 }

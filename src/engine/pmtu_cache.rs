@@ -1,22 +1,26 @@
 //! [`PmtuCache`]: paths whose MTU is smaller than the route table says.
 //!
-//! A bundle is usually as long as a bare packet to the same peer may be. On a path with a smaller MTU the kernel would refuse each
-//! bundle, and its packets would leave bare. So the length that fits the path is remembered for a while and bundles are made that
-//! short. Then the usual length is tried again.
+//! A bundle is usually as long as a bare packet to the same peer may be. On a path with a smaller
+//! MTU the kernel would refuse each bundle, and its packets would leave bare. So the length that
+//! fits the path is remembered for a while and bundles are made that short. Then the usual length
+//! is tried again.
 //!
-//! It asks no one: [`Endpoints`](super::endpoints::Endpoints) learns the MTU when the kernel refuses a bundle.
+//! It asks no one: [`Endpoints`](super::endpoints::Endpoints) learns the MTU when the kernel
+//! refuses a bundle.
 //!
-//! Invariant: at most [`MAX_PATHS`] paths are remembered, the ones refused last, each for [`RETRY_AFTER`] since its last refusal.
+//! Invariant: at most [`MAX_PATHS`] paths are remembered, the ones refused last, each for
+//! [`RETRY_AFTER`] since its last refusal.
 
 use std::net::SocketAddr;
 
 use super::offload_switch::RETRY_AFTER;
 use crate::time::Nanos;
 
-/// Paths that are remembered at most. The search is linear; if a path is forgotten, one more bundle is refused.
+/// Paths that are remembered at most. The search is linear; if a path is forgotten, one more bundle
+/// is refused.
 const MAX_PATHS: usize = 16;
-/// The shortest bundle that is worth making: three bare TCP headers on IPv4. In shorter bundles padding could need more memory
-/// than a transmit batch has.
+/// The shortest bundle that is worth making: three bare TCP headers on IPv4. In shorter bundles
+/// padding could need more memory than a transmit batch has.
 const MIN_BUNDLE: usize = 3 * 40;
 
 /// The paths, in the order of their last refusal.
@@ -42,7 +46,8 @@ impl PmtuCache {
         self.0.iter().find(|path| path.to == to).map_or(usually, |path| path.longest.min(usually))
     }
 
-    /// Learns that the path to a peer carries inner packets of at most `inner` bytes, fewer than a bundle had.
+    /// Learns that the path to a peer carries inner packets of at most `inner` bytes, fewer than a
+    /// bundle had.
     pub(super) fn learn(&mut self, to: SocketAddr, inner: usize, now: Nanos) {
         let longest = if inner < MIN_BUNDLE { 0 } else { inner };
         match self.0.iter().position(|path| path.to == to) {

@@ -1,7 +1,7 @@
 //! [`Engine`]: starts workers, replaces their descriptors, and stops them.
 //!
-//! It moves no packet, and it never decides that the program ends: a worker that cannot go on reports it through the callback
-//! that the engine was started with.
+//! It moves no packet, and it never decides that the program ends: a worker that cannot go on
+//! reports it through the callback that the engine was started with.
 //!
 //! Invariant: after [`Engine::stop`] no worker runs and all descriptors of the workers are closed.
 
@@ -47,7 +47,8 @@ impl std::fmt::Debug for OnFailure {
 }
 
 impl Engine {
-    /// Starts a worker for each queue in `io`. If a worker ends before [`Engine::stop`], its thread calls `on_failure`.
+    /// Starts a worker for each queue in `io`. If a worker ends before [`Engine::stop`], its thread
+    /// calls `on_failure`.
     pub fn start(
         io: Io,
         options: WorkerOptions,
@@ -68,8 +69,9 @@ impl Engine {
         }
     }
 
-    /// Replaces the descriptors by as many others: stops the workers and starts new ones. Route table and accounts stay, and
-    /// packets wait meanwhile in the queues of the device and of the new sockets. After an error no worker runs.
+    /// Replaces the descriptors by as many others: stops the workers and starts new ones. Route
+    /// table and accounts stay, and packets wait meanwhile in the queues of the device and of the
+    /// new sockets. After an error no worker runs.
     pub fn replace(&mut self, io: Io) -> io::Result<()> {
         let sockets = io.receiving()?;
         let stop = std::mem::replace(&mut self.stop, Arc::new(Event::new()?));
@@ -123,8 +125,8 @@ impl Engine {
         }
     }
 
-    /// Makes a writer that brings packets of the slow path to the device. The accounts of every [`EngineView`] that is taken
-    /// later include its account, after those of the workers.
+    /// Makes a writer that brings packets of the slow path to the device. The accounts of every
+    /// [`EngineView`] that is taken later include its account, after those of the workers.
     pub fn slow_path_writer(&mut self) -> io::Result<SlowPathWriter> {
         let account = Arc::<Account>::default();
         self.view.accounts.push(account.clone());

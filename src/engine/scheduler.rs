@@ -1,15 +1,17 @@
 //! The scheduler: assigns workers to threads.
 //!
-//! A worker is a queue with its sockets, its account and its keys; a thread serves one worker or several. Few threads are good for
-//! packets that come alone or are small: no thread must be woken for one queue while another thread is awake, and the packets of
-//! several queues are moved in one go. But few threads are bad for packets beside a bulk transfer, because the kernel makes a
-//! thread wait that uses much CPU time. So several workers share one thread, and a worker with a bulk transfer moves to a
-//! dedicated thread until the transfer ends.
+//! A worker is a queue with its sockets, its account and its keys; a thread serves one worker or
+//! several. Few threads are good for packets that come alone or are small: no thread must be woken
+//! for one queue while another thread is awake, and the packets of several queues are moved in one
+//! go. But few threads are bad for packets beside a bulk transfer, because the kernel makes a
+//! thread wait that uses much CPU time. So several workers share one thread, and a worker with a
+//! bulk transfer moves to a dedicated thread until the transfer ends.
 //!
-//! It moves no packet: it waits, and gives workers their turns. All memory that a turn needs, beside the descriptors of the worker,
-//! belongs to the thread.
+//! It moves no packet: it waits, and gives workers their turns. All memory that a turn needs,
+//! beside the descriptors of the worker, belongs to the thread.
 //!
-//! Invariant: a worker is on one thread at a time. So its packets keep their order, and its counters have one writer.
+//! Invariant: a worker is on one thread at a time. So its packets keep their order, and its
+//! counters have one writer.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -30,7 +32,8 @@ mod tests;
 
 /// A worker, as a thread serves it.
 pub(super) trait ScheduledWorker: Send + 'static {
-    /// Memory that all workers of a thread share, so that it stays in the cache from one worker to the next.
+    /// Memory that all workers of a thread share, so that it stays in the cache from one worker to
+    /// the next.
     type Scratch: Send;
     /// Makes such memory.
     fn scratch() -> Self::Scratch;
@@ -42,7 +45,8 @@ pub(super) trait ScheduledWorker: Send + 'static {
     fn budgets_mut(&mut self) -> &mut [Budget; 2];
     /// The account of the worker.
     fn account(&self) -> &Account;
-    /// Moves as many packets as the budgets allow, and holds none when it returns. Returns how many bytes it moved.
+    /// Moves as many packets as the budgets allow, and holds none when it returns. Returns how many
+    /// bytes it moved.
     fn turn(&mut self, scratch: &mut Self::Scratch) -> Result<usize, WorkerError>;
 
     /// Whether a turn would ask for packets.
@@ -51,8 +55,8 @@ pub(super) trait ScheduledWorker: Send + 'static {
     }
 }
 
-/// The numbers of descriptors in epoll: a descriptor of a worker has twice the worker's slot, plus its index; the stop event and
-/// the event for returned workers have these.
+/// The numbers of descriptors in epoll: a descriptor of a worker has twice the worker's slot, plus
+/// its index; the stop event and the event for returned workers have these.
 const STOP: usize = usize::MAX;
 const RETURNED: usize = usize::MAX - 1;
 
@@ -147,7 +151,8 @@ impl<W: ScheduledWorker> Runner<W> {
     fn turn(&mut self, worker: &mut W) -> Result<(usize, Nanos), WorkerError> {
         let bytes = worker.turn(&mut self.scratch)?;
         if worker.has_work() {
-            // The next turn comes without a wait and must ask both descriptors, or one would starve the other.
+            // The next turn comes without a wait and must ask both descriptors, or one would starve
+            // the other.
             worker.budgets_mut().iter_mut().for_each(Budget::may_be_ready);
         }
         let time = now();
@@ -155,7 +160,8 @@ impl<W: ScheduledWorker> Runner<W> {
         Ok((bytes, time))
     }
 
-    /// Serves one worker until the stop event. If it `may_end`, it returns the worker when its bulk transfer has ended.
+    /// Serves one worker until the stop event. If it `may_end`, it returns the worker when its bulk
+    /// transfer has ended.
     fn serve(&mut self, mut worker: Box<W>, may_end: bool) -> Result<Option<Box<W>>, WorkerError> {
         self.watch(0, &worker)?;
         let mut rate = RateMeter::starting(now());
@@ -257,7 +263,8 @@ impl<W: ScheduledWorker> SharedThread<W> {
         {
             self.rates[slot] = RateMeter::default();
             self.runner.unwatch(&worker)?;
-            // The send fails only after the dedicated thread saw the stop event, and this thread is about to see it.
+            // The send fails only after the dedicated thread saw the stop event, and this thread is
+            // about to see it.
             let _ = self.to_dedicated[slot].send(worker);
         }
         Ok(())

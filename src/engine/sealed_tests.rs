@@ -1,5 +1,5 @@
-//! Engines with encryption. Sockets stand for the TUN queues, and the test plays the peer: all datagrams that leave are sealed, and
-//! all that enter must be.
+//! Engines with encryption. Sockets stand for the TUN queues, and the test plays the peer: all
+//! datagrams that leave are sealed, and all that enter must be.
 
 use std::io as std_io;
 use std::net::{SocketAddr, UdpSocket};
@@ -42,7 +42,8 @@ struct Harness {
 }
 
 impl Harness {
-    /// Starts an engine of this `kind` on loopback: the engine has 127.0.0.1 and the peer 127.0.0.2.
+    /// Starts an engine of this `kind` on loopback: the engine has 127.0.0.1 and the peer
+    /// 127.0.0.2.
     fn new(kind: fn(Vec<QueueIo>) -> Io, lifetime: Lifetime) -> Self {
         let (mut tuns, mut addresses, mut queues) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..WORKERS {
@@ -340,7 +341,8 @@ fn new_keys_and_tables_lose_no_packet() {
     }
 }
 
-/// The kernel refuses a message that is sealed already: it is sealed once more, or its sender learns the MTU.
+/// The kernel refuses a message that is sealed already: it is sealed once more, or its sender
+/// learns the MTU.
 #[test]
 fn refused_message_is_never_sent_in_clear() {
     let (ours, tun) = UnixDatagram::pair().expect("a pair");
@@ -390,7 +392,8 @@ fn refused_message_is_never_sent_in_clear() {
     let mut reply = [0; 2000];
     let length = tun.recv(&mut reply).expect("its sender gets an ICMP error");
     let icmp = &reply[VnetHeader::LEN + 20..length];
-    // The MTU of loopback is 65,536; an IP packet has at most 65,535 bytes, minus two headers and the bytes of sealing.
+    // The MTU of loopback is 65,536; an IP packet has at most 65,535 bytes, minus two headers and
+    // the bytes of sealing.
     assert_eq!((icmp[0], icmp[1], &icmp[6..8]), (3, 4, &(65_535u32 - 28 - 28).to_be_bytes()[2..]));
     assert_eq!(counters.egress.dropped(DropReason::TooBig), 1);
 

@@ -1,8 +1,9 @@
-//! The simple engine: tun-tap and one UDP socket, one packet in each system call, one thread that sleeps in poll(2).
+//! The simple engine: tun-tap and one UDP socket, one packet in each system call, one thread that
+//! sleeps in poll(2).
 //!
-//! It has the design of Flannel on purpose: it is the reference that the fast engines are compared with, packet by packet, and the
-//! fallback for systems on which no other engine runs. It uses no offloads. Functions stand in the order in which a packet meets
-//! them.
+//! It has the design of Flannel on purpose: it is the reference that the fast engines are compared
+//! with, packet by packet, and the fallback for systems on which no other engine runs. It uses no
+//! offloads. Functions stand in the order in which a packet meets them.
 //!
 //! Invariant: each read is one packet, and each train is one datagram.
 
@@ -32,8 +33,8 @@ use crate::sys::tun::SimpleTun;
 use crate::sys::{Event, Interest, now, poll, udp};
 use crate::time::Nanos;
 
-/// Packets that one direction moves before it is the turn of the other: so many that the poll is a small part of the work, and
-/// so few that no direction starves.
+/// Packets that one direction moves before it is the turn of the other: so many that the poll is a
+/// small part of the work, and so few that no direction starves.
 const BURST: usize = 64;
 /// The number of the only worker.
 const WORKER: usize = 0;
@@ -104,7 +105,8 @@ impl Worker {
         }
     }
 
-    /// Forwards packets from the TUN to the network, until there are no more or it is the turn of the other direction.
+    /// Forwards packets from the TUN to the network, until there are no more or it is the turn of
+    /// the other direction.
     fn egress(&mut self) -> Result<(), WorkerError> {
         let Self { tun, socket, table, egress_state, account, buffer, outgoing, slow_path, sealed, .. } =
             self;
@@ -233,7 +235,8 @@ impl Net<'_> {
     }
 }
 
-/// Sends one datagram. If the send queue is full it waits, because packets should pile up in the TUN's own queue.
+/// Sends one datagram. If the send queue is full it waits, because packets should pile up in the
+/// TUN's own queue.
 fn send(socket: &UdpSocket, account: &Account, peer: &Peer, datagram: &[u8], ecn: Ecn) -> io::Result<()> {
     account.counters.system_calls.add(1);
     let message = Message { ecn, ..Message::train(0, datagram.len(), datagram.len(), peer.endpoint) };

@@ -1,12 +1,15 @@
-//! The slow path: packets that the workers' own sockets do not carry leave a worker here, and return to the device here.
+//! The slow path: packets that the workers' own sockets do not carry leave a worker here, and
+//! return to the device here.
 //!
-//! A worker puts whole trains into a [`SlowPathQueue`], and the QUIC thread takes them out. Packets that QUIC received go to the
-//! overlay device through a [`SlowPathWriter`], which verifies, merges and writes them as a worker does.
+//! A worker puts whole trains into a [`SlowPathQueue`], and the QUIC thread takes them out. Packets
+//! that QUIC received go to the overlay device through a [`SlowPathWriter`], which verifies, merges
+//! and writes them as a worker does.
 //!
-//! It knows no connection. A worker takes the lock once in a turn, and only if the turn had packets for such peers.
+//! It knows no connection. A worker takes the lock once in a turn, and only if the turn had packets
+//! for such peers.
 //!
-//! Invariant: at most [`MAX_BYTES`] bytes wait. If there is no room, the oldest trains are dropped and counted, and so are those
-//! that are left when no thread takes them any more.
+//! Invariant: at most [`MAX_BYTES`] bytes wait. If there is no room, the oldest trains are dropped
+//! and counted, and so are those that are left when no thread takes them any more.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -80,7 +83,8 @@ struct Waiting {
 }
 
 impl SlowPathQueue {
-    /// Takes all of `trains`. Returns how many packets are dropped for lack of room, and the reason.
+    /// Takes all of `trains`. Returns how many packets are dropped for lack of room, and the
+    /// reason.
     pub fn put(&self, trains: &mut Vec<SlowPathPackets>) -> (DropReason, u64) {
         let mut dropped = 0;
         {
@@ -117,7 +121,8 @@ impl SlowPathQueue {
         }
     }
 
-    /// Takes all trains, and refuses later ones. The thread that takes trains calls this when it ends.
+    /// Takes all trains, and refuses later ones. The thread that takes trains calls this when it
+    /// ends.
     pub fn close(&self) -> VecDeque<SlowPathPackets> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         (waiting.closed, waiting.bytes) = (true, 0);
@@ -162,8 +167,8 @@ enum Device {
     Queue(Box<Endpoints>),
 }
 
-/// Brings packets of authenticated connections to the overlay device. [`SlowPathWriter::flush`] writes the packets that were
-/// merged.
+/// Brings packets of authenticated connections to the overlay device. [`SlowPathWriter::flush`]
+/// writes the packets that were merged.
 pub struct SlowPathWriter {
     device: Device,
     coalescer: Coalescer,
@@ -227,7 +232,8 @@ impl SlowPathWriter {
         }
     }
 
-    /// Drops a packet that came from the device and is longer than the path to its peer allows, and tells its sender.
+    /// Drops a packet that came from the device and is longer than the path to its peer allows, and
+    /// tells its sender.
     pub fn too_big(&mut self, table: &Table, packet: &[u8], mtu: u16) {
         let account = self.account.clone();
         let refusal = (DropReason::TooBig, Problem::TooBig { mtu });

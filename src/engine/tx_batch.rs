@@ -1,22 +1,26 @@
 //! [`TxBatch`]: packets on their way to peers, laid out so that many of them leave in one message.
 //!
-//! [`crate::forward::egress`] writes segments directly to the memory that they are sent from. Packets of one length for one peer
-//! become one train, up to the limits of a UDP_SEGMENT send; a shorter packet ends its train. Small packets for a peer that takes
-//! [`bundle`]s become a train of bundles; a packet that stays alone leaves bare. Only packets of one batch are put together:
-//! no packet waits for others.
+//! [`crate::forward::egress`] writes segments directly to the memory that they are sent from.
+//! Packets of one length for one peer become one train, up to the limits of a UDP_SEGMENT send; a
+//! shorter packet ends its train. Small packets for a peer that takes [`bundle`]s become a train of
+//! bundles; a packet that stays alone leaves bare. Only packets of one batch are put together: no
+//! packet waits for others.
 //!
-//! An [`OpenMessage`] is a message that may still grow. There is one for each peer, so that packets for several peers may
-//! alternate. When the next message begins, some bytes after an open message stay free; a packet that needs more begins a new
+//! An [`OpenMessage`] is a message that may still grow. There is one for each peer, so that packets
+//! for several peers may alternate. When the next message begins, some bytes after an open message
+//! stay free; a packet that needs more begins a new message.
+//!
+//! Packets for peers that encrypt are sealed at the end ([`TxBatch::seal`]), datagram by datagram,
+//! into the memory after all packets of the block. That pass is the only copy, and the plain
+//! packets stay where they are, so that they can be sealed once more if the kernel refuses a
 //! message.
 //!
-//! Packets for peers that encrypt are sealed at the end ([`TxBatch::seal`]), datagram by datagram, into the memory after all
-//! packets of the block. That pass is the only copy, and the plain packets stay where they are, so that they can be sealed once
-//! more if the kernel refuses a message.
+//! It does not send. Its owner sends the [`TxBlock`] when [`TxBatch::is_tight`], and at the end of
+//! a batch.
 //!
-//! It does not send. Its owner sends the [`TxBlock`] when [`TxBatch::is_tight`], and at the end of a batch.
-//!
-//! Invariant: the packets for a peer stand in the messages, and in the bundles within them, in the order in which they came; the
-//! datagrams of a message stand without gaps; no message is longer than one send or the path of the peer allows.
+//! Invariant: the packets for a peer stand in the messages, and in the bundles within them, in the
+//! order in which they came; the datagrams of a message stand without gaps; no message is longer
+//! than one send or the path of the peer allows.
 
 use std::net::SocketAddr;
 
@@ -36,22 +40,24 @@ use crate::time::Nanos;
 #[cfg(test)]
 mod tests;
 
-/// Bytes for packets: those of the batch, and after them room for what one more read brings. A train of small packets grows by
-/// less than half when it is bundled: each packet by two bytes, and each bundle by its header and by padding where a fourth
-/// packet was too long.
+/// Bytes for packets: those of the batch, and after them room for what one more read brings. A
+/// train of small packets grows by less than half when it is bundled: each packet by two bytes, and
+/// each bundle by its header and by padding where a fourth packet was too long.
 const PLAIN_BYTES: usize = BATCH_BYTES + GAP_BYTES + SPLIT_BUFFER + SPLIT_BUFFER / 2;
-/// Bytes of a block: after the packets there is room to seal all of them, even if none were longer than an IPv4 header. Pages
-/// that nothing is sealed into stay untouched.
+/// Bytes of a block: after the packets there is room to seal all of them, even if none were longer
+/// than an IPv4 header. Pages that nothing is sealed into stay untouched.
 const BLOCK_BYTES: usize = PLAIN_BYTES + PLAIN_BYTES / IPV4_HEADER * (IPV4_HEADER + OVERHEAD);
 /// Bytes after which a batch is sent, so that its first packet does not wait longer.
 const BATCH_BYTES: usize = SPLIT_BUFFER;
-/// Messages that one read can make: a message contains at least 64 segments, or 65,507 bytes of longer ones.
+/// Messages that one read can make: a message contains at least 64 segments, or 65,507 bytes of
+/// longer ones.
 const MESSAGES_PER_READ: usize = 8192 / SEGMENTS + 1;
 const _: () = assert!(MESSAGES_PER_READ < MAX_BATCH);
-/// Messages that may grow at the same time. The search is linear; a batch for more peers than this has few packets for each.
+/// Messages that may grow at the same time. The search is linear; a batch for more peers than this
+/// has few packets for each.
 const MAX_OPEN: usize = 16;
-/// Bytes that stay free after an open message at most, and bytes of a bundle at most: six packets of 1,472 bytes, or one jumbo
-/// frame.
+/// Bytes that stay free after an open message at most, and bytes of a bundle at most: six packets
+/// of 1,472 bytes, or one jumbo frame.
 const GAP_BYTES: usize = 9 * 1024;
 
 #[derive(Debug)]
@@ -82,7 +88,8 @@ struct OpenMessage {
     end: usize,
     /// Where the next message begins, if there is one.
     limit: usize,
-    /// Where its last bundle begins, or would begin if it is a single small packet; `None` for a train of bare packets.
+    /// Where its last bundle begins, or would begin if it is a single small packet; `None` for a
+    /// train of bare packets.
     bundle: Option<usize>,
     /// The length of its bundles.
     bundle_len: usize,
@@ -121,8 +128,9 @@ impl TxBatch {
         }
     }
 
-    /// Seals the packets for peers that encrypt with the keys of `worker`, and drops those for which there is no key. The caller
-    /// uses the route table that routed the packets, before another one is in use and before the block is sent.
+    /// Seals the packets for peers that encrypt with the keys of `worker`, and drops those for
+    /// which there is no key. The caller uses the route table that routed the packets, before
+    /// another one is in use and before the block is sent.
     pub(super) fn seal(&mut self, worker: usize, table: &Table, now: Nanos, counters: &Counters) {
         if !table.seals() {
             return;
@@ -153,8 +161,8 @@ impl TxBatch {
         });
     }
 
-    /// Whether the batch must be sent before the next read, because there is no room for more or the first packet has waited
-    /// long enough.
+    /// Whether the batch must be sent before the next read, because there is no room for more or
+    /// the first packet has waited long enough.
     pub(super) fn is_tight(&self) -> bool {
         self.used > BATCH_BYTES || self.block.messages().len() > MAX_BATCH - MESSAGES_PER_READ
     }
@@ -167,8 +175,8 @@ impl TxBatch {
         &self.block
     }
 
-    /// Empties the batch after it was sent. `narrow_paths` are the paths that [`Endpoints`](super::endpoints::Endpoints) found to
-    /// be too narrow for bundles.
+    /// Empties the batch after it was sent. `narrow_paths` are the paths that
+    /// [`Endpoints`](super::endpoints::Endpoints) found to be too narrow for bundles.
     pub(super) fn clear(&mut self, narrow_paths: &mut Vec<(SocketAddr, usize)>, now: Nanos) {
         self.block.clear();
         self.used = 0;
@@ -210,7 +218,8 @@ impl TxBatch {
         let TrainMeta { bytes, stride, .. } = train;
         let message = &self.block.messages()[open.index];
         let size = message.segment_size;
-        // A shorter packet may end a train, but only a single one: the last of several is shorter already.
+        // A shorter packet may end a train, but only a single one: the last of several is shorter
+        // already.
         let fits = stride == size || (stride < size && bytes == stride);
         let has_room = open.end + bytes <= self.limit(open);
         let may_be_sent = message.ecn == train.outer_ecn(peer)
@@ -227,7 +236,8 @@ impl TxBatch {
         if open.end == self.used { PLAIN_BYTES } else { open.limit }
     }
 
-    /// Where a new message for `peer` begins: after the last message and after the bytes that it may need to grow.
+    /// Where a new message for `peer` begins: after the last message and after the bytes that it
+    /// may need to grow.
     fn start(&self, peer: &Peer) -> usize {
         match self.open.iter().find(|open| open.end == self.used && open.to != peer.endpoint) {
             None => self.used,
@@ -309,7 +319,8 @@ impl TxBatch {
         }
     }
 
-    /// Puts a packet into the last bundle for `peer` or into a new bundle after it, or begins a message with it.
+    /// Puts a packet into the last bundle for `peer` or into a new bundle after it, or begins a
+    /// message with it.
     fn bundle(&mut self, peer: &Peer, packet: &[u8], ecn: Ecn) {
         if let Some(number) = self.open_for(peer)
             && let Some(at) = self.open[number].bundle
@@ -342,22 +353,24 @@ impl TxBatch {
         self.begin(alone, peer, at, Some(at));
     }
 
-    /// Accounts for a packet that was put into the bundle at `at`, which is now filled up to `filled`.
+    /// Accounts for a packet that was put into the bundle at `at`, which is now filled up to
+    /// `filled`.
     fn bundled(&mut self, number: usize, at: usize, filled: usize, max: usize, (packet, ecn): (usize, Ecn)) {
         let open = &mut self.open[number];
         (open.bundle, open.end) = (Some(at), at + filled);
         self.used = self.used.max(open.end);
         let (message, record) = self.block.get_mut(open.index);
         if !record.bundled {
-            // The first packet is no longer alone, so the message begins with the bundle header before it.
+            // The first packet is no longer alone, so the message begins with the bundle header
+            // before it.
             message.start -= bundle::FIRST_PACKET;
             (message.segment_size, record.bundled) = (max, true);
         }
         message.len = open.end - message.start;
         record.packets += 1;
         record.packet_bytes += packet as u64;
-        // A mark on the datagram is a mark on each packet: so it may be set only if all packets may have it. A datagram without a
-        // mark changes no packet.
+        // A mark on the datagram is a mark on each packet: so it may be set only if all packets may
+        // have it. A datagram without a mark changes no packet.
         message.ecn = if message.ecn == ecn { ecn } else { Ecn::NotEct };
     }
 }
@@ -392,7 +405,8 @@ impl Reservation for Reserved<'_> {
             Slot::Append(number) => &mut batch.block.memory_mut()[batch.open[number].end..PLAIN_BYTES],
             Slot::New(at) => &mut batch.block.memory_mut()[at..PLAIN_BYTES],
         };
-        // Shorter than the train if a super packet has more headers than our kernel's TCP makes: egress refuses such a packet.
+        // Shorter than the train if a super packet has more headers than our kernel's TCP makes:
+        // egress refuses such a packet.
         let length = free.len().min(train.bytes).min(SPLIT_BUFFER);
         &mut free[..length]
     }

@@ -1,10 +1,12 @@
-//! [`TxBlock`]: memory with packets, and the messages in it that will be sent, each with its record.
+//! [`TxBlock`]: memory with packets, and the messages in it that will be sent, each with its
+//! record.
 //!
-//! `sys` needs only the [`Message`]s, which therefore stand in a list of their own. What the engine counts for a message, and
-//! where its packets stand before sealing, is in the [`Record`] of the same index.
+//! `sys` needs only the [`Message`]s, which therefore stand in a list of their own. What the engine
+//! counts for a message, and where its packets stand before sealing, is in the [`Record`] of the
+//! same index.
 //!
-//! It sends nothing. Invariant: the memory never moves or changes its length; each message has one record; there are never more
-//! than [`MAX_BATCH`] messages.
+//! It sends nothing. Invariant: the memory never moves or changes its length; each message has one
+//! record; there are never more than [`MAX_BATCH`] messages.
 
 use std::net::SocketAddr;
 
@@ -18,7 +20,8 @@ pub(super) struct Record {
     pub(super) packets: u64,
     /// Bytes of those packets.
     pub(super) packet_bytes: u64,
-    /// Whether the datagrams are bundles ([`crate::packet::bundle`]), so that one may contain several packets.
+    /// Whether the datagrams are bundles ([`crate::packet::bundle`]), so that one may contain
+    /// several packets.
     pub(super) bundled: bool,
     /// Whether the datagrams are sealed.
     pub(super) sealed: bool,

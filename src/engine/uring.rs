@@ -1,12 +1,15 @@
-//! [`RingIo`], the I/O of the ring engine: offloads and batches through one io_uring for each worker.
+//! [`RingIo`], the I/O of the ring engine: offloads and batches through one io_uring for each
+//! worker.
 //!
-//! A turn is two calls of io_uring_enter(2): one for all reads of the TUN and all receives, and one for all sends and TUN writes
-//! that follow from them. While turns bring as much as they ask for, there is no other system call. One or two requests are plain
-//! system calls instead. If the kernel refuses a request, [`Endpoints`] recovers it by plain calls, as in the batch engine.
+//! A turn is two calls of io_uring_enter(2): one for all reads of the TUN and all receives, and one
+//! for all sends and TUN writes that follow from them. While turns bring as much as they ask for,
+//! there is no other system call. One or two requests are plain system calls instead. If the kernel
+//! refuses a request, [`Endpoints`] recovers it by plain calls, as in the batch engine.
 //!
-//! A recovered message is sent after the messages that followed it in the same system call. That reorders a flow only at a moment
-//! at which it would have lost packets otherwise: trains that a device refuses are the first ones, and for a minute there are no
-//! more; on a path that has become narrow, a message that is too long is not sent again; and if a send queue of megabytes is full,
+//! A recovered message is sent after the messages that followed it in the same system call. That
+//! reorders a flow only at a moment at which it would have lost packets otherwise: trains that a
+//! device refuses are the first ones, and for a minute there are no more; on a path that has become
+//! narrow, a message that is too long is not sent again; and if a send queue of megabytes is full,
 //! it is full for all later messages as well.
 //!
 //! Invariant: no request is under way between two turns.

@@ -1,6 +1,7 @@
 //! [`EngineView`]: reads an engine from any thread, and publishes route tables to it.
 //!
-//! It keeps no worker alive and stops none. Invariant: publishing takes no lock and wakes no worker.
+//! It keeps no worker alive and stops none. Invariant: publishing takes no lock and wakes no
+//! worker.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -89,7 +90,8 @@ impl EngineView {
         self.workers
     }
 
-    /// The accounts of the workers, and after them those of the [`SlowPathWriter`](super::SlowPathWriter)s.
+    /// The accounts of the workers, and after them those of the
+    /// [`SlowPathWriter`](super::SlowPathWriter)s.
     #[must_use]
     pub fn accounts(&self) -> &[Arc<Account>] {
         &self.accounts

@@ -1,10 +1,11 @@
-//! [`Spin`]: how a thread waits for the next packet. It sleeps in epoll_wait(2), or spins for a while before that, because waking
-//! a CPU takes longer than forwarding a packet.
+//! [`Spin`]: how a thread waits for the next packet. It sleeps in epoll_wait(2), or spins for a
+//! while before that, because waking a CPU takes longer than forwarding a packet.
 //!
-//! A spin pays only if the next packet comes within the window. So spinning starts after several waits that were short apart
-//! from the time that waking takes, and it ends with the first spin in vain; then it needs twice as many short waits. It pauses
-//! while any worker moves bulk: then other threads need the CPUs, and a queue that is never empty needs no spin. Between two
-//! looks the thread yields the CPU to any other thread, above all to the application.
+//! A spin pays only if the next packet comes within the window. So spinning starts after several
+//! waits that were short apart from the time that waking takes, and it ends with the first spin in
+//! vain; then it needs twice as many short waits. It pauses while any worker moves bulk: then other
+//! threads need the CPUs, and a queue that is never empty needs no spin. Between two looks the
+//! thread yields the CPU to any other thread, above all to the application.
 //!
 //! It reads no packet. Invariant: with a window of 0, or with one CPU, it never spins.
 
@@ -19,10 +20,11 @@ use crate::sys::epoll::Epoll;
 use crate::sys::now;
 use crate::time::Nanos;
 
-/// A wait that lasted less than this many windows is short. A sleep includes the time to wake this CPU and that of the peer, up
-/// to three windows, which a spin on both sides avoids.
+/// A wait that lasted less than this many windows is short. A sleep includes the time to wake this
+/// CPU and that of the peer, up to three windows, which a spin on both sides avoids.
 const SHORT_WAIT_WINDOWS: u32 = 4;
-/// How many waits in a row must have been short before the first spin, and after many spins in vain.
+/// How many waits in a row must have been short before the first spin, and after many spins in
+/// vain.
 const MIN_STREAK: u32 = 2;
 const MAX_STREAK: u32 = 64;
 
@@ -53,7 +55,8 @@ pub(super) struct Spin {
 }
 
 impl Spin {
-    /// Spins for `microseconds`. With one CPU it never spins, because a spin would keep the other threads from running.
+    /// Spins for `microseconds`. With one CPU it never spins, because a spin would keep the other
+    /// threads from running.
     pub(super) fn new(microseconds: u16, last_bulk: LastBulk) -> Self {
         let has_several_cpus = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
         let window =
@@ -61,8 +64,8 @@ impl Spin {
         Self { window, streak: 0, needed: MIN_STREAK, last_bulk }
     }
 
-    /// Waits for work from `start` on. `look` waits for at most the given time (`None`: no limit) and returns whether there is
-    /// work. Returns whether the thread has spun.
+    /// Waits for work from `start` on. `look` waits for at most the given time (`None`: no limit)
+    /// and returns whether there is work. Returns whether the thread has spun.
     pub(super) fn wait(
         &mut self,
         epoll: &mut Epoll,

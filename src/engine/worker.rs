@@ -1,7 +1,9 @@
-//! [`Worker`]: one queue of the overlay device with its sockets, as the batch and the ring engine serve it.
+//! [`Worker`]: one queue of the overlay device with its sockets, as the batch and the ring engine
+//! serve it.
 //!
-//! How the worker reads, receives, sends and writes is its [`PacketIo`]; all else is the same in both engines. It has no thread:
-//! the scheduler gives it turns. Functions stand in the order in which a packet meets them.
+//! How the worker reads, receives, sends and writes is its [`PacketIo`]; all else is the same in
+//! both engines. It has no thread: the scheduler gives it turns. Functions stand in the order in
+//! which a packet meets them.
 //!
 //! Invariant: when a turn ends, no packet is held: each was sent, written or counted as dropped.
 
@@ -33,7 +35,8 @@ pub(super) const READ_BUFFER: usize = (VnetHeader::LEN + 40 + 65_535).next_multi
 
 /// How a worker does its I/O.
 pub(super) trait PacketIo: Send + 'static {
-    /// Whether the packets of a turn's reads are sent before the turn receives. Otherwise they are sent at the end of the turn.
+    /// Whether the packets of a turn's reads are sent before the turn receives. Otherwise they are
+    /// sent at the end of the turn.
     const SENDS_BEFORE_RECEIVING: bool;
     /// Memory to read and receive into. All workers of a thread share it.
     type Buffers: Send;
@@ -78,7 +81,8 @@ pub(super) struct Pending {
     pub(super) coalescer: Coalescer,
 }
 
-/// The memory that all workers of a thread share, so that it stays in the cache from one worker to the next.
+/// The memory that all workers of a thread share, so that it stays in the cache from one worker to
+/// the next.
 pub(super) struct Scratch<I: PacketIo> {
     buffers: I::Buffers,
     pending: Pending,
@@ -97,7 +101,8 @@ pub(super) struct Worker<I> {
     slow_path: Arc<SlowPathQueue>,
 }
 
-/// What a worker shares with other threads: its account, the route table, and the queue to the slow path.
+/// What a worker shares with other threads: its account, the route table, and the queue to the slow
+/// path.
 pub(super) type Shared = (Arc<Account>, Arc<ArcSwap<Table>>, Arc<SlowPathQueue>);
 
 impl<I: PacketIo> Worker<I> {
@@ -139,7 +144,8 @@ impl<I: PacketIo> Worker<I> {
             let tx_batch = &mut pending.tx_batch;
             egress(table, frame, now, egress_state, &account.counters, tx_batch, &mut replies);
         }
-        // Sealing uses the route table that has routed the packets: the next turn may have another one.
+        // Sealing uses the route table that has routed the packets: the next turn may have another
+        // one.
         pending.tx_batch.seal(worker, table, now, &endpoints.account.counters);
         if I::SENDS_BEFORE_RECEIVING {
             io.flush(endpoints, pending, table, now)?;

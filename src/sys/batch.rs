@@ -1,9 +1,11 @@
 //! A [`Batch`]: what one call hands to the kernel, as [`Message`]s that lie in one memory.
 //!
-//! The shape is that of `Transmit` in quinn-udp, with a range where that has a slice. A message does not say which packets are
-//! in it or whether they are sealed: the engine keeps that beside it.
+//! The shape is that of `Transmit` in quinn-udp, with a range where that has a slice. A message
+//! does not say which packets are in it or whether they are sealed: the engine keeps that beside
+//! it.
 //!
-//! Invariant: a batch has at most [`MAX_BATCH`] messages, and each lies within the memory of its batch.
+//! Invariant: a batch has at most [`MAX_BATCH`] messages, and each lies within the memory of its
+//! batch.
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
@@ -11,8 +13,8 @@ use std::ops::Range;
 
 use crate::packet::ecn::Ecn;
 
-/// Messages in a batch at most: what one super packet is cut into (8,192 segments in the worst case, 64 a message), and as
-/// many small messages again.
+/// Messages in a batch at most: what one super packet is cut into (8,192 segments in the worst
+/// case, 64 a message), and as many small messages again.
 pub const MAX_BATCH: usize = 256;
 
 /// Messages of one memory, in the order in which they are sent or written.
@@ -35,7 +37,8 @@ pub struct Message {
     pub start: usize,
     /// How many bytes the message has.
     pub len: usize,
-    /// How many bytes each datagram has. A longer message is a train of datagrams (UDP_SEGMENT), and the last may be shorter.
+    /// How many bytes each datagram has. A longer message is a train of datagrams (UDP_SEGMENT),
+    /// and the last may be shorter.
     pub segment_size: usize,
     /// The result of the call: 0 for success, or an error number. It is 0 before the call.
     pub errno: i32,

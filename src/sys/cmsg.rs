@@ -1,7 +1,9 @@
-//! Socket messages in the kernel's layout: addresses, and the control messages for UDP trains and ECN.
+//! Socket messages in the kernel's layout: addresses, and the control messages for UDP trains and
+//! ECN.
 //!
-//! It makes no system call. Invariant: a header that was filled points only into itself and into the bytes that it was given.
-//! Sources: cmsg(3), udp(7) (UDP_SEGMENT, UDP_GRO), `include/uapi/linux/udp.h`.
+//! It makes no system call. Invariant: a header that was filled points only into itself and into
+//! the bytes that it was given. Sources: cmsg(3), udp(7) (UDP_SEGMENT, UDP_GRO),
+//! `include/uapi/linux/udp.h`.
 
 use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -30,8 +32,8 @@ const CONTROL_HEADER: usize = unsafe { libc::CMSG_LEN(0) } as usize;
 const CONTROL_ROOM: usize = unsafe { libc::CMSG_SPACE(2) + libc::CMSG_SPACE(4) } as usize;
 const _: () = assert!(CONTROL_ROOM.is_multiple_of(8));
 
-/// All that a send needs beside the bytes. It contains pointers to itself, so it must not move between [`Outgoing::fill`] and
-/// the end of the send.
+/// All that a send needs beside the bytes. It contains pointers to itself, so it must not move
+/// between [`Outgoing::fill`] and the end of the send.
 #[repr(C)]
 pub(super) struct Outgoing {
     pub(super) header: libc::msghdr,
@@ -75,14 +77,15 @@ impl Outgoing {
         }
     }
 
-    /// Writes a control message after the first `filled` bytes. Returns how many bytes are filled then.
+    /// Writes a control message after the first `filled` bytes. Returns how many bytes are filled
+    /// then.
     fn control<const N: usize>(&mut self, filled: usize, level: i32, kind: i32, data: [u8; N]) -> usize {
         let size = libc::c_uint::try_from(N).unwrap_or(0);
         // SAFETY: CMSG_LEN and CMSG_SPACE compute from their argument and touch no memory.
         let (length, space) = unsafe { (libc::CMSG_LEN(size), libc::CMSG_SPACE(size) as usize) };
         assert!(filled + space <= CONTROL_ROOM, "two bytes and four have room");
-        // SAFETY: the message lies inside `control`, as was asserted; `filled` is a sum of CMSG_SPACEs, so the header is
-        // aligned; its data follow it, and `space` counts them.
+        // SAFETY: the message lies inside `control`, as was asserted; `filled` is a sum of
+        // CMSG_SPACEs, so the header is aligned; its data follow it, and `space` counts them.
         unsafe {
             let header = self.control.as_mut_ptr().cast::<u8>().add(filled).cast::<libc::cmsghdr>();
             (*header).cmsg_level = level;
@@ -131,8 +134,8 @@ impl Name {
 
     /// The address; `None` if it is of another family.
     pub(super) fn get(&self) -> Option<SocketAddr> {
-        // SAFETY: both variants begin with the family, all their fields are plain integers, and the union is as long as
-        // the longer one: any bytes are a value of either.
+        // SAFETY: both variants begin with the family, all their fields are plain integers, and the
+        // union is as long as the longer one: any bytes are a value of either.
         let (v4, v6) = unsafe { (self.v4, self.v6) };
         match libc::c_int::from(v4.sin_family) {
             libc::AF_INET => {
@@ -148,8 +151,8 @@ impl Name {
     }
 }
 
-/// Reads the control messages of a received message: the length of the datagrams of a train (`None` for a single datagram), and
-/// the ECN field of the outer header.
+/// Reads the control messages of a received message: the length of the datagrams of a train (`None`
+/// for a single datagram), and the ECN field of the outer header.
 pub(super) fn controls(mut control: &[u8]) -> (Option<usize>, Ecn) {
     let (mut stride, mut ecn) = (None, Ecn::NotEct);
     while control.len() >= CONTROL_HEADER {

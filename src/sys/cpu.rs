@@ -8,7 +8,8 @@ use std::mem::{self, size_of};
 /// The numbers of the CPUs that this thread may run on.
 pub fn allowed() -> io::Result<Vec<usize>> {
     let mut set = none();
-    // SAFETY: `set` is a cpu_set_t of the size said, for the kernel to fill; 0 is the calling thread.
+    // SAFETY: `set` is a cpu_set_t of the size said, for the kernel to fill; 0 is the calling
+    // thread.
     match unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) } {
         // SAFETY: CPU_ISSET reads one bit of the set and checks that it is inside.
         0 => Ok((0..8 * size_of::<libc::cpu_set_t>())
@@ -26,7 +27,8 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     let mut set = none();
     // SAFETY: CPU_SET writes one bit of the set, which is inside.
     unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: `set` is a cpu_set_t of the size said, which the kernel reads; 0 is the calling thread.
+    // SAFETY: `set` is a cpu_set_t of the size said, which the kernel reads; 0 is the calling
+    // thread.
     match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -35,7 +37,8 @@ pub fn pin(cpu: usize) -> io::Result<()> {
 
 /// Lets this thread run only while no other thread needs its CPU (SCHED_IDLE).
 pub fn run_when_idle() -> io::Result<()> {
-    // SAFETY: sched_param is made of integers, for which zero is a value, and 0 is the only priority of SCHED_IDLE.
+    // SAFETY: sched_param is made of integers, for which zero is a value, and 0 is the only
+    // priority of SCHED_IDLE.
     let priority: libc::sched_param = unsafe { mem::zeroed() };
     // SAFETY: `priority` is a sched_param, which the kernel reads; 0 is the calling thread.
     match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const priority) } {

@@ -22,7 +22,8 @@ pub struct Epoll {
 impl Epoll {
     /// Makes an empty set.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: epoll_create1 takes no pointers; a non-negative result is a fresh descriptor that no other code owns.
+        // SAFETY: epoll_create1 takes no pointers; a non-negative result is a fresh descriptor that
+        // no other code owns.
         let descriptor = unsafe {
             let descriptor = libc::epoll_create1(libc::EPOLL_CLOEXEC);
             if descriptor < 0 {
@@ -52,14 +53,16 @@ impl Epoll {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Sleeps until at least one descriptor is readable or has an error, or until `timeout` (whole milliseconds; `None`: no limit)
-    /// has passed. Returns the numbers of those descriptors: none after a signal or a timeout.
+    /// Sleeps until at least one descriptor is readable or has an error, or until `timeout` (whole
+    /// milliseconds; `None`: no limit) has passed. Returns the numbers of those descriptors: none
+    /// after a signal or a timeout.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<&[usize]> {
         let mut events = [MaybeUninit::<libc::epoll_event>::uninit(); MAX_EVENTS];
         let max = libc::c_int::try_from(MAX_EVENTS).unwrap_or(1);
         let timeout = timeout.map_or(-1, |t| i32::try_from(t.as_millis()).unwrap_or(i32::MAX));
         self.numbers.clear();
-        // SAFETY: `events` has room for `max` events, and only the kernel writes to it during the call.
+        // SAFETY: `events` has room for `max` events, and only the kernel writes to it during the
+        // call.
         let count = unsafe {
             libc::epoll_wait(self.descriptor.as_raw_fd(), events.as_mut_ptr().cast(), max, timeout)
         };

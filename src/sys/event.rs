@@ -17,7 +17,8 @@ pub struct Event {
 impl Event {
     /// Makes an event that is not set.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: eventfd takes no pointers; a non-negative result is a fresh descriptor that no other code owns.
+        // SAFETY: eventfd takes no pointers; a non-negative result is a fresh descriptor that no
+        // other code owns.
         let fd = unsafe {
             let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
             if fd < 0 {
@@ -31,7 +32,8 @@ impl Event {
     /// Wakes every thread that waits for it, and every thread that will, until [`Event::clear`].
     pub fn set(&self) {
         self.is_set.store(true, Ordering::Release);
-        // The write fails only if the counter is at its maximum, which means that the event is set already.
+        // The write fails only if the counter is at its maximum, which means that the event is set
+        // already.
         let _ = (&self.file).write(&1u64.to_ne_bytes());
     }
 

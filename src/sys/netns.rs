@@ -1,10 +1,12 @@
 //! Enters a network namespace on a separate thread.
 //!
-//! A namespace belongs to a thread, not to a process, and a thread that has changed it cannot always go back; so the
-//! closure runs on a new thread that ends with it. What it opens (sockets, netlink, /proc/sys/net files) stays in that namespace
-//! until it is closed, and any thread may use it.
+//! A namespace belongs to a thread, not to a process, and a thread that has changed it cannot
+//! always go back; so the closure runs on a new thread that ends with it. What it opens (sockets,
+//! netlink, /proc/sys/net files) stays in that namespace until it is closed, and any thread may use
+//! it.
 //!
-//! Invariant: the caller's thread never changes its namespace. See `setns(2)`, `network_namespaces(7)`.
+//! Invariant: the caller's thread never changes its namespace. See `setns(2)`,
+//! `network_namespaces(7)`.
 
 use std::fs::File;
 use std::io;
@@ -16,11 +18,12 @@ use std::thread;
 /// The directory in which `ip netns` keeps the names.
 pub const DIRECTORY: &str = "/run/netns";
 
-/// Runs `closure` in a network namespace and waits for its end. `namespace` is a name of `ip netns`, or a path such as
-/// `/proc/123/ns/net`.
+/// Runs `closure` in a network namespace and waits for its end. `namespace` is a name of `ip
+/// netns`, or a path such as `/proc/123/ns/net`.
 ///
 /// # Errors
-/// The namespace does not exist, entering it is not permitted (`CAP_SYS_ADMIN`), or no thread could be started.
+/// The namespace does not exist, entering it is not permitted (`CAP_SYS_ADMIN`), or no thread could
+/// be started.
 ///
 /// # Panics
 /// If the closure panics.
@@ -46,8 +49,8 @@ pub fn path(namespace: &str) -> PathBuf {
 }
 
 fn enter(namespace: &File) -> io::Result<()> {
-    // SAFETY: setns reads no memory of ours; the descriptor is open for the whole call because `namespace` is borrowed.
-    // `in_netns`, the only caller, ends the thread afterwards.
+    // SAFETY: setns reads no memory of ours; the descriptor is open for the whole call because
+    // `namespace` is borrowed. `in_netns`, the only caller, ends the thread afterwards.
     match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

@@ -1,7 +1,9 @@
-//! Refers to a process by descriptor, so that a signal never reaches another process that has got the same number.
+//! Refers to a process by descriptor, so that a signal never reaches another process that has got
+//! the same number.
 //!
-//! It does not start processes and does not reap them: std does that for children. Invariant: a [`Process`] always refers to
-//! the same process, even after that process has ended. Source: pidfd_open(2).
+//! It does not start processes and does not reap them: std does that for children. Invariant: a
+//! [`Process`] always refers to the same process, even after that process has ended. Source:
+//! pidfd_open(2).
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -58,7 +60,8 @@ impl Process {
             Signal::Thaw => libc::SIGCONT,
         };
         let no_info = std::ptr::null::<libc::siginfo_t>();
-        // SAFETY: the descriptor is open because we own it; a null siginfo is what the call documents for "as kill(2)".
+        // SAFETY: the descriptor is open because we own it; a null siginfo is what the call
+        // documents for "as kill(2)".
         let result =
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), number, no_info, 0) };
         match io::Error::last_os_error() {
@@ -68,8 +71,8 @@ impl Process {
         }
     }
 
-    /// Waits until the process ends, at most for `timeout` (whole milliseconds, rounded up). Returns whether it has ended; a
-    /// zombie has ended.
+    /// Waits until the process ends, at most for `timeout` (whole milliseconds, rounded up).
+    /// Returns whether it has ended; a zombie has ended.
     ///
     /// # Errors
     /// `poll` failed.
@@ -77,7 +80,8 @@ impl Process {
         let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let milliseconds = timeout.as_micros().div_ceil(1000);
         let milliseconds = libc::c_int::try_from(milliseconds).unwrap_or(libc::c_int::MAX);
-        // SAFETY: `poll` is one initialised pollfd, alive and unaliased for the call; the count says one.
+        // SAFETY: `poll` is one initialised pollfd, alive and unaliased for the call; the count
+        // says one.
         match unsafe { libc::poll(&raw mut poll, 1, milliseconds) } {
             0 => Ok(false),
             ready if ready > 0 => Ok(true),
@@ -90,7 +94,8 @@ impl Process {
     }
 }
 
-/// Makes the process of the command the leader of a new session, so that Ctrl-C and hang-up of the terminal don't reach it.
+/// Makes the process of the command the leader of a new session, so that Ctrl-C and hang-up of the
+/// terminal don't reach it.
 pub fn own_session(command: &mut Command) -> &mut Command {
     let setsid = || {
         // SAFETY: setsid takes nothing and touches no memory.
@@ -99,8 +104,8 @@ pub fn own_session(command: &mut Command) -> &mut Command {
             _ => Ok(()),
         }
     };
-    // SAFETY: between fork and exec only async-signal-safe functions may run; setsid is one, and reading errno and
-    // wrapping it in an io::Error allocates nothing.
+    // SAFETY: between fork and exec only async-signal-safe functions may run; setsid is one, and
+    // reading errno and wrapping it in an io::Error allocates nothing.
     unsafe { command.pre_exec(setsid) }
 }
 

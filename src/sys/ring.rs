@@ -1,18 +1,20 @@
-//! An io_uring that makes many requests in one system call: all reads and receives in one io_uring_enter(2), and all sends and
-//! writes in another.
+//! An io_uring that makes many requests in one system call: all reads and receives in one
+//! io_uring_enter(2), and all sends and writes in another.
 //!
-//! No request waits (MSG_DONTWAIT, RWF_NOWAIT) and no request is linked: the kernel executes them in their order during
-//! submission. So when a call returns, the caller owns its memory again, no request is under way, and the same few buffers, which
-//! stay in the cache, serve all turns. Sends and writes report only failures (IOSQE_CQE_SKIP_SUCCESS). The thread sleeps in
-//! epoll(7), not in the ring: that made round trips a tenth shorter.
+//! No request waits (MSG_DONTWAIT, RWF_NOWAIT) and no request is linked: the kernel executes them
+//! in their order during submission. So when a call returns, the caller owns its memory again, no
+//! request is under way, and the same few buffers, which stay in the cache, serve all turns. Sends
+//! and writes report only failures (IOSQE_CQE_SKIP_SUCCESS). The thread sleeps in epoll(7), not in
+//! the ring: that made round trips a tenth shorter.
 //!
-//! If there are few requests, as for a single packet, each is made by its own system call, which is cheaper than the ring.
+//! If there are few requests, as for a single packet, each is made by its own system call, which is
+//! cheaper than the ring.
 //!
 //! It decides nothing: it gives the results to the worker.
 //!
-//! Invariant: no request outlives the call of [`Ring::receive`] or [`Ring::submit`] that made it, and one that could not be
-//! submitted is never submitted later.
-//! Sources: io_uring(7), io_uring_setup(2), io_uring_enter(2).
+//! Invariant: no request outlives the call of [`Ring::receive`] or [`Ring::submit`] that made it,
+//! and one that could not be submitted is never submitted later. Sources: io_uring(7),
+//! io_uring_setup(2), io_uring_enter(2).
 
 mod buffers;
 mod plain;
@@ -39,7 +41,8 @@ const TUN: Fixed = Fixed(0);
 const RECEIVE: Fixed = Fixed(1);
 const SEND: Fixed = Fixed(2);
 
-/// The kinds of requests. The kind is the top byte of the `user_data` of a request, and its number is in the lower bytes.
+/// The kinds of requests. The kind is the top byte of the `user_data` of a request, and its number
+/// is in the lower bytes.
 const KIND_READ: u64 = 1;
 const KIND_RECEIVE: u64 = 2;
 const KIND_SEND: u64 = 3;
@@ -48,7 +51,8 @@ const KIND_WRITE: u64 = 4;
 /// Up to this many requests are made by single system calls.
 const MAX_SINGLE_CALLS: usize = 2;
 
-/// Failed submissions in a row before the ring counts as broken: the kernel may be short of memory for a moment.
+/// Failed submissions in a row before the ring counts as broken: the kernel may be short of memory
+/// for a moment.
 const MAX_RETRIES: u32 = 100;
 
 /// Where the results of the requests are written.
@@ -65,7 +69,8 @@ pub struct Ring {
     files: [OwnedFd; 3],
     /// The headers of the messages of a batch.
     headers: Box<[Outgoing]>,
-    /// Whether a call has failed. The requests that it left unsubmitted point to memory that the ring may no longer use.
+    /// Whether a call has failed. The requests that it left unsubmitted point to memory that the
+    /// ring may no longer use.
     is_broken: bool,
     /// System calls since [`Ring::take_calls`].
     calls: u64,
@@ -181,9 +186,10 @@ impl Ring {
     }
 
     fn push(&mut self, entry: &Entry) -> io::Result<()> {
-        // SAFETY: the entry points to messages of a batch, to their headers, or to buffers. The function that pushes it borrows
-        // these until its call of `enter` has returned. By then the kernel has executed the request, which may not wait, or the
-        // ring has failed and is never entered again.
+        // SAFETY: the entry points to messages of a batch, to their headers, or to buffers. The
+        // function that pushes it borrows these until its call of `enter` has returned. By then the
+        // kernel has executed the request, which may not wait, or the ring has failed and is never
+        // entered again.
         unsafe { self.io.submission().push(entry) }
             .map_err(|_| io::Error::other("more requests than a ring has entries"))
     }
@@ -233,8 +239,8 @@ fn is_temporary(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
-// SAFETY: the pointers in `headers` are written and used within one call that borrows the ring. No code uses them between two
-// calls, so they may move to another thread with the ring.
+// SAFETY: the pointers in `headers` are written and used within one call that borrows the ring. No
+// code uses them between two calls, so they may move to another thread with the ring.
 unsafe impl Send for Ring {}
 
 impl AsRawFd for Ring {

@@ -1,13 +1,16 @@
-//! The descriptors of the overlay device: one descriptor through `tun-tap`, or several queues with offloads.
+//! The descriptors of the overlay device: one descriptor through `tun-tap`, or several queues with
+//! offloads.
 //!
-//! A [`Queue`] carries super packets: each read and write has a `VnetHeader` in front (`IFF_VNET_HDR`), and the kernel neither
-//! segments nor checksums the packets that it hands over. Which offloads are on is a property of the device, not of the queue.
+//! A [`Queue`] carries super packets: each read and write has a `VnetHeader` in front
+//! (`IFF_VNET_HDR`), and the kernel neither segments nor checksums the packets that it hands over.
+//! Which offloads are on is a property of the device, not of the queue.
 //!
-//! A persistent TUN device outlives its daemon. Its routes and addresses stay, so the kernel queues or drops packets instead of
-//! sending them by the default route, and the next start attaches to the device again. This module does not set address, MTU or
-//! routes: netlink does.
+//! A persistent TUN device outlives its daemon. Its routes and addresses stay, so the kernel queues
+//! or drops packets instead of sending them by the default route, and the next start attaches to
+//! the device again. This module does not set address, MTU or routes: netlink does.
 //!
-//! Invariant: a read returns one whole frame, and a write takes a frame whole or not at all. Sources: Documentation/networking/tuntap.rst, include/uapi/linux/if_tun.h.
+//! Invariant: a read returns one whole frame, and a write takes a frame whole or not at all.
+//! Sources: Documentation/networking/tuntap.rst, include/uapi/linux/if_tun.h.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
@@ -18,14 +21,16 @@ use std::sync::Arc;
 /// The device file that is opened to make a TUN device.
 pub const DEVICE: &str = "/dev/net/tun";
 
-/// A single-queue TUN device without packet information or vnet header: each read and write is one IP packet.
+/// A single-queue TUN device without packet information or vnet header: each read and write is one
+/// IP packet.
 pub struct SimpleTun(Arc<tun_tap::Iface>);
 
 impl SimpleTun {
-    /// Creates the device, or attaches to a persistent one of that name and kind. Reads don't block.
+    /// Creates the device, or attaches to a persistent one of that name and kind. Reads don't
+    /// block.
     ///
-    /// Errors: EPERM without CAP_NET_ADMIN, EBUSY if a process is attached, EINVAL if the name belongs to a device of
-    /// another kind, ENOENT without [`DEVICE`].
+    /// Errors: EPERM without CAP_NET_ADMIN, EBUSY if a process is attached, EINVAL if the name
+    /// belongs to a device of another kind, ENOENT without [`DEVICE`].
     pub fn open(name: &str) -> io::Result<Self> {
         let tun = tun_tap::Iface::without_packet_info(name, tun_tap::Mode::Tun)?;
         tun.set_non_blocking()?;
@@ -38,7 +43,8 @@ impl SimpleTun {
         Self(self.0.clone())
     }
 
-    /// Reads one packet into `buffer`, which must be as long as the MTU of the device: the rest of a longer packet is lost.
+    /// Reads one packet into `buffer`, which must be as long as the MTU of the device: the rest of
+    /// a longer packet is lost.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.recv(buffer)
     }
@@ -60,15 +66,18 @@ pub enum Offload {
     TcpAndUdp,
 }
 
-/// One of several queues of a TUN device, with a `VnetHeader` before each packet. Reads and writes don't block.
+/// One of several queues of a TUN device, with a `VnetHeader` before each packet. Reads and writes
+/// don't block.
 #[derive(Debug)]
 pub struct Queue(File);
 
 impl Queue {
-    /// Creates the device with its first queue, or adds a queue to it, or attaches to a persistent device of that kind.
+    /// Creates the device with its first queue, or adds a queue to it, or attaches to a persistent
+    /// device of that kind.
     ///
-    /// Errors: EPERM without CAP_NET_ADMIN, EBUSY if the name belongs to a single-queue device, EINVAL if it belongs to a device
-    /// of another kind, E2BIG beyond 256 queues, ENOENT without [`DEVICE`].
+    /// Errors: EPERM without CAP_NET_ADMIN, EBUSY if the name belongs to a single-queue device,
+    /// EINVAL if it belongs to a device of another kind, E2BIG beyond 256 queues, ENOENT without
+    /// [`DEVICE`].
     pub fn open(name: &str) -> io::Result<Self> {
         let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE)?;
         let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
@@ -100,8 +109,9 @@ impl Queue {
         Self(File::from(fd))
     }
 
-    /// Turns on as many offloads as the device supports, up to `wanted`, and returns what is on. The setting holds for all queues
-    /// and stays on a persistent device, so it is made at every start, also for [`Offload::None`].
+    /// Turns on as many offloads as the device supports, up to `wanted`, and returns what is on.
+    /// The setting holds for all queues and stays on a persistent device, so it is made at every
+    /// start, also for [`Offload::None`].
     pub fn set_offload(&self, wanted: Offload) -> io::Result<Offload> {
         let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
         let levels = [
@@ -167,7 +177,8 @@ impl Persistence {
 
     /// With `true` the device stays when its last descriptor closes; with `false` it is removed.
     pub fn set(&self, persistent: bool) -> io::Result<()> {
-        // SAFETY: TUNSETPERSIST takes an integer, no pointer; the descriptor is open as long as `self`.
+        // SAFETY: TUNSETPERSIST takes an integer, no pointer; the descriptor is open as long as
+        // `self`.
         check(unsafe {
             libc::ioctl(self.0.as_raw_fd(), libc::TUNSETPERSIST, libc::c_ulong::from(persistent))
         })

@@ -1,7 +1,9 @@
-//! The underlay socket: bound to our public address, with "don't fragment" set and a long receive queue.
+//! The underlay socket: bound to our public address, with "don't fragment" set and a long receive
+//! queue.
 //!
-//! [`send_many`] and [`Receiver`] move many messages in one system call; each message is a datagram or a train of datagrams.
-//! The engines decide what to do about an error. Invariant: no datagram of such a socket is fragmented. Sources: ip(7), ipv6(7), socket(7), udp(7), sendmmsg(2).
+//! [`send_many`] and [`Receiver`] move many messages in one system call; each message is a datagram
+//! or a train of datagrams. The engines decide what to do about an error. Invariant: no datagram of
+//! such a socket is fragmented. Sources: ip(7), ipv6(7), socket(7), udp(7), sendmmsg(2).
 
 mod many;
 
@@ -16,10 +18,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::batch::Message;
 
-/// Bytes of receive queue to ask for: a burst of one bandwidth-delay product at 10 Gbit/s and 3 ms. The kernel counts each
-/// packet with its overhead, about twice its length.
+/// Bytes of receive queue to ask for: a burst of one bandwidth-delay product at 10 Gbit/s and 3 ms.
+/// The kernel counts each packet with its overhead, about twice its length.
 pub const RECEIVE_QUEUE: usize = 8 << 20;
-/// Bytes of send queue to ask for: 32 trains of 64 KiB and their overhead may wait for the interface.
+/// Bytes of send queue to ask for: 32 trains of 64 KiB and their overhead may wait for the
+/// interface.
 pub const SEND_QUEUE: usize = 4 << 20;
 
 /// The longest UDP payload over IPv4. It limits a datagram, and a UDP_SEGMENT train as a whole.
@@ -29,16 +32,17 @@ pub const SEGMENTS: usize = 64;
 /// Datagrams that kernels since 6.9 accept in one send.
 const MORE_SEGMENTS: usize = 128;
 
-/// Opens a non-blocking UDP socket on `address`. Datagrams leave with "don't fragment": one that is too long for
-/// the path fails with EMSGSIZE.
+/// Opens a non-blocking UDP socket on `address`. Datagrams leave with "don't fragment": one that is
+/// too long for the path fails with EMSGSIZE.
 ///
-/// Errors: EADDRINUSE if another socket has the port, EADDRNOTAVAIL if no interface has the address.
+/// Errors: EADDRINUSE if another socket has the port, EADDRNOTAVAIL if no interface has the
+/// address.
 pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     open(address, false)
 }
 
-/// Opens one of several sockets that share `address`. The kernel gives the datagrams of each sender to one of them, by
-/// [`choose_by_source_port`] or by a hash of addresses and ports.
+/// Opens one of several sockets that share `address`. The kernel gives the datagrams of each sender
+/// to one of them, by [`choose_by_source_port`] or by a hash of addresses and ports.
 pub fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
     open(address, true)
 }
@@ -73,17 +77,20 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Lets the kernel hand over trains: it merges received datagrams of one sender and one length (UDP_GRO).
+/// Lets the kernel hand over trains: it merges received datagrams of one sender and one length
+/// (UDP_GRO).
 pub fn receive_trains(socket: &UdpSocket) -> io::Result<()> {
     set(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
-/// Makes the kernel choose among the `count` sockets that share the address of this one, which must all be bound. A datagram
-/// goes to socket (the sum of both addresses - (its source port - `port`)) modulo `count`, in the order of binding.
+/// Makes the kernel choose among the `count` sockets that share the address of this one, which must
+/// all be bound. A datagram goes to socket (the sum of both addresses - (its source port - `port`))
+/// modulo `count`, in the order of binding.
 ///
-/// The kernel's own hash could give both ports of a peer with two workers to one socket. A TUN sends the packets of a flow to
-/// the queue that its answers were written to, so every flow would end up at that worker. With this rule, worker `w` of a peer
-/// gets its answers from the same worker that it sends to, and peers with only one port are spread by their addresses.
+/// The kernel's own hash could give both ports of a peer with two workers to one socket. A TUN
+/// sends the packets of a flow to the queue that its answers were written to, so every flow would
+/// end up at that worker. With this rule, worker `w` of a peer gets its answers from the same
+/// worker that it sends to, and peers with only one port are spread by their addresses.
 pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize) -> io::Result<()> {
     // The offsets of the last words of source and destination address, and of the source port.
     let (src, dst, source_port) = if socket.local_addr()?.is_ipv4() { (12, 16, 20) } else { (20, 36, 40) };
@@ -116,7 +123,8 @@ pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize) -> io:
     let length = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
     let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
     let length = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(io::Error::other)?;
-    // SAFETY: `program` points to as many statements as it says, and both live across the call, which copies them.
+    // SAFETY: `program` points to as many statements as it says, and both live across the call,
+    // which copies them.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -129,8 +137,8 @@ pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize) -> io:
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Datagrams that this kernel accepts in one UDP_SEGMENT send, and that it cuts one UDP super packet of a TUN into. It is tried
-/// once, on the loopback interface.
+/// Datagrams that this kernel accepts in one UDP_SEGMENT send, and that it cuts one UDP super
+/// packet of a TUN into. It is tried once, on the loopback interface.
 #[must_use]
 pub fn max_segments() -> usize {
     static ANSWER: OnceLock<usize> = OnceLock::new();
@@ -147,7 +155,8 @@ pub fn receive_nothing(socket: &UdpSocket) -> io::Result<()> {
     set(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, 0)
 }
 
-/// Datagrams that the kernel dropped because the socket's receive queue was full, since it was opened.
+/// Datagrams that the kernel dropped because the socket's receive queue was full, since it was
+/// opened.
 pub fn queue_drops(socket: &UdpSocket) -> io::Result<u32> {
     // include/uapi/linux/sock_diag.h: SK_MEMINFO_DROPS = 8, SK_MEMINFO_VARS = 9.
     let mut info = [0u32; 9];
@@ -155,8 +164,8 @@ pub fn queue_drops(socket: &UdpSocket) -> io::Result<u32> {
     Ok(info[8])
 }
 
-/// The MTU, in bytes of IP packet, that the kernel knows for the path from `from` to `to`. It opens a socket to ask, so it is
-/// too expensive for every packet.
+/// The MTU, in bytes of IP packet, that the kernel knows for the path from `from` to `to`. It opens
+/// a socket to ask, so it is too expensive for every packet.
 pub fn path_mtu(from: IpAddr, to: SocketAddr) -> io::Result<u32> {
     let socket = UdpSocket::bind(SocketAddr::new(from, 0))?;
     socket.connect(to)?;
@@ -184,7 +193,8 @@ fn get<T: Copy, const N: usize>(
 ) -> io::Result<()> {
     const { assert!(size_of::<T>() == 4) };
     let mut length = libc::socklen_t::try_from(size_of::<[T; N]>()).map_err(io::Error::other)?;
-    // SAFETY: `value` is `length` bytes of plain integers, writable across the call; the kernel writes at most that.
+    // SAFETY: `value` is `length` bytes of plain integers, writable across the call; the kernel
+    // writes at most that.
     let result = unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -212,7 +222,8 @@ mod tests {
         assert!(dropped > 0);
     }
 
-    /// Kernel contract: only the port of the sender decides which of the sockets on one port receives.
+    /// Kernel contract: only the port of the sender decides which of the sockets on one port
+    /// receives.
     #[test]
     fn source_port_chooses_the_socket() {
         for (host, word) in [("127.0.0.1", 0x7f00_0001_u32), ("::1", 1)] {

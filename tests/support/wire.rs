@@ -1,4 +1,4 @@
-//! Somebody on the cable between two hosts of a lab, who listens, records, changes and sends again.
+//! An attacker between two hosts of a lab, which records, changes and repeats datagrams.
 #![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const UDP: usize = 8;
 
-/// A packet socket where the hosts' cables meet, and no pod's.
+/// A packet socket in the namespace that connects the hosts. It sees no packets of pods.
 pub fn tap(lab: &Lab) -> Socket {
     let every_protocol = i32::from(0x0003_u16.to_be());
     let open = move || {
@@ -31,11 +31,11 @@ pub fn tap(lab: &Lab) -> Socket {
     socket.expect("a packet socket")
 }
 
-/// Writes down each datagram that goes from one host to a port of another, once, in the order in which they go.
+/// Records each datagram from one host to a port of another once, in the order of sending.
 ///
-/// The sender's cable carries no trains: `ip link set eth0 gso_max_segs 1` there, see [`no_trains`].
+/// The sender must send no trains: see [`no_trains`].
 pub struct Recorder {
-    heard: Arc<Mutex<Vec<Vec<u8>>>>,
+    recorded: Arc<Mutex<Vec<Vec<u8>>>>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -43,36 +43,36 @@ pub struct Recorder {
 impl Recorder {
     pub fn of(lab: &Lab, from: usize, to: usize, port: u16) -> Self {
         let mut socket = tap(lab);
-        let (heard, stop) = (Arc::<Mutex<Vec<Vec<u8>>>>::default(), Arc::<AtomicBool>::default());
+        let (recorded, stop) = (Arc::<Mutex<Vec<Vec<u8>>>>::default(), Arc::<AtomicBool>::default());
         let pair = [from, to].map(|host| v4(lab.host(host).public));
         let thread = std::thread::spawn({
-            let (heard, stop) = (heard.clone(), stop.clone());
+            let (recorded, stop) = (recorded.clone(), stop.clone());
             move || {
                 let (mut frame, mut known) = (vec![0; 70_000], BTreeSet::new());
                 while !stop.load(Ordering::Relaxed) {
                     let Ok(length) = socket.read(&mut frame) else { continue };
-                    // Each frame is seen at several interfaces.
+                    // The socket sees each frame at several interfaces.
                     if let Some(datagram) = datagram(&frame[..length], pair, port)
                         && known.insert(datagram.to_vec())
                     {
-                        heard.lock().expect("no panic").push(datagram.to_vec());
+                        recorded.lock().expect("no panic").push(datagram.to_vec());
                     }
                 }
             }
         });
-        Self { heard, stop, thread }
+        Self { recorded, stop, thread }
     }
 
-    /// How many there are so far.
+    /// How many datagrams are recorded so far.
     pub fn count(&self) -> usize {
-        self.heard.lock().expect("no panic").len()
+        self.recorded.lock().expect("no panic").len()
     }
 
     pub fn stop(self) -> Vec<Vec<u8>> {
         std::thread::sleep(Duration::from_millis(200));
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("it listened to the end");
-        std::mem::take(&mut self.heard.lock().expect("no panic"))
+        self.thread.join().expect("it recorded to the end");
+        std::mem::take(&mut self.recorded.lock().expect("no panic"))
     }
 }
 
@@ -87,12 +87,12 @@ fn datagram(frame: &[u8], [from, to]: [Ipv4Addr; 2], port: u16) -> Option<&[u8]>
     if is_ours && is_to_port { payload.get(..length) } else { None }
 }
 
-/// Makes a host send each datagram by itself: a train would be recorded in one piece.
+/// Makes a host send each datagram singly, because a train would be recorded as one datagram.
 pub fn no_trains(lab: &Lab, host: usize) {
     super::run(&lab.host(host).netns, &["ip", "link", "set", "eth0", "gso_max_segs", "1"]);
 }
 
-/// Sends datagrams to a port of a host as if another host had sent them.
+/// Sends datagrams to a port of a host with the source address of another host.
 pub struct Forger {
     socket: Socket,
     pair: [Ipv4Addr; 2],
@@ -101,7 +101,7 @@ pub struct Forger {
 
 impl Forger {
     pub fn of(lab: &Lab, from: usize, to: usize, port: u16) -> Self {
-        // Protocol 255: we write the IP header.
+        // With protocol 255 the caller writes the IP header.
         let open = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)));
         let socket = in_netns(&lab.underlay_netns(), open).and_then(|socket| socket).expect("a raw socket");
         Self { socket, pair: [from, to].map(|host| v4(lab.host(host).public)), port }
@@ -116,19 +116,20 @@ impl Forger {
         (packet[8], packet[9]) = (64, 17);
         packet[12..16].copy_from_slice(&from.octets());
         packet[16..20].copy_from_slice(&to.octets());
-        // No checksum, which IPv4 permits (RFC 768); the kernel fills in that of the IP header.
+        // UDP over IPv4 permits a checksum of zero (RFC 768). The kernel fills in the checksum of
+        // the IP header.
         for field in [self.port, self.port, length - 20, 0] {
             packet.extend(field.to_be_bytes());
         }
         packet.extend(datagram);
         let sent = self.socket.send_to(&packet, &SocketAddrV4::new(to, 0).into()).expect("sent");
         assert_eq!(sent, packet.len());
-        // A queue that is full would be a loss of the test's own.
+        // Without the pause, a full queue would lose packets of the test itself.
         std::thread::sleep(Duration::from_micros(200));
     }
 }
 
-/// A socket in a pod that counts what comes.
+/// A socket in a pod that counts the datagrams that it receives.
 pub struct Ear(Socket);
 
 impl Ear {
@@ -146,7 +147,7 @@ impl Ear {
         Self(socket.expect("a socket"))
     }
 
-    /// How many come until none has come for `pause`.
+    /// Counts datagrams until none has come for `pause`.
     pub fn count(&self, pause: Duration) -> usize {
         self.0.set_read_timeout(Some(pause)).expect("a timeout");
         let mut buffer = [MaybeUninit::uninit(); 2000];
@@ -157,6 +158,6 @@ impl Ear {
 fn v4(address: IpAddr) -> Ipv4Addr {
     match address {
         IpAddr::V4(v4) => v4,
-        IpAddr::V6(v6) => panic!("{v6}: these cables carry IPv4"),
+        IpAddr::V6(v6) => panic!("{v6}: the underlay of this lab is IPv4"),
     }
 }

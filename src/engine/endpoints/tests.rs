@@ -6,7 +6,8 @@ use super::super::offload_switch::RETRY_AFTER;
 use super::*;
 use crate::sys::now;
 
-/// Endpoints with a socket in place of the TUN, the other end of that socket, and the receiver of the datagrams.
+/// Endpoints with a socket in place of the TUN, the other end of that socket, and the receiver of
+/// the datagrams.
 fn endpoints() -> (Endpoints, UnixDatagram, UdpSocket) {
     let (ours, theirs) = UnixDatagram::pair().expect("a pair");
     let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");

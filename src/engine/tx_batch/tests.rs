@@ -85,7 +85,8 @@ fn host(tx: &TxMessage) -> u8 {
     }
 }
 
-/// Checks that each peer gets the packets that were added for it in their order, and that each message keeps the invariants.
+/// Checks that each peer gets the packets that were added for it in their order, and that each
+/// message keeps the invariants.
 fn check(batch: &TxBatch, pushes: &[(u8, usize, usize)]) {
     let mut arrived: Vec<(u8, Vec<u8>)> = Vec::new();
     let mut taken: Vec<std::ops::Range<usize>> = Vec::new();
@@ -226,8 +227,8 @@ fn packets_of_several_peers_may_alternate() {
     assert_eq!(messages(&alternating(92, 92, 17)[..28]).len(), 28, "more peers than open messages");
 }
 
-/// All datagrams of a message have one ECN field: packets with another one leave in another message, or in a bundle without a
-/// mark.
+/// All datagrams of a message have one ECN field: packets with another one leave in another
+/// message, or in a bundle without a mark.
 #[test]
 fn ecn_marks_are_not_spread_and_not_lost() {
     let messages = |host: u8, pushes: &[(usize, Ecn)]| -> Vec<(u64, Ecn)> {

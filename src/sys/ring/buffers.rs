@@ -12,10 +12,11 @@ use crate::packet::Train;
 
 /// Frames that a turn reads at most.
 pub const MAX_FRAMES: usize = 32;
-/// Messages that a turn receives at most: more than frames, because without GRO each is one datagram.
+/// Messages that a turn receives at most: more than frames, because without GRO each is one
+/// datagram.
 pub const MAX_MESSAGES: usize = 64;
-/// Bytes from one message buffer to the next: the longest UDP datagram, and five cache lines, so that the starts of the buffers
-/// fall into different sets of the L1 cache.
+/// Bytes from one message buffer to the next: the longest UDP datagram, and five cache lines, so
+/// that the starts of the buffers fall into different sets of the L1 cache.
 const MESSAGE_BYTES: usize = 65_536 + 5 * 64;
 
 /// Buffers for the frames and messages of one turn.
@@ -24,7 +25,8 @@ pub struct Buffers {
     memory: [Box<[u8]>; 2],
     /// Bytes from one buffer of each kind to the next.
     size: [usize; 2],
-    /// The result of each read and receive: a length, or an error number below zero; EAGAIN before the kernel has reported one.
+    /// The result of each read and receive: a length, or an error number below zero; EAGAIN before
+    /// the kernel has reported one.
     results: [Vec<i32>; 2],
     incoming: Box<[Incoming]>,
 }
@@ -87,8 +89,8 @@ impl Buffers {
         self.results[usize::from(!is_frame)][number] = result;
     }
 
-    /// The frames that this turn has read, in their order. A read that found the queue empty yields nothing; other errors are
-    /// yielded.
+    /// The frames that this turn has read, in their order. A read that found the queue empty yields
+    /// nothing; other errors are yielded.
     pub fn frames_read(&self) -> impl Iterator<Item = io::Result<&[u8]>> {
         (0..self.results[0].len()).filter_map(|number| self.frame(number))
     }
@@ -105,8 +107,8 @@ impl Buffers {
         self.bytes(0, number)
     }
 
-    /// The messages that this turn has received, in their order. A receive that found the queue empty yields nothing; other errors
-    /// are yielded.
+    /// The messages that this turn has received, in their order. A receive that found the queue
+    /// empty yields nothing; other errors are yielded.
     pub fn messages_received(&self) -> impl Iterator<Item = io::Result<Received<'_>>> {
         (0..self.results[1].len()).filter_map(|number| Some((number, self.bytes(1, number)?))).map(
             |(number, bytes)| {
@@ -138,8 +140,9 @@ impl Buffers {
     }
 }
 
-// SAFETY: the pointers in `incoming` are written and used within one turn, which borrows the buffers. No code uses them between
-// two turns, so they may move to another thread with the buffers.
+// SAFETY: the pointers in `incoming` are written and used within one turn, which borrows the
+// buffers. No code uses them between two turns, so they may move to another thread with the
+// buffers.
 unsafe impl Send for Buffers {}
 
 impl std::fmt::Debug for Buffers {

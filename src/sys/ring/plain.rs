@@ -1,4 +1,5 @@
-//! The requests of a ring as single system calls. The results are stored where the ring stores its results.
+//! The requests of a ring as single system calls. The results are stored where the ring stores its
+//! results.
 //!
 //! Invariant: no call waits, and no call keeps a pointer after it has returned.
 
@@ -11,7 +12,8 @@ use super::buffers::Buffers;
 /// Sends the message that `header` describes.
 pub(super) fn send(socket: &OwnedFd, header: &Outgoing, message: &mut Message, calls: &mut u64) {
     *calls += 1;
-    // SAFETY: the header was filled at this address, for bytes that the caller borrows until this function returns.
+    // SAFETY: the header was filled at this address, for bytes that the caller borrows until this
+    // function returns.
     let result = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header.header, libc::MSG_DONTWAIT) };
     message.errno = errno(result);
 }
@@ -39,8 +41,9 @@ pub(super) fn receive([tun, socket, _]: &[OwnedFd; 3], buffers: &mut Buffers, ca
     for number in 0..buffers.headers().count() {
         let Some(header) = buffers.headers().nth(number) else { break };
         *calls += 1;
-        // SAFETY: the header points to a name, an iovec and a control buffer of its own, and the iovec to a slot of its own. All
-        // of them are in `buffers`, which no other code uses during the call.
+        // SAFETY: the header points to a name, an iovec and a control buffer of its own, and the
+        // iovec to a slot of its own. All of them are in `buffers`, which no other code uses during
+        // the call.
         let result = unsafe { libc::recvmsg(socket.as_raw_fd(), header, libc::MSG_DONTWAIT) };
         buffers.set_result(false, number, ring_result(result));
         if result < 0 {

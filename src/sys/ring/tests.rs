@@ -31,8 +31,8 @@ fn errors(messages: &[Message]) -> Vec<i32> {
     messages.iter().map(|message| message.errno).collect()
 }
 
-/// Kernel contract: requests that may not wait are finished when the system call returns, in their order, and a failed request
-/// does not stop the others.
+/// Kernel contract: requests that may not wait are finished when the system call returns, in their
+/// order, and a failed request does not stop the others.
 #[test]
 fn each_message_has_its_result_after_the_call() {
     let ends = ends();
@@ -52,7 +52,8 @@ fn each_message_has_its_result_after_the_call() {
     ring.submit(send, write).expect("submitted");
     ring.receive(&mut buffers, [8, 3]).expect("received");
     assert_eq!(errors(&sends), [0, libc::EMSGSIZE, 0]);
-    // A socket pair takes a few messages. The others have an error, and those that it took are in order.
+    // A socket pair takes a few messages. The others have an error, and those that it took are in
+    // order.
     let written = errors(&writes);
     let taken = written.iter().filter(|errno| **errno == 0).count();
     assert!(taken > 0 && written.iter().all(|errno| matches!(*errno, 0 | libc::EAGAIN)), "{written:?}");

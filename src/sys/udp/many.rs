@@ -1,7 +1,8 @@
-//! Many messages in one system call: sendmmsg(2) with UDP_SEGMENT (sendmsg(2) for one message), and recvmmsg(2) with UDP_GRO.
+//! Many messages in one system call: sendmmsg(2) with UDP_SEGMENT (sendmsg(2) for one message), and
+//! recvmmsg(2) with UDP_GRO.
 //!
-//! It does not retry. Invariant: all memory that the kernel gets a pointer to belongs to the caller or to `self` until the call
-//! returns.
+//! It does not retry. Invariant: all memory that the kernel gets a pointer to belongs to the caller
+//! or to `self` until the call returns.
 
 use std::io;
 use std::mem::size_of;
@@ -20,8 +21,8 @@ pub const RECEIVE_BATCH: usize = 32;
 /// Bytes of a receive buffer: a train is at most as long as a UDP datagram.
 const SLOT: usize = 65_536;
 
-/// Sends the first of `messages`, at most 64, out of `memory`. Returns how many of them the kernel took, in their order; an
-/// error is that of the first message.
+/// Sends the first of `messages`, at most 64, out of `memory`. Returns how many of them the kernel
+/// took, in their order; an error is that of the first message.
 pub fn send_many(socket: &UdpSocket, memory: &[u8], messages: &[Message]) -> io::Result<usize> {
     match messages {
         // A single message need not wait until the headers of 64 are cleared.
@@ -33,7 +34,8 @@ pub fn send_many(socket: &UdpSocket, memory: &[u8], messages: &[Message]) -> io:
 fn send_one(socket: &UdpSocket, bytes: &[u8], message: &Message) -> io::Result<()> {
     let mut outgoing = Outgoing::empty();
     outgoing.fill(message, bytes);
-    // SAFETY: the header points into `outgoing` and `bytes`, which live across the call and are not moved.
+    // SAFETY: the header points into `outgoing` and `bytes`, which live across the call and are not
+    // moved.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const outgoing.header, 0) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -48,7 +50,8 @@ fn send_some(socket: &UdpSocket, memory: &[u8], messages: &[Message]) -> io::Res
         header.msg_hdr = outgoing.header;
     }
     let length = libc::c_uint::try_from(count).unwrap_or(0);
-    // SAFETY: the first `count` headers point into `outgoing` and `memory`, which live across the call and are not moved.
+    // SAFETY: the first `count` headers point into `outgoing` and `memory`, which live across the
+    // call and are not moved.
     let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), length, 0) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
@@ -96,11 +99,12 @@ impl Receiver {
         Self { memory: vec![0; count * SLOT].into(), messages: (0..count).map(|_| message()).collect() }
     }
 
-    /// Receives at most `most` messages, and at most as many as there are buffers. Returns how many it received, or WouldBlock
-    /// if there is no message.
+    /// Receives at most `most` messages, and at most as many as there are buffers. Returns how many
+    /// it received, or WouldBlock if there is no message.
     pub fn receive(&mut self, socket: &UdpSocket, most: usize) -> io::Result<usize> {
         let most = most.min(self.messages.len());
-        // SAFETY: iovec and mmsghdr are made of plain integers and pointers, for which zero is a value.
+        // SAFETY: iovec and mmsghdr are made of plain integers and pointers, for which zero is a
+        // value.
         let (mut vectors, mut headers): ([libc::iovec; RECEIVE_BATCH], [libc::mmsghdr; RECEIVE_BATCH]) =
             unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
         let slots = self.memory.chunks_exact_mut(SLOT).zip(self.messages.iter_mut()).take(most);
@@ -114,8 +118,9 @@ impl Receiver {
             header.msg_hdr.msg_controllen = CONTROL_LEN as _;
         }
         let length = libc::c_uint::try_from(most).unwrap_or(0);
-        // SAFETY: each of the first `length` headers points to a vector, a name and a control buffer of its own, and each vector
-        // to a slot of its own; all live across the call and are writable through `self` and the local arrays.
+        // SAFETY: each of the first `length` headers points to a vector, a name and a control
+        // buffer of its own, and each vector to a slot of its own; all live across the call and are
+        // writable through `self` and the local arrays.
         let count = unsafe {
             libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), length, 0, std::ptr::null_mut())
         };
@@ -166,7 +171,8 @@ mod tests {
         send_many(from, &vec![7; len], &[message])
     }
 
-    /// Kernel contract: a UDP_SEGMENT send arrives as one message with its stride in a UDP_GRO control message.
+    /// Kernel contract: a UDP_SEGMENT send arrives as one message with its stride in a UDP_GRO
+    /// control message.
     #[test]
     fn train_arrives_with_its_stride() {
         let (from, to) = pair();
@@ -195,7 +201,8 @@ mod tests {
         assert_eq!(errno(send(&from, &to, (max_segments() + 1) * 100, 100)), Some(libc::EINVAL));
     }
 
-    /// Kernel contract: a control message sets the ECN field beside UDP_SEGMENT, and another returns it beside UDP_GRO.
+    /// Kernel contract: a control message sets the ECN field beside UDP_SEGMENT, and another
+    /// returns it beside UDP_GRO.
     #[test]
     fn ecn_field_is_sent_and_received() {
         for host in ["127.0.0.1", "::1"] {
