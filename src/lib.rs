@@ -1,8 +1,8 @@
-//! hopsack: a userspace overlay router for containers. Flannel's UDP mode, done right.
+//! hopsack: an overlay network for containers, as Flannel's UDP mode has it, but fast.
 //!
-//! Containers on different hosts cannot reach one another by IP. A daemon on each host reads pod packets from a TUN
-//! device, puts each into a UDP datagram to the host that owns the destination's subnet, and the daemon there writes it
-//! back to its TUN:
+//! Containers on different hosts cannot reach one another by IP. A daemon on each host reads pod
+//! packets from a TUN device and puts each into a UDP datagram to the host that owns the
+//! destination's subnet. The daemon there writes the packet to its TUN device:
 //!
 //! ```text
 //!  pod A ─ veth ─ bridge ─┐                                            ┌─ bridge ─ veth ─ pod B
@@ -11,24 +11,30 @@
 //!                     hopsack0 (TUN)                              hopsack0 (TUN)
 //!                         │ read                                       │ write
 //!                  forward::egress                              forward::ingress
-//!                   fib: whose is it?                           fib: may he say that?
+//!              which host owns the subnet?              does the source belong to the sender?
 //!                         │ send                                       │ receive
 //!                    UDP 8285 ───────────── underlay ──────────── UDP 8285
 //! ```
 //!
-//! The sentence that the code keeps true: a packet enters at a TUN queue, meets one route snapshot, leaves in one UDP
-//! send: all on one thread, in one function that a person can read top to bottom. Everything else in the program exists
-//! to make the right snapshot.
+//! The code keeps two sentences true:
 //!
-//! # The life of a packet
-//! Out: an engine reads the TUN and calls [`forward::egress`], which parses ([`packet`]), looks up ([`forward::Table`]) and
-//! pushes to a peer, or drops for a counted reason and, where the RFCs ask for it, answers by ICMP. In: the engine receives
-//! and calls [`forward::ingress`], which knows the sender by its outer address, checks that the inner source is his, and
-//! pushes to the TUN.
+//! * Data: a packet enters at a TUN queue, is looked up in one route snapshot, and leaves in one UDP
+//!   send: on one thread, in one function that a person can read from top to bottom.
+//! * Control: every part computes what should be, and one loop compares it with what is and repairs
+//!   the difference.
 //!
-//! # The life of a route
-//! A [`store`] tells the [`node`] what changed; the node folds it into the [`route::Rib`] and gives that to the [`backend`],
-//! which compiles a [`forward::Table`] and publishes it to the engine. The store away is no event for packets.
+//! # Life of a packet
+//! Egress: an engine reads the TUN device and calls [`forward::egress`]. It parses the packet
+//! ([`packet`]), looks up the destination ([`route::Fib`]), and appends the packet to the datagrams
+//! for a peer. Or it drops the packet for a counted reason, and answers by ICMP where the RFCs
+//! require it. Ingress: the engine receives datagrams and calls [`forward::ingress`]. It finds the
+//! peer by the outer source address, checks that the inner source belongs to this peer, and appends
+//! the packet to what is written to the TUN device.
+//!
+//! # Life of a route
+//! A [`store`] reports changes of the map to the [`node`]. The node applies them to the
+//! [`route::Rib`] and passes that to the [`backend`], which compiles a [`route::Fib`] and publishes
+//! it to the engine. An outage of the store does not interrupt forwarding: the last map stays in use.
 //!
 //! # Modules, in reading order
 //! Each uses only what stands above it in this list (`tests/layers.rs`).

@@ -215,7 +215,7 @@ fn flanneld_first_then_hopsack() {
     mixed.see_each_other();
 }
 
-/// FLANNEL.md §9, proven: what flanneld's proxy makes of datagrams that are not as it would send them. It is what hopsack
+/// What flanneld's proxy makes of datagrams that are not as it would send them. It is what hopsack
 /// relies on (any source port) and what it must never send (too long, IPv6).
 #[test]
 fn flanneld_takes_any_source_cuts_what_is_long_and_misreads_ipv6() {

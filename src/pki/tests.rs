@@ -1,3 +1,5 @@
+//! Tests of identities, authorities and the verification of certificates.
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;

@@ -1,3 +1,5 @@
+//! Tests of the map on disk.
+
 use std::path::Path;
 
 use super::*;
