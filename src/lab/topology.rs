@@ -3,10 +3,10 @@
 //!
 //! ```text
 //!   hs-LAB-net        br0 ---- h1 ---- h2 ---- ...            the underlay, one Ethernet
-//!                     192.0.2.250 or 2001:db8:64::fa          etcd, if it is the store; more members: .251 ...
+//!                     192.0.2.250 or 2001:db8:64::fa          etcd, if used; more members: .251
 //!                               |       |
 //!   hs-LAB-h1         eth0 -----+      ...                    192.0.2.1 or 2001:db8:64::1
-//!                     cni0 10.244.1.1, fd00:244:0:1::1        a bridge, as container runtimes make it
+//!                     cni0 10.244.1.1, fd00:244:0:1::1        a bridge, as container runtimes do
 //!                      +- pod
 //!                          |
 //!   hs-LAB-p1         eth0 10.244.1.2, fd00:244:0:1::2        the pod
