@@ -29,8 +29,8 @@ mod validity;
 pub mod verify;
 
 pub use authority::Authority;
-pub use description::{Description, X509Error};
-pub use error::PkiError;
+pub use description::Description;
+pub use error::{PkiError, X509Error};
 pub use identity::Identity;
 pub use own_certificate::{OwnCertificateError, check_own};
 pub use reset_key::reset_key;

@@ -11,13 +11,10 @@ use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use x509_parser::extensions::GeneralName;
 
-use super::error::PkiError;
+use super::error::{PkiError, X509Error};
 use super::files;
 use super::validity::{DAY, since_1970};
 use crate::route::Fingerprint;
-
-/// Error of the X.509 parser.
-pub type X509Error = x509_parser::nom::Err<x509_parser::error::X509Error>;
 
 /// Content of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

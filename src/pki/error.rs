@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use rustls::pki_types::pem;
 
-use super::description::X509Error;
+/// Error of the X.509 parser.
+pub type X509Error = x509_parser::nom::Err<x509_parser::error::X509Error>;
 
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! Tests of identities, authorities and the verification of certificates.
+//! Tests of identities, CA and trust, with openssl as the second opinion.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Reports of the encrypted connections: handshakes, the connection to each peer, the connection step
-//! of `explain`.
+//! Reports of the encrypted connections: handshakes, the connection to each peer, the connection
+//! step of `explain`.
 //!
 //! It changes nothing: it reads what the endpoint's thread writes to [`QuicStatus`].
 #![forbid(unsafe_code)]
@@ -16,7 +16,8 @@ use crate::observe::{Drops, Encoder, Part, Pending};
 use crate::packet::{Family, outer_overhead};
 use crate::route::Policy;
 
-/// The encrypted connections as a part of the daemon's reports. A host that does not encrypt has no such part.
+/// The encrypted connections as a part of the daemon's reports. A host that does not encrypt has no
+/// such part.
 #[derive(Debug)]
 pub struct QuicPart {
     connections: Arc<QuicStatus>,
@@ -94,12 +95,12 @@ impl QuicPart {
         let endpoint = explanation.next_hop.clone().unwrap_or_default();
         let peer = self.peer(&endpoint);
         let seconds = peer.since.map(|since| since.elapsed().as_secs());
-        explanation.connection = Some(match (seconds, &peer.trouble) {
+        explanation.connection = Some(match (seconds, &peer.last_error) {
             (Some(seconds), None) => format!("QUIC, for {seconds} s"),
-            (Some(seconds), Some(trouble)) => {
-                format!("QUIC, for {seconds} s; the last handshake failed: {trouble}")
+            (Some(seconds), Some(last_error)) => {
+                format!("QUIC, for {seconds} s; the last handshake failed: {last_error}")
             }
-            (None, Some(trouble)) => format!("none: {trouble}"),
+            (None, Some(last_error)) => format!("none: {last_error}"),
             (None, None) => "none: the next packet starts a handshake".to_owned(),
         });
         if explanation.encryption.is_none() {
@@ -120,7 +121,7 @@ impl QuicPart {
             explanation.sentence = format!("it is sent to {name} by QUIC{why}");
             StepCode::SendQuic
         } else {
-            let why = peer.trouble.map_or(String::new(), |trouble| format!(": {trouble}"));
+            let why = peer.last_error.map_or(String::new(), |last_error| format!(": {last_error}"));
             explanation.outcome = Outcome::Waits;
             explanation.sentence = format!(
                 "it waits up to 2 s for an encrypted connection to {name}, and is dropped if there is none then{why}"
@@ -132,9 +133,9 @@ impl QuicPart {
 }
 
 fn encryption(peer: &QuicPeerStatus) -> String {
-    match (peer.since, &peer.trouble) {
+    match (peer.since, &peer.last_error) {
         (Some(_), _) => "QUIC, TLS 1.3".to_owned(),
-        (None, Some(trouble)) => format!("NO CONNECTION: {trouble}"),
+        (None, Some(last_error)) => format!("NO CONNECTION: {last_error}"),
         (None, None) => "QUIC, TLS 1.3; idle".to_owned(),
     }
 }

@@ -34,7 +34,7 @@ pub struct QuicPeerStatus {
     /// When the connection was made; `None` if there is no connection.
     pub since: Option<Instant>,
     /// Why the last handshake failed; `None` once a handshake has succeeded.
-    pub trouble: Option<Arc<HandshakeError>>,
+    pub last_error: Option<Arc<HandshakeError>>,
     /// Length in bytes of the longest inner packet that the connection takes; 0 if it is not known.
     pub mtu: u16,
 }
@@ -94,14 +94,14 @@ impl QuicStatus {
 
     pub(super) fn count_connected(&self, address: IpAddr, mtu: u16) {
         self.handshakes.fetch_add(1, Ordering::Relaxed);
-        let status = QuicPeerStatus { since: Some(Instant::now()), trouble: None, mtu };
+        let status = QuicPeerStatus { since: Some(Instant::now()), last_error: None, mtu };
         self.change(address, |peer| *peer = status);
     }
 
     /// `error`: what the peer's state shows; `None` if a connection stands in spite of the failure.
     pub(super) fn count_failed(&self, address: IpAddr, error: Option<Arc<HandshakeError>>) {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        self.change(address, |peer| peer.trouble = error.or(peer.trouble.take()));
+        self.change(address, |peer| peer.last_error = error.or(peer.last_error.take()));
     }
 
     pub(super) fn count_refused(&self) {
