@@ -67,7 +67,7 @@ drop_reasons! {
     Replayed, "replayed",
         "the datagram arrived a second time, or too late: the network or an attacker repeats datagrams";
     Unauthentic, "unauthentic",
-        "the sealed datagram was changed on its way, or somebody else made it";
+        "the sealed datagram was changed on its way, or another sender made it";
     Cleartext, "cleartext",
         "the datagram is in clear, but its peer encrypts: it is forged, or the peer's map is old";
     UnknownType, "unknown_type",

@@ -68,16 +68,19 @@ pub(super) mod udp {
 }
 
 /// Reads the big-endian 16-bit word at `at`.
+#[inline]
 pub(super) fn word(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 /// Writes the bytes of a field at `at`.
+#[inline]
 pub(super) fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
     bytes[at..at + N].copy_from_slice(&value);
 }
 
 /// Converts a length or a count to the 16 bits of a header field.
+#[inline]
 pub(super) fn to_u16(n: usize) -> u16 {
     u16::try_from(n).expect("no part of a packet is longer than its own 16-bit length field says")
 }

@@ -20,11 +20,13 @@ pub struct Train<'a> {
 impl<'a> Train<'a> {
     /// A train of one datagram, which may be empty.
     #[must_use]
+    #[inline]
     pub fn single(bytes: &'a [u8]) -> Self {
         Self { bytes, stride: bytes.len().max(1) }
     }
 
     /// The datagrams. An empty train is one empty datagram.
+    #[inline]
     pub fn datagrams(self) -> impl Iterator<Item = &'a [u8]> {
         let empty = self.bytes.is_empty().then_some(self.bytes);
         empty.into_iter().chain(self.bytes.chunks(self.stride))
@@ -32,6 +34,7 @@ impl<'a> Train<'a> {
 
     /// The number of datagrams.
     #[must_use]
+    #[inline]
     pub fn count(self) -> u64 {
         self.bytes.len().div_ceil(self.stride).max(1) as u64
     }

@@ -11,6 +11,7 @@ use super::super::protocol;
 
 /// The transport header of a packet and a hash of its flow; `None` if the flow is unknown. Two
 /// flows with the same hash hide each other's runs, which costs merges but never reorders packets.
+#[inline]
 pub(super) fn flow(packet: &IpPacket<'_>) -> Option<(Transport, u64)> {
     let transport = packet.divisible_transport()?;
     let ports = match transport.protocol {
@@ -30,6 +31,7 @@ pub(super) fn flow(packet: &IpPacket<'_>) -> Option<(Transport, u64)> {
 }
 
 /// The bytes of source and destination address in a packet.
+#[inline]
 pub(super) fn addresses(packet: &[u8]) -> &[u8] {
     if packet[0] >> 4 == 4 {
         &packet[field::V4_SRC..IPV4_HEADER]

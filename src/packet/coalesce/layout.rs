@@ -22,6 +22,7 @@ pub(super) struct Layout {
 
 impl Layout {
     /// The layout of a packet that can be merged; the caller has checked that.
+    #[inline]
     pub(super) fn of(packet: &[u8]) -> Self {
         let (family, protocol) = if packet[0] >> 4 == 4 {
             (Family::V4, packet[field::V4_PROTOCOL])
@@ -32,6 +33,7 @@ impl Layout {
     }
 
     /// Offset of the transport header.
+    #[inline]
     pub(super) fn l4(self) -> usize {
         match self.family {
             Family::V4 => IPV4_HEADER,
@@ -40,16 +42,19 @@ impl Layout {
     }
 
     /// Bytes of the transport header.
+    #[inline]
     pub(super) fn l4_header_len(self, packet: &[u8]) -> usize {
         if self.is_tcp { usize::from(packet[self.l4() + tcp::DATA_OFFSET] >> 4) * 4 } else { udp::HEADER }
     }
 
     /// Offset of the checksum in the transport header.
+    #[inline]
     pub(super) fn checksum(self) -> usize {
         if self.is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM }
     }
 
     /// The super packet type for the [`VnetHeader`].
+    #[inline]
     pub(super) fn gso_type(self) -> u8 {
         match (self.is_tcp, self.family) {
             (true, Family::V4) => VnetHeader::GSO_TCPV4,
@@ -59,6 +64,7 @@ impl Layout {
     }
 
     /// The sum of the pseudo-header for a transport header and payload of `l4_len` bytes.
+    #[inline]
     pub(super) fn pseudo_header(self, packet: &[u8], l4_len: u16) -> Sum {
         let protocol = if self.is_tcp { protocol::TCP } else { protocol::UDP };
         Sum::default().add_bytes(addresses(packet)).add_word(u16::from(protocol)).add_word(l4_len)

@@ -29,6 +29,7 @@ pub(super) struct Run {
 impl Run {
     /// Completes the headers of a run of several packets: lengths, the partial checksum, and the
     /// [`VnetHeader`] that tells the kernel how to split it.
+    #[inline]
     pub(super) fn write_headers(&self, slot: &mut [u8]) {
         if self.packets == 1 {
             return;

@@ -55,6 +55,7 @@ pub(super) struct Segment<'a> {
 
 impl<'a> Segment<'a> {
     /// Views a packet as a segment. `None` if it must never be merged.
+    #[inline]
     pub(super) fn of(packet: &IpPacket<'a>, transport: Transport) -> Option<Self> {
         let bytes = packet.bytes();
         let layout = match transport.protocol {
@@ -81,6 +82,7 @@ impl<'a> Segment<'a> {
 
     /// Whether this packet's header continues a run, whose first packet is `first` and whose next
     /// packet must have `next`.
+    #[inline]
     pub(super) fn continues(&self, first: &[u8], next: ExpectedNext) -> bool {
         let header = self.header;
         let equal = |range: Range<usize>| first[range.clone()] == header[range];
@@ -111,6 +113,7 @@ impl<'a> Segment<'a> {
     }
 
     /// Copies the payload to `to`. Returns whether the transport checksum is correct.
+    #[inline]
     pub(super) fn is_valid_copied(&self, to: &mut [u8]) -> bool {
         let l4 = self.layout.l4();
         let l4_len = to_u16(self.header.len() - l4 + self.payload.len());
@@ -119,11 +122,13 @@ impl<'a> Segment<'a> {
     }
 
     /// Whether PSH is set: the sender has sent all its data, and the receiver should deliver it.
+    #[inline]
     pub(super) fn is_pushed(&self) -> bool {
         self.layout.is_tcp && self.header[self.layout.l4() + tcp::FLAGS] & tcp::PSH != 0
     }
 
     /// What the packet after this one must have.
+    #[inline]
     pub(super) fn expected_next(&self) -> ExpectedNext {
         let sequence = if self.layout.is_tcp {
             tcp::sequence(&self.header[self.layout.l4()..])

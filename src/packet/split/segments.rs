@@ -13,6 +13,7 @@ use super::super::protocol;
 use super::super::vnet::VnetHeader;
 
 /// Offset of the checksum in the transport header of a super packet.
+#[inline]
 pub(super) fn checksum_field(transport: Transport) -> usize {
     if transport.protocol == protocol::TCP { tcp::CHECKSUM } else { udp::CHECKSUM }
 }
@@ -38,6 +39,7 @@ pub(super) struct SharedFields {
 }
 
 impl SharedFields {
+    #[inline]
     pub(super) fn of(
         vnet: &VnetHeader,
         packet: &IpPacket<'_>,
@@ -79,6 +81,7 @@ impl SharedFields {
 
     /// Writes the network header fields that differ: lengths, and for IPv4 identification and
     /// checksum.
+    #[inline]
     pub(super) fn write_network(&self, network: &mut [u8], l4_len: usize, position: SegmentPosition) {
         match self.family {
             Family::V4 => {
@@ -99,6 +102,7 @@ impl SharedFields {
 
 /// Writes the TCP fields that differ: the sequence number, FIN and PSH on the last segment only,
 /// CWR on the first only. Returns the sum of these fields.
+#[inline]
 pub(super) fn vary_tcp(l4: &mut [u8], position: SegmentPosition) -> Sum {
     let sequence = tcp::sequence(l4).wrapping_add(u32::from(position.offset));
     put(l4, tcp::SEQUENCE, sequence.to_be_bytes());
@@ -114,6 +118,7 @@ pub(super) fn vary_tcp(l4: &mut [u8], position: SegmentPosition) -> Sum {
 }
 
 /// Writes the length of the UDP datagram. Returns its sum.
+#[inline]
 pub(super) fn vary_udp(l4: &mut [u8], payload: usize) -> Sum {
     let length = to_u16(udp::HEADER + payload);
     put(l4, udp::LENGTH, length.to_be_bytes());
@@ -121,6 +126,7 @@ pub(super) fn vary_udp(l4: &mut [u8], payload: usize) -> Sum {
 }
 
 /// Turns a computed UDP checksum of zero into all ones, since zero means "no checksum" (RFC 768).
+#[inline]
 pub(super) fn never_zero(sum: [u8; 2]) -> [u8; 2] {
     if sum == [0, 0] { [0xff, 0xff] } else { sum }
 }
