@@ -1,10 +1,10 @@
 //! Forwarding: the two functions that every engine calls for each packet, and the counters that
 //! they keep.
 //!
-//! [`egress`] takes what a TUN read delivered and pushes it towards a peer. [`ingress`] takes what
-//! a UDP receive delivered and pushes it towards the TUN. Each packet ends in exactly one place: it
-//! is pushed, or it is counted under a [`DropReason`]. Packets leave through [`ToNet`] and
-//! [`ToTun`], which the engines implement with system calls or rings. Both functions read one
+//! [`egress()`] takes what a TUN read delivered and pushes it towards a peer. [`ingress()`] takes
+//! what a UDP receive delivered and pushes it towards the TUN. Each packet ends in exactly one
+//! place: it is pushed, or it is counted under a [`DropReason`]. Packets leave through [`ToNet`]
+//! and [`ToTun`], which the engines implement with system calls or rings. Both functions read one
 //! [`Table`]: the prefixes of a [`Fib`](crate::route::Fib) with the [`Peers`] beside it.
 //!
 //! Nothing here knows a descriptor, a clock, a thread or a log, and nothing allocates after

@@ -18,46 +18,46 @@
 //!
 //! The code keeps two sentences true:
 //!
-//! * Data: a packet enters at a TUN queue, is looked up in one route snapshot, and leaves in one UDP
-//!   send: on one thread, in one function that a person can read from top to bottom.
+//! * Data: a packet enters at a TUN queue, is looked up in one route snapshot, and leaves in one
+//!   UDP send: on one thread, in one function that a person can read from top to bottom.
 //! * Control: every part computes what should be, and one loop compares it with what is and repairs
 //!   the difference.
 //!
-//! # Life of a packet
-//! Egress: an engine reads the TUN device and calls [`forward::egress`]. It parses the packet
-//! ([`packet`]), looks up the destination ([`route::Fib`]), and appends the packet to the datagrams
-//! for a peer. Or it drops the packet for a counted reason, and answers by ICMP where the RFCs
-//! require it. Ingress: the engine receives datagrams and calls [`forward::ingress`]. It finds the
-//! peer by the outer source address, checks that the inner source belongs to this peer, and appends
-//! the packet to what is written to the TUN device.
+//! # Life of a packet Egress: an engine reads the TUN device and calls [`forward::egress`]. It
+//! parses the packet ([`packet`]), looks up the destination ([`forward::Table`]), and appends the
+//! packet to the datagrams for a peer. Or it drops the packet for a counted reason, and answers by
+//! ICMP where the RFCs require it. Ingress: the engine receives datagrams and calls
+//! [`forward::ingress`]. It finds the peer by the outer source address, checks that the inner
+//! source belongs to this peer, and appends the packet to what is written to the TUN device.
 //!
-//! # Life of a route
-//! A [`store`] reports changes of the map to the [`node`]. The node applies them to the
-//! [`route::Rib`] and passes that to the [`backend`], which compiles a [`route::Fib`] and publishes
-//! it to the engine. An outage of the store does not interrupt forwarding: the last map stays in use.
+//! # Life of a route A [`store`] reports changes of the map to the [`node`]. The node applies them
+//! to the [`route::Rib`] and passes that to the [`backend`], which compiles a [`forward::Table`]
+//! and publishes it to the engine. An outage of the store does not interrupt forwarding: the last
+//! map stays in use.
 //!
 //! # Modules, in reading order
 //! Each uses only what stands above it in this list (`tests/layers.rs`).
 //!
 //! * [`time`]: monotonic time as plain numbers. Pure.
-//! * [`packet`]: bytes. Views, checksums, ICMP errors, cutting and joining of super packets. Pure.
+//! * [`packet`]: packets as bytes: views, checksums, ICMP errors, splitting and merging. Pure.
 //! * [`seal`]: sealed packets: keys, envelope, replay window. Pure.
-//! * [`route`]: what we were told (RIB), what packets meet (FIB). Pure.
+//! * [`route`]: what the store has told us (RIB), and what packets meet (FIB). Pure.
 //! * [`forward`]: the two straight lines, the drop reasons, the counters. Pure.
 //! * [`api`]: requests and answers of the control socket, as plain data. Pure.
 //! * [`control`]: the control socket: server and client.
-//! * [`observe`]: status, drops, explain, metrics and problems, collected from the parts below that register themselves.
-//! * [`pki`]: certificates: who a node is, and whose word it takes.
-//! * [`config`]: this node's configuration, in four layers.
-//! * [`store`]: where the subnet-to-host map is kept.
-//! * [`sys`]: the system calls; the only `unsafe`.
+//! * [`observe`]: status, drops, explain, metrics and problems, collected from the parts that
+//!   register themselves.
+//! * [`pki`]: certificates, which identify hosts.
+//! * [`config`]: this host's configuration, in four layers.
+//! * [`store`]: the map from subnets to hosts, in etcd or in a file.
+//! * [`sys`]: system calls; the only module with `unsafe`.
 //! * [`netlink`]: links, addresses and routes in the kernel.
 //! * [`engine`]: threads that move packets.
-//! * [`quic`]: encrypted connections to other hosts, the packets in them, keys for sealed ones.
+//! * [`quic`]: encrypted connections, which carry packets and make keys for sealed ones.
 //! * [`backend`]: puts a map into effect.
 //! * [`node`]: the daemon: start, one select loop, stop.
-//! * [`cni`]: the CNI plugin's answers.
-//! * [`lab`]: clusters of namespaces on one machine, for `hopsack lab`, tests and benches.
+//! * [`cni`]: the answers of the CNI plugin.
+//! * [`lab`]: clusters of network namespaces on one machine, for trying, tests and benches.
 //! * [`cli`]: the command line.
 
 pub mod api;

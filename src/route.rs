@@ -2,8 +2,8 @@
 //! what packets meet.
 //!
 //! A [`Lease`] says that a host owns subnets. A [`Change`] is all that passes from a store to the
-//! node. [`Rib::apply`] applies changes, and [`compile`] turns the result into an immutable [`Fib`]
-//! and the list of hosts to which it refers.
+//! node. [`Rib::apply`] applies changes, and [`compile()`] turns the result into an immutable
+//! [`Fib`] and the list of hosts to which it refers.
 //!
 //! Nothing here knows a store, a clock, a socket, a thread or a key. What changes without a change
 //! of routes (keys, path MTUs) stands in `forward::Peers`.
