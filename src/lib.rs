@@ -23,17 +23,19 @@
 //! * Control: every part computes what should be, and one loop compares it with what is and repairs
 //!   the difference.
 //!
-//! # Life of a packet Egress: an engine reads the TUN device and calls [`forward::egress`]. It
-//! parses the packet ([`packet`]), looks up the destination ([`forward::Table`]), and appends the
-//! packet to the datagrams for a peer. Or it drops the packet for a counted reason, and answers by
-//! ICMP where the RFCs require it. Ingress: the engine receives datagrams and calls
-//! [`forward::ingress`]. It finds the peer by the outer source address, checks that the inner
-//! source belongs to this peer, and appends the packet to what is written to the TUN device.
+//! # Life of a packet
+//! Egress: an engine reads the TUN device and calls [`forward::egress`]. It parses the packet
+//! ([`packet`]), looks up the destination ([`forward::Table`]), and appends the packet to the
+//! datagrams for a peer. Or it drops the packet for a counted reason, and answers by ICMP where the
+//! RFCs require it. Ingress: the engine receives datagrams and calls [`forward::ingress`]. It finds
+//! the peer by the outer source address, checks that the inner source belongs to this peer, and
+//! appends the packet to what is written to the TUN device.
 //!
-//! # Life of a route A [`store`] reports changes of the map to the [`node`]. The node applies them
-//! to the [`route::Rib`] and passes that to the [`backend`], which compiles a [`forward::Table`]
-//! and publishes it to the engine. An outage of the store does not interrupt forwarding: the last
-//! map stays in use.
+//! # Life of a route
+//! A [`store`] reports changes of the map to the [`node`]. The node applies them to the
+//! [`route::Rib`] and passes that to the [`backend`], which compiles a [`forward::Table`] and
+//! publishes it to the engine. An outage of the store does not interrupt forwarding: the last map
+//! stays in use.
 //!
 //! # Modules, in reading order
 //! Each uses only what stands above it in this list (`tests/layers.rs`).

@@ -155,7 +155,7 @@ fn the_data_path_does_not_allocate() {
     let mut sealed_turn = |now, tun: &mut Tun| {
         let _ = here.keys().seal(0, secret, &mut datagrams, now).expect("keys");
         let train = there.keys().seal(0, secret, &mut datagrams, now).expect("keys");
-        sealed_state.at(now);
+        sealed_state.set_time(now);
         let arrival = Arrival { from: [192, 0, 2, SEALED].into(), ecn: Ecn::NotEct, train };
         ingress(&table, arrival, verify, &mut sealed_state, &counters, tun);
     };

@@ -135,7 +135,7 @@ impl Worker {
     fn ingress(&mut self) {
         let Self { tun, socket, table, verify, account, receiver, ingress_state, .. } = self;
         let (table, counters) = (table.load(), &account.counters);
-        ingress_state.at(now());
+        ingress_state.set_time(now());
         for _ in 0..BURST {
             counters.system_calls.add(1);
             match receiver.receive(socket, 1) {

@@ -209,7 +209,8 @@ impl TxBatch {
                 _ => {}
             }
         }
-        let is_small = peer.abilities.bundles && stride <= bundle::smallness(self.bundle_len(peer));
+        let is_small =
+            peer.abilities.bundles && stride <= bundle::longest_small_packet(self.bundle_len(peer));
         if is_small { Slot::Scratch } else { Slot::New(self.start(peer)) }
     }
 

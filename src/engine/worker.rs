@@ -130,7 +130,7 @@ impl<I: PacketIo> Worker<I> {
         let Scratch { buffers, pending, .. } = scratch;
         let (table, worker): (&Table, usize) = (table.load(), endpoints.worker);
         let (mut count, mut bytes) = (0, 0);
-        endpoints.egress_state.warn(budgets[0].warns());
+        endpoints.egress_state.mark_next_bulk(budgets[0].warns());
         while let Some(frame) = io.next_frame(buffers, endpoints) {
             let frame = frame.map_err(WorkerError::of_read)?;
             (count, bytes) = (count + 1, bytes + frame.len());
@@ -161,8 +161,8 @@ impl<I: PacketIo> Worker<I> {
         let (table, account): (&Table, _) = (table.load(), endpoints.account.clone());
         let counters = &account.counters;
         io.receive(buffers, receive, &mut budgets[1], &account);
-        ingress_state.at(now);
-        ingress_state.warn(budgets[1].warns());
+        ingress_state.set_time(now);
+        ingress_state.mark_next_bulk(budgets[1].warns());
         let (mut count, mut bytes) = (0, 0);
         let mut to_tun = MergeForTun { io, endpoints, pending, table, now, failed: None };
         for message in I::messages(buffers) {

@@ -35,8 +35,8 @@ impl EgressState {
 
     /// Sets whether the next bulk packet is marked, because the queue of the TUN has not been empty
     /// for a while.
-    pub fn warn(&mut self, is_standing: bool) {
-        self.should_mark = is_standing;
+    pub fn mark_next_bulk(&mut self, should_mark: bool) {
+        self.should_mark = should_mark;
     }
 
     /// Marks the last packet of the train in `room`, or drops it if its transport does not support

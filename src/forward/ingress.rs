@@ -57,14 +57,14 @@ impl Default for IngressState {
 
 impl IngressState {
     /// Sets the time of the following datagrams, since keys expire.
-    pub fn at(&mut self, now: Nanos) {
+    pub fn set_time(&mut self, now: Nanos) {
         self.now = now;
     }
 
     /// Sets whether the next bulk packet is marked, because the queue of the socket has not been
     /// empty for a while.
-    pub fn warn(&mut self, is_standing: bool) {
-        self.should_mark = is_standing;
+    pub fn mark_next_bulk(&mut self, should_mark: bool) {
+        self.should_mark = should_mark;
     }
 }
 

@@ -265,7 +265,7 @@ fn a_standing_queue_marks_one_bulk_packet() {
     let short = udp(ours, theirs, 100);
     let out = [Ecn::Ect0, Ecn::Ect0, Ecn::NotEct, Ecn::NotEct].map(|ecn| bulk(ours, theirs, ecn));
     for (index, packet) in [&short, &out[0], &out[1], &out[2], &out[3]].into_iter().enumerate() {
-        egress_state.warn(index != 2 && index != 4);
+        egress_state.mark_next_bulk(index != 2 && index != 4);
         egress(&table, Frame::Bare(packet), Nanos(0), &mut egress_state, &counters, &mut net, &mut sink);
     }
     let sent: Vec<_> = net.sent.into_iter().map(|(_, packet)| packet).collect();
@@ -276,7 +276,7 @@ fn a_standing_queue_marks_one_bulk_packet() {
     let (mut ingress_state, short) = (IngressState::default(), udp(theirs, ours, 100));
     let into = [Ecn::Ect1, Ecn::Ect1, Ecn::NotEct, Ecn::NotEct].map(|ecn| bulk(theirs, ours, ecn));
     for (first, second) in [(&into[0], &into[1]), (&into[2], &into[3])] {
-        ingress_state.warn(true);
+        ingress_state.mark_next_bulk(true);
         for packet in [&short, first, second] {
             let arrival = arrival(2, Train::single(packet));
             ingress(&table, arrival, VerifySource::Subnet, &mut ingress_state, &counters, &mut sink);

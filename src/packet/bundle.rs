@@ -70,7 +70,7 @@ const MAX_ENTRY: usize = 0x7fff;
 /// bundled: to save one datagram of two, most of their bytes would be copied, and such packets are
 /// long enough to fill a train of their own.
 #[must_use]
-pub const fn smallness(datagram: usize) -> usize {
+pub const fn longest_small_packet(datagram: usize) -> usize {
     (datagram.saturating_sub(HEADER) / 3).saturating_sub(ENTRY)
 }
 
@@ -201,13 +201,13 @@ mod tests {
     #[test]
     fn three_small_packets_fit() {
         for datagram in [576usize, 1280, 1472, 8972] {
-            let (mut memory, small) = (vec![0; datagram], smallness(datagram));
+            let (mut memory, small) = (vec![0; datagram], longest_small_packet(datagram));
             bundle(&mut memory, &[&vec![7; small][..]; 3]);
             let four = append(&mut memory, datagram, &[7]);
             assert_eq!(four, None);
             assert!(HEADER + 3 * (ENTRY + small + 1) > datagram, "three packets of one byte more do not fit");
         }
-        assert_eq!(smallness(3), 0);
+        assert_eq!(longest_small_packet(3), 0);
     }
 
     #[test]

@@ -277,7 +277,7 @@ fn full_batch_is_tight_until_cleared() {
 fn longest_trains_of_small_packets_fit_when_bundled() {
     let peer = peer(2);
     let lengths = [1472, 1000, 500, 150, 121, 120].into_iter();
-    let strides = |most| (20..=bundle::smallness(most)).map(move |stride| (most, stride));
+    let strides = |most| (20..=bundle::longest_small_packet(most)).map(move |stride| (most, stride));
     for (most, stride) in lengths.flat_map(strides) {
         let mut batch = with_narrow_path(most);
         while !batch.is_tight() {
