@@ -1,0 +1,241 @@
+//! The comparison: from what is there to what should be, in steps.
+//!
+//! Settings come first, because a device that comes up reads them; then links, addresses and
+//! routes, each of which needs what stands before it; then files, which tell other programs that
+//! the rest is in place. Removals come last, so that traffic always has one of the old and the new
+//! row.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use ipnet::IpNet;
+
+use super::rows::{Address, File, Link, ROUTE_PROTOCOL, Route, Sysctl};
+use super::state::{Actual, Desired};
+
+/// The kind of a row, as label of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Object {
+    /// Network device.
+    Link,
+    /// Address of a device.
+    Address,
+    /// Route.
+    Route,
+    /// Kernel setting.
+    Sysctl,
+    /// File.
+    File,
+}
+
+impl Object {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Link, Self::Address, Self::Route, Self::Sysctl, Self::File];
+
+    /// The word for metrics and logs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Link => "link",
+            Self::Address => "address",
+            Self::Route => "route",
+            Self::Sysctl => "sysctl",
+            Self::File => "file",
+        }
+    }
+}
+
+/// One change of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Writes a kernel setting.
+    SetSysctl(Sysctl),
+    /// Gives a device of ours its MTU and its state (up or down).
+    SetLink(Link),
+    /// Adds an address.
+    AddAddress(Address),
+    /// Adds a route. It fails where another program has the same one.
+    AddRoute(Route),
+    /// Puts a route in the place of our route for the same destination and device.
+    ReplaceRoute(Route),
+    /// Writes a file.
+    WriteFile(File),
+    /// Removes a route of ours.
+    RemoveRoute(Route),
+    /// Removes an address from a device of ours.
+    RemoveAddress(Address),
+}
+
+impl Step {
+    /// The kind of row that changes.
+    #[must_use]
+    pub fn object(&self) -> Object {
+        match self {
+            Self::SetSysctl(_) => Object::Sysctl,
+            Self::SetLink(_) => Object::Link,
+            Self::AddAddress(_) | Self::RemoveAddress(_) => Object::Address,
+            Self::AddRoute(_) | Self::ReplaceRoute(_) | Self::RemoveRoute(_) => Object::Route,
+            Self::WriteFile(_) => Object::File,
+        }
+    }
+
+    /// The name of the row that changes: of the device, address, route, setting or file.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::SetSysctl(sysctl) => sysctl.name(),
+            Self::SetLink(link) => link.name.clone(),
+            Self::AddAddress(address) | Self::RemoveAddress(address) => address.net.to_string(),
+            Self::AddRoute(route) | Self::ReplaceRoute(route) | Self::RemoveRoute(route) => {
+                route.destination.to_string()
+            }
+            Self::WriteFile(file) => file.path.display().to_string(),
+        }
+    }
+
+    /// Whether a row goes away.
+    #[must_use]
+    pub fn is_removal(&self) -> bool {
+        matches!(self, Self::RemoveRoute(_) | Self::RemoveAddress(_))
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetSysctl(sysctl) => write!(f, "set {} = {}", sysctl.name(), sysctl.value),
+            Self::SetLink(link) => {
+                let state = if link.up { "up" } else { "down" };
+                write!(f, "set {} {state} with an MTU of {} bytes", link.name, link.mtu)
+            }
+            Self::AddAddress(address) => write!(f, "add the address {} to {}", address.net, address.link),
+            Self::AddRoute(route) => write!(f, "add the route {} by {}", route.destination, route.link),
+            Self::ReplaceRoute(route) => {
+                write!(f, "replace the route {} by {}", route.destination, route.link)
+            }
+            Self::WriteFile(file) => write!(f, "write {}", file.path.display()),
+            Self::RemoveRoute(route) => write!(f, "remove the route {} by {}", route.destination, route.link),
+            Self::RemoveAddress(address) => {
+                write!(f, "remove the address {} from {}", address.net, address.link)
+            }
+        }
+    }
+}
+
+/// Why a device cannot be brought to its desired state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// There is no device of this name.
+    Missing,
+    /// The device of this name was made by another program.
+    Foreign,
+}
+
+/// A device that steps cannot bring to its desired state. The rows on it are left as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unmet {
+    /// Name of the device.
+    pub link: String,
+    /// What stands in the way.
+    pub obstacle: Obstacle,
+}
+
+/// What leads from actual to desired.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Diff {
+    /// Steps, to be taken in this order.
+    pub steps: Vec<Step>,
+    /// What no step can reach.
+    pub unmet: Vec<Unmet>,
+}
+
+impl Diff {
+    /// Everything is as it should be.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.unmet.is_empty()
+    }
+}
+
+/// Compares what is there with what should be.
+#[must_use]
+pub fn diff(actual: &Actual, desired: &Desired) -> Diff {
+    let unmet = unmet(actual, desired);
+    let blocked: BTreeSet<&str> = unmet.iter().map(|unmet| unmet.link.as_str()).collect();
+    let mut steps = Vec::new();
+    steps.extend(sysctls(actual, desired));
+    steps.extend(links(actual, desired, &blocked));
+    let wanted = desired.addresses.difference(&actual.addresses);
+    steps.extend(wanted.filter(|row| !blocked.contains(row.link.as_str())).cloned().map(Step::AddAddress));
+    steps.extend(routes(actual, desired, &blocked));
+    let files = desired.files.iter().filter(|file| actual.files.get(&file.path) != Some(*file));
+    steps.extend(files.cloned().map(Step::WriteFile));
+    steps.extend(removals(actual, desired, &blocked));
+    Diff { steps, unmet }
+}
+
+fn unmet(actual: &Actual, desired: &Desired) -> Vec<Unmet> {
+    let obstacle = |link: &Link| match actual.links.get(&link.name) {
+        None => Some(Obstacle::Missing),
+        Some(there) if !there.is_ours() || there.kind != link.kind => Some(Obstacle::Foreign),
+        Some(_) => None,
+    };
+    let unmet = |link: &Link| {
+        let obstacle = obstacle(link)?;
+        Some(Unmet { link: link.name.clone(), obstacle })
+    };
+    desired.links.values().filter_map(unmet).collect()
+}
+
+fn sysctls<'a>(actual: &'a Actual, desired: &'a Desired) -> impl Iterator<Item = Step> + 'a {
+    let differs = |sysctl: &&Sysctl| match actual.sysctls.get(&sysctl.key) {
+        Some(value) => *value != sysctl.value,
+        None => sysctl.required,
+    };
+    desired.sysctls.iter().filter(differs).cloned().map(Step::SetSysctl)
+}
+
+fn links<'a>(
+    actual: &'a Actual,
+    desired: &'a Desired,
+    blocked: &'a BTreeSet<&str>,
+) -> impl Iterator<Item = Step> + 'a {
+    let differs =
+        |link: &&Link| !blocked.contains(link.name.as_str()) && actual.links.get(&link.name) != Some(*link);
+    desired.links.values().filter(differs).cloned().map(Step::SetLink)
+}
+
+fn routes<'a>(
+    actual: &'a Actual,
+    desired: &'a Desired,
+    blocked: &'a BTreeSet<&str>,
+) -> impl Iterator<Item = Step> + 'a {
+    let missing = desired.routes.difference(&actual.routes);
+    let missing = missing.filter(|row| !blocked.contains(row.link.as_str()));
+    missing.cloned().map(|row| {
+        let mut there = actual.routes.iter().filter(|route| route.protocol == ROUTE_PROTOCOL);
+        match there.any(|route| key(route) == key(&row)) {
+            true => Step::ReplaceRoute(row),
+            false => Step::AddRoute(row),
+        }
+    })
+}
+
+/// What makes two routes one for the kernel.
+fn key(route: &Route) -> (IpNet, &str) {
+    (route.destination, &route.link)
+}
+
+/// Routes before addresses: a route may name an address as its source.
+fn removals(actual: &Actual, desired: &Desired, blocked: &BTreeSet<&str>) -> Vec<Step> {
+    let managed = |link: &str| desired.links.contains_key(link) && !blocked.contains(link);
+    let is_wanted = |route: &Route| desired.routes.iter().any(|wanted| key(wanted) == key(route));
+    let routes = actual
+        .routes
+        .iter()
+        .filter(|route| route.protocol == ROUTE_PROTOCOL && managed(&route.link) && !is_wanted(route));
+    let addresses = actual.addresses.difference(&desired.addresses).filter(|row| managed(&row.link));
+    let routes = routes.cloned().map(Step::RemoveRoute);
+    routes.chain(addresses.cloned().map(Step::RemoveAddress)).collect()
+}

@@ -1,0 +1,116 @@
+//! The kinds of rows, and the marks by which ours are known.
+//!
+//! A row holds exactly what is compared: two rows are equal if and only if nothing has to be done.
+#![forbid(unsafe_code)]
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+/// The alias of our devices (`ip -d link` shows it).
+pub const ALIAS: &str = "hopsack overlay";
+
+/// The protocol number of our routes (`ip route` shows "proto 182"). iproute2's rt_protos does not
+/// use it.
+pub const ROUTE_PROTOCOL: u8 = 182;
+
+/// The kind of a network device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkKind {
+    /// TUN device: it exists from the moment that a process opens it, so only that process can make
+    /// it.
+    Tun,
+    /// Every kind that no part of the program asks for.
+    #[default]
+    Other,
+}
+
+/// A network device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Link {
+    /// Device name.
+    pub name: String,
+    /// Device kind.
+    pub kind: LinkKind,
+    /// Device alias, [`ALIAS`] if the device is ours.
+    pub alias: String,
+    /// The device is up (administratively).
+    pub up: bool,
+    /// MTU in bytes.
+    pub mtu: u32,
+}
+
+impl Link {
+    /// Whether this program made the device.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.kind != LinkKind::Other && self.alias == ALIAS
+    }
+}
+
+/// An address of a device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    /// Name of the device.
+    pub link: String,
+    /// Address and prefix length.
+    pub net: IpNet,
+}
+
+/// A route to a device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Destination prefix.
+    pub destination: IpNet,
+    /// Name of the device by which packets leave.
+    pub link: String,
+    /// Source address that the kernel prefers for packets of this host.
+    pub source: Option<IpAddr>,
+    /// Who made the route: [`ROUTE_PROTOCOL`] if we did.
+    pub protocol: u8,
+}
+
+/// A kernel setting below /proc/sys. It is never set back: other programs may rely on it as well.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sysctl {
+    /// Path below /proc/sys, with slashes, because a device name may contain dots.
+    pub key: String,
+    /// Value without the line's end.
+    pub value: String,
+    /// A kernel that lacks the setting needs it as well. `false`: without the setting there is
+    /// nothing to do.
+    pub required: bool,
+}
+
+impl Sysctl {
+    /// The name that `sysctl` takes.
+    #[must_use]
+    pub fn name(&self) -> String {
+        // As sysctl(8) has it: a dot in a device name becomes a slash.
+        self.key
+            .chars()
+            .map(|c| {
+                if c == '/' {
+                    '.'
+                } else if c == '.' {
+                    '/'
+                } else {
+                    c
+                }
+            })
+            .collect()
+    }
+}
+
+/// A file with all of its content. It is never removed when the daemon ends; `hopsack clean` does
+/// that.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct File {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Whole content.
+    pub content: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+}

@@ -1,0 +1,56 @@
+//! The two sides of the comparison: what should be, and what is.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::rows::{Address, File, Link, Route, Sysctl};
+
+/// What should be. Each row belongs to one part of the program; [`Desired::merge`] joins the rows
+/// of several parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Devices of ours, by name. Their maker marks them with our alias.
+    pub links: BTreeMap<String, Link>,
+    /// Addresses. On a device of ours these are the only ones.
+    pub addresses: BTreeSet<Address>,
+    /// Routes, at most one for a destination and a device.
+    pub routes: BTreeSet<Route>,
+    /// Kernel settings.
+    pub sysctls: BTreeSet<Sysctl>,
+    /// Files.
+    pub files: BTreeSet<File>,
+}
+
+impl Desired {
+    /// Adds the rows of another part.
+    #[must_use]
+    pub fn merge(mut self, other: Self) -> Self {
+        self.links.extend(other.links);
+        self.addresses.extend(other.addresses);
+        self.routes.extend(other.routes);
+        self.sysctls.extend(other.sysctls);
+        self.files.extend(other.files);
+        self
+    }
+
+    /// Adds a device.
+    pub fn add_link(&mut self, link: Link) {
+        self.links.insert(link.name.clone(), link);
+    }
+}
+
+/// What is there, as far as it was read: rows of ours and rows of others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Actual {
+    /// Devices by name.
+    pub links: BTreeMap<String, Link>,
+    /// Addresses.
+    pub addresses: BTreeSet<Address>,
+    /// Routes.
+    pub routes: BTreeSet<Route>,
+    /// Values of the kernel settings that exist, by path below /proc/sys.
+    pub sysctls: BTreeMap<String, String>,
+    /// Files that exist, by path.
+    pub files: BTreeMap<PathBuf, File>,
+}
