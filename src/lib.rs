@@ -45,6 +45,7 @@
 //! * [`seal`]: sealed packets: keys, envelope, replay window. Pure.
 //! * [`route`]: what the store has told us (RIB), and what packets meet (FIB). Pure.
 //! * [`forward`]: the two straight lines, the drop reasons, the counters. Pure.
+//! * [`desired`]: what the kernel should hold, and the steps that lead there. Pure.
 //! * [`api`]: requests and answers of the control socket, as plain data. Pure.
 //! * [`control`]: the control socket: server and client.
 //! * [`observe`]: status, drops, explain, metrics and problems, collected from the parts that
@@ -54,6 +55,7 @@
 //! * [`store`]: the map from subnets to hosts, in etcd or in a file.
 //! * [`sys`]: system calls; the only module with `unsafe`.
 //! * [`netlink`]: links, addresses and routes in the kernel.
+//! * [`reconcile`]: keeps the kernel and our files as desired.
 //! * [`engine`]: threads that move packets.
 //! * [`quic`]: encrypted connections, which carry packets and make keys for sealed ones.
 //! * [`backend`]: puts a map into effect.
@@ -68,6 +70,7 @@ pub mod cli;
 pub mod cni;
 pub mod config;
 pub mod control;
+pub mod desired;
 pub mod engine;
 pub mod forward;
 pub mod lab;
@@ -77,6 +80,7 @@ pub mod observe;
 pub mod packet;
 pub mod pki;
 pub mod quic;
+pub mod reconcile;
 pub mod route;
 pub mod seal;
 pub mod store;

@@ -1,0 +1,192 @@
+//! Routes of the kernel: dumps of one protocol, changes, and the questions that are asked of the
+//! table.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::TryStreamExt;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+};
+
+use super::connection::Netlink;
+use super::error::{NetlinkError, failed};
+use crate::packet::Family;
+
+/// A route to a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Destination prefix.
+    pub destination: IpNet,
+    /// Index of the device by which packets leave.
+    pub index: u32,
+    /// Source address that the kernel prefers for packets of this host.
+    pub source: Option<IpAddr>,
+    /// Protocol number: which program made the route.
+    pub protocol: u8,
+}
+
+impl Netlink {
+    /// The routes of one protocol, in all tables.
+    pub async fn routes(&self, protocol: u8) -> Result<Vec<Route>, NetlinkError> {
+        Ok(self.dump_protocol(protocol).await?.iter().filter_map(route).collect())
+    }
+
+    /// Adds a route. It fails if there is one with the same destination and metric already.
+    pub async fn add_route(&self, route: &Route) -> Result<(), NetlinkError> {
+        let what = format!("route {} to the overlay device", route.destination);
+        self.handle.route().add(message(route)).execute().await.map_err(failed(what))
+    }
+
+    /// Puts a route in the place of the one with the same destination and metric.
+    pub async fn replace_route(&self, route: &Route) -> Result<(), NetlinkError> {
+        let what = format!("replace the route {} to the overlay device", route.destination);
+        self.handle.route().add(message(route)).replace().execute().await.map_err(failed(what))
+    }
+
+    /// Removes a route, if it is there.
+    pub async fn remove_route(&self, unwanted: &Route) -> Result<(), NetlinkError> {
+        for found in self.dump_protocol(unwanted.protocol).await? {
+            if route(&found).as_ref() == Some(unwanted) {
+                let what = format!("remove the route {}", unwanted.destination);
+                self.handle.route().del(found).execute().await.map_err(failed(what))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The device of the default route of a family with the lowest metric.
+    pub async fn default_interface(&self, family: Family) -> Result<Option<u32>, NetlinkError> {
+        let mut best: Option<(u32, u32)> = None;
+        for route in self.dump(family, RouteHeader::RT_TABLE_MAIN, RouteProtocol::Unspec).await? {
+            let is_default = route.header.destination_prefix_length == 0
+                && u32::from(route.header.table) == u32::from(RouteHeader::RT_TABLE_MAIN);
+            let (mut metric, mut index) = (0, None);
+            for attribute in &route.attributes {
+                if let RouteAttribute::Priority(value) = attribute {
+                    metric = *value;
+                } else if let RouteAttribute::Oif(value) = attribute {
+                    index = Some(*value);
+                }
+            }
+            if let (true, Some(index)) = (is_default, index) {
+                best = Some(best.map_or((metric, index), |known| known.min((metric, index))));
+            }
+        }
+        Ok(best.map(|(_, index)| index))
+    }
+
+    /// The name of the device by which the kernel sends packets of this host for `to` (`lo`: the
+    /// address is this host's own). `None`: there is no route.
+    pub async fn route_to(&self, to: IpAddr) -> Result<Option<String>, NetlinkError> {
+        let mut question = match to {
+            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build(),
+        };
+        // The kernel takes no other value here in a question (inet_rtm_valid_getroute_req).
+        question.header = RouteHeader {
+            address_family: question.header.address_family,
+            destination_prefix_length: question.header.destination_prefix_length,
+            ..RouteHeader::default()
+        };
+        let answer: Vec<RouteMessage> = match self.handle.route().get(question).execute().try_collect().await
+        {
+            Ok(answer) => answer,
+            // "Network is unreachable", or a route that says so.
+            Err(rtnetlink::Error::NetlinkError(_)) => return Ok(None),
+            Err(error) => return Err(failed(format!("ask for the route to {to}"))(error)),
+        };
+        let out = answer.iter().flat_map(|route| &route.attributes).find_map(|attribute| {
+            if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None }
+        });
+        let Some(index) = out else { return Ok(None) };
+        Ok(self.links().await?.into_iter().find(|link| link.index == index).map(|link| link.name))
+    }
+
+    async fn dump_protocol(&self, protocol: u8) -> Result<Vec<RouteMessage>, NetlinkError> {
+        let protocol = RouteProtocol::from(protocol);
+        let mut all = self.dump(Family::V4, RouteHeader::RT_TABLE_UNSPEC, protocol).await?;
+        all.extend(self.dump(Family::V6, RouteHeader::RT_TABLE_UNSPEC, protocol).await?);
+        // A kernel before 4.20 does not filter.
+        all.retain(|route| route.header.protocol == protocol);
+        Ok(all)
+    }
+
+    /// Lists the routes of a table and a protocol (unspecified: of all).
+    async fn dump(
+        &self,
+        family: Family,
+        table: u8,
+        protocol: RouteProtocol,
+    ) -> Result<Vec<RouteMessage>, NetlinkError> {
+        let address_family = match family {
+            Family::V4 => AddressFamily::Inet,
+            Family::V6 => AddressFamily::Inet6,
+        };
+        let mut question = RouteMessage::default();
+        question.header = RouteHeader { address_family, table, protocol, ..RouteHeader::default() };
+        self.handle.route().get(question).execute().try_collect().await.map_err(failed("list routes"))
+    }
+}
+
+/// The request that makes `route`, with the attributes that `ip route add` would send.
+fn message(route: &Route) -> RouteMessage {
+    let protocol = RouteProtocol::from(route.protocol);
+    match (route.destination, route.source) {
+        (IpNet::V4(net), source) => {
+            let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(net.network(), net.prefix_len())
+                .output_interface(route.index)
+                .protocol(protocol)
+                .scope(RouteScope::Link);
+            if let Some(IpAddr::V4(source)) = source {
+                builder = builder.pref_source(source);
+            }
+            builder.build()
+        }
+        (IpNet::V6(net), source) => {
+            let mut builder = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(net.network(), net.prefix_len())
+                .output_interface(route.index)
+                .protocol(protocol);
+            if let Some(IpAddr::V6(source)) = source {
+                builder = builder.pref_source(source);
+            }
+            builder.build()
+        }
+    }
+}
+
+/// A route as we make them: to a device, with a destination. `None`: it is of another shape.
+fn route(message: &RouteMessage) -> Option<Route> {
+    let length = message.header.destination_prefix_length;
+    let v4 = message.header.address_family == AddressFamily::Inet;
+    // A default route has no destination attribute.
+    let mut destination = match v4 {
+        true => IpNet::V4(Ipv4Net::new(Ipv4Addr::UNSPECIFIED, length).ok()?),
+        false => IpNet::V6(Ipv6Net::new(Ipv6Addr::UNSPECIFIED, length).ok()?),
+    };
+    let (mut index, mut source) = (None, None);
+    for attribute in &message.attributes {
+        if let RouteAttribute::Destination(to) = attribute {
+            destination = IpNet::new(address(to)?, length).ok()?;
+        } else if let RouteAttribute::PrefSource(from) = attribute {
+            source = address(from);
+        } else if let RouteAttribute::Oif(value) = attribute {
+            index = Some(*value);
+        }
+    }
+    Some(Route { destination, index: index?, source, protocol: message.header.protocol.into() })
+}
+
+fn address(address: &RouteAddress) -> Option<IpAddr> {
+    if let RouteAddress::Inet(v4) = address {
+        Some(IpAddr::V4(*v4))
+    } else if let RouteAddress::Inet6(v6) = address {
+        Some(IpAddr::V6(*v6))
+    } else {
+        None
+    }
+}

@@ -1,0 +1,54 @@
+//! Why something is not as it should be.
+
+use std::path::PathBuf;
+
+use crate::desired::{Obstacle, Unmet};
+use crate::netlink::NetlinkError;
+
+/// Why something is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The kernel refused a request.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// A kernel setting cannot be written.
+    #[error("cannot set {name} = {value} ({error}); set it with sysctl before the start")]
+    Sysctl {
+        /// Name, as sysctl takes it.
+        name: String,
+        /// Value that is needed.
+        value: String,
+        /// The kernel's answer.
+        #[source]
+        error: std::io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {error}; make its folder writable, or set node.subnet_env", path.display())]
+    File {
+        /// Path of the file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        error: std::io::Error,
+    },
+    /// A device does not exist.
+    #[error("the device {0} is gone: restart the daemon, which makes it anew")]
+    Missing(String),
+    /// A device belongs to another program.
+    #[error(
+        "the device {0} is not marked as one of hopsack's: remove it (ip link del {0}) and restart the daemon"
+    )]
+    Foreign(String),
+    /// A step succeeded and left no trace.
+    #[error("cannot {0}: another program changes it back at once")]
+    Undone(String),
+}
+
+impl From<Unmet> for ReconcileError {
+    fn from(unmet: Unmet) -> Self {
+        match unmet.obstacle {
+            Obstacle::Missing => Self::Missing(unmet.link),
+            Obstacle::Foreign => Self::Foreign(unmet.link),
+        }
+    }
+}

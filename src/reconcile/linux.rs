@@ -1,0 +1,139 @@
+//! The kernel of this host: netlink for links, addresses and routes, /proc/sys for settings, and
+//! the disk for files.
+//!
+//! Invariant: a reader of one of our files sees the whole old file or the whole new one.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::error::ReconcileError;
+use crate::desired::{Actual, Address, Desired, File, Link, LinkKind, ROUTE_PROTOCOL, Route, Step, Sysctl};
+use crate::netlink::{self, Monitor, Netlink, NetlinkError, Notice};
+
+/// The network namespace of the thread that made it.
+#[derive(Debug)]
+pub struct Linux {
+    netlink: Netlink,
+    monitor: Monitor,
+    /// Device indexes by name, as last read.
+    indexes: BTreeMap<String, u32>,
+}
+
+impl Linux {
+    /// Connects. The monitor comes first: changes that are made while the caller reads are told.
+    pub fn new() -> Result<Self, NetlinkError> {
+        let (monitor, netlink) = (Monitor::new()?, Netlink::new()?);
+        Ok(Self { netlink, monitor, indexes: BTreeMap::new() })
+    }
+
+    /// The connection.
+    #[must_use]
+    pub fn netlink(&self) -> &Netlink {
+        &self.netlink
+    }
+
+    pub(super) fn known_index(&self, name: &str) -> Option<u32> {
+        self.indexes.get(name).copied()
+    }
+
+    pub(super) async fn changed(&mut self) -> Notice {
+        self.monitor.next().await
+    }
+
+    pub(super) async fn read(&mut self, desired: &Desired) -> Result<Actual, ReconcileError> {
+        let links = self.netlink.links().await?;
+        self.indexes = links.iter().map(|link| (link.name.clone(), link.index)).collect();
+        let names: BTreeMap<u32, String> = links.iter().map(|link| (link.index, link.name.clone())).collect();
+        let name = |index: u32| names.get(&index).cloned();
+
+        let address =
+            |address: netlink::Address| Some(Address { link: name(address.index)?, net: address.net });
+        let addresses = self.netlink.addresses().await?.into_iter().filter_map(address).collect();
+        let route = |route: netlink::Route| {
+            let netlink::Route { destination, index, source, protocol } = route;
+            Some(Route { destination, link: name(index)?, source, protocol })
+        };
+        let routes = self.netlink.routes(ROUTE_PROTOCOL).await?.into_iter().filter_map(route).collect();
+        let sysctl = |sysctl: &Sysctl| Some((sysctl.key.clone(), read_sysctl(&sysctl.key)?));
+        let file = |file: &File| Some((file.path.clone(), read_file(&file.path)?));
+        Ok(Actual {
+            links: links.into_iter().map(|link| (link.name.clone(), row(link))).collect(),
+            addresses,
+            routes,
+            sysctls: desired.sysctls.iter().filter_map(sysctl).collect(),
+            files: desired.files.iter().filter_map(file).collect(),
+        })
+    }
+
+    pub(super) async fn apply(&mut self, step: &Step) -> Result<(), ReconcileError> {
+        match step {
+            Step::SetSysctl(sysctl) => write_sysctl(sysctl)?,
+            Step::SetLink(link) => {
+                self.netlink.set_link(self.index(&link.name)?, link.mtu, link.up).await?;
+            }
+            Step::AddAddress(address) => {
+                self.netlink.add_address(self.index(&address.link)?, address.net).await?;
+            }
+            Step::RemoveAddress(address) => {
+                self.netlink.remove_address(self.index(&address.link)?, address.net).await?;
+            }
+            Step::AddRoute(route) => self.netlink.add_route(&self.route(route)?).await?,
+            Step::ReplaceRoute(route) => self.netlink.replace_route(&self.route(route)?).await?,
+            Step::RemoveRoute(route) => self.netlink.remove_route(&self.route(route)?).await?,
+            Step::WriteFile(file) => {
+                replace(file).map_err(|error| ReconcileError::File { path: file.path.clone(), error })?
+            }
+        }
+        Ok(())
+    }
+
+    fn index(&self, link: &str) -> Result<u32, ReconcileError> {
+        self.indexes.get(link).copied().ok_or_else(|| ReconcileError::Missing(link.to_owned()))
+    }
+
+    fn route(&self, route: &Route) -> Result<netlink::Route, ReconcileError> {
+        let Route { destination, ref link, source, protocol } = *route;
+        Ok(netlink::Route { destination, index: self.index(link)?, source, protocol })
+    }
+}
+
+fn row(link: netlink::Link) -> Link {
+    let kind = if link.is_tun { LinkKind::Tun } else { LinkKind::Other };
+    Link { name: link.name, kind, alias: link.alias, up: link.up, mtu: link.mtu }
+}
+
+/// The files below /proc/sys/net are those of the reader's network namespace.
+fn sysctl_path(key: &str) -> PathBuf {
+    Path::new("/proc/sys").join(key)
+}
+
+fn read_sysctl(key: &str) -> Option<String> {
+    fs::read_to_string(sysctl_path(key)).ok().map(|text| text.trim().to_owned())
+}
+
+fn write_sysctl(sysctl: &Sysctl) -> Result<(), ReconcileError> {
+    fs::write(sysctl_path(&sysctl.key), &sysctl.value).map_err(|error| ReconcileError::Sysctl {
+        name: sysctl.name(),
+        value: sysctl.value.clone(),
+        error,
+    })
+}
+
+fn read_file(path: &Path) -> Option<File> {
+    let content = fs::read(path).ok()?;
+    let mode = fs::metadata(path).ok()?.permissions().mode() & 0o7777;
+    Some(File { path: path.to_owned(), content, mode })
+}
+
+fn replace(file: &File) -> io::Result<()> {
+    if let Some(folder) = file.path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let temporary = file.path.with_extension("tmp");
+    fs::write(&temporary, &file.content)?;
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(file.mode))?;
+    fs::rename(&temporary, &file.path)
+}

@@ -1,0 +1,122 @@
+//! The reconciler over a host in memory.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::api::ProblemCode;
+use crate::desired::{ALIAS, Address, Desired, File, Link, LinkKind, Object, ROUTE_PROTOCOL, Route, Sysctl};
+use crate::netlink::Notice;
+use crate::observe::Problems;
+
+fn desired() -> Desired {
+    let mut desired = Desired::default();
+    desired.add_link(link(true, 1472));
+    desired
+        .addresses
+        .insert(Address { link: "hopsack0".into(), net: "10.1.1.0/32".parse().expect("a prefix") });
+    desired.routes.insert(Route {
+        destination: "10.1.0.0/16".parse().expect("a prefix"),
+        link: "hopsack0".into(),
+        source: Some([10, 1, 1, 0].into()),
+        protocol: ROUTE_PROTOCOL,
+    });
+    desired.sysctls.insert(Sysctl { key: "net/ipv4/ip_forward".into(), value: "1".into(), required: true });
+    desired.files.insert(File { path: "/run/subnet.env".into(), content: b"x".to_vec(), mode: 0o644 });
+    desired
+}
+
+fn link(up: bool, mtu: u32) -> Link {
+    Link { name: "hopsack0".into(), kind: LinkKind::Tun, alias: ALIAS.into(), up, mtu }
+}
+
+/// A host with a fresh device, and its reconciler.
+fn host() -> (Recording, Reconciler, Arc<Problems>) {
+    let recording = Recording::default();
+    recording.host().actual.links.insert("hopsack0".into(), link(false, 1500));
+    let problems = Arc::<Problems>::default();
+    let reconciler = Reconciler::new(Kernel::Recording(recording.clone()), problems.clone());
+    (recording, reconciler, problems)
+}
+
+fn objects(recording: &Recording) -> Vec<Object> {
+    recording.host().steps.drain(..).map(|step| step.object()).collect()
+}
+
+fn repairs(reconciler: &Reconciler) -> [u64; 5] {
+    Object::ALL.map(|object| reconciler.repairs().get(object))
+}
+
+#[tokio::test]
+async fn start_makes_all_rows_and_counts_no_repair() {
+    let (recording, mut reconciler, _) = host();
+    reconciler.change(desired()).await.expect("all in place");
+    let all = [Object::Sysctl, Object::Link, Object::Address, Object::Route, Object::File];
+    assert_eq!(objects(&recording), all);
+    reconciler.repair().await;
+    assert!(objects(&recording).is_empty());
+    assert_eq!(repairs(&reconciler), [0; 5]);
+}
+
+#[tokio::test]
+async fn disturbances_are_repaired_and_counted() {
+    let (recording, mut reconciler, problems) = host();
+    reconciler.change(desired()).await.expect("all in place");
+    objects(&recording);
+    {
+        let actual = &mut recording.host().actual;
+        actual.links.insert("hopsack0".into(), link(false, 1472));
+        actual.addresses.clear();
+        actual.routes.clear();
+        actual.sysctls.insert("net/ipv4/ip_forward".into(), "0".into());
+        actual.files.clear();
+    }
+    reconciler.repair().await;
+    let all = [Object::Sysctl, Object::Link, Object::Address, Object::Route, Object::File];
+    assert_eq!(objects(&recording), all);
+    assert_eq!(repairs(&reconciler), [1; 5]);
+    assert!(problems.list().is_empty());
+}
+
+#[tokio::test]
+async fn failed_repair_is_a_problem_until_it_succeeds() {
+    let (recording, mut reconciler, problems) = host();
+    reconciler.change(desired()).await.expect("all in place");
+    recording.host().actual.routes.clear();
+    recording.host().refuse = Some(|step| step.object() == Object::Route);
+    reconciler.repair().await;
+    let list = problems.list();
+    assert_eq!((list.len(), list[0].code), (1, ProblemCode::RepairFailed));
+    assert_eq!(list[0].object, "10.1.0.0/16");
+    recording.host().refuse = None;
+    reconciler.repair().await;
+    assert!(problems.list().is_empty());
+    assert_eq!(reconciler.repairs().get(Object::Route), 1);
+}
+
+#[tokio::test]
+async fn missing_and_foreign_devices_are_told_apart() {
+    let (recording, mut reconciler, _) = host();
+    recording.host().actual.links.clear();
+    let error = reconciler.change(desired()).await.expect_err("no device");
+    assert!(matches!(error, ReconcileError::Missing(_)), "{error}");
+    let foreign = Link { alias: String::new(), ..link(false, 1500) };
+    recording.host().actual.links.insert("hopsack0".into(), foreign);
+    let error = reconciler.change(desired()).await.expect_err("not ours");
+    assert!(matches!(error, ReconcileError::Foreign(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn notices_about_our_objects_make_a_turn_due() {
+    let (recording, mut reconciler, _) = host();
+    reconciler.change(desired()).await.expect("all in place");
+    let later = reconciler.due();
+    let other = Notice::Link { index: 2, name: "eth0".into() };
+    for notice in [other, Notice::Route { protocol: 2 }, Notice::Address { index: 2 }, Notice::Other] {
+        reconciler.note(&notice);
+        assert_eq!(reconciler.due(), later, "{notice:?}");
+    }
+    recording.notify();
+    let notice = reconciler.changed().await;
+    reconciler.note(&notice);
+    assert!(reconciler.due() < later);
+}

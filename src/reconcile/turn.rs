@@ -1,0 +1,171 @@
+//! Turns of the reconciler, and when they are due.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::error::ReconcileError;
+use super::kernel::Kernel;
+use super::repairs::Repairs;
+use crate::api::ProblemCode;
+use crate::desired::{Desired, Object, ROUTE_PROTOCOL, Step, diff};
+use crate::netlink::Notice;
+use crate::observe::Problems;
+
+/// Time between two turns that nothing else has caused.
+pub const PERIOD: Duration = Duration::from_secs(10);
+
+/// Shortest time between two repairs: another program that undoes each of them must not keep the
+/// daemon busy.
+const SPACING: Duration = Duration::from_millis(200);
+
+/// Something that is not as it should be.
+#[derive(Debug)]
+struct Failure {
+    /// Name of the device, address, route, setting or file.
+    object: String,
+    error: ReconcileError,
+}
+
+/// Result of one turn.
+#[derive(Debug, Default)]
+struct Turn {
+    done: Vec<Step>,
+    failures: Vec<Failure>,
+}
+
+/// Keeps one host as desired.
+#[derive(Debug)]
+pub struct Reconciler {
+    kernel: Kernel,
+    desired: Desired,
+    repairs: Arc<Repairs>,
+    problems: Arc<Problems>,
+    /// Names of the objects that have a problem since the last turn.
+    failing: BTreeSet<String>,
+    last: Instant,
+    due: Instant,
+}
+
+impl Reconciler {
+    /// For the host that `kernel` stands for. Nothing is desired yet.
+    #[must_use]
+    pub fn new(kernel: Kernel, problems: Arc<Problems>) -> Self {
+        let now = Instant::now();
+        let (desired, repairs, failing) = (Desired::default(), Arc::default(), BTreeSet::new());
+        Self { kernel, desired, repairs, problems, failing, last: now, due: now + PERIOD }
+    }
+
+    /// The counters of repairs.
+    #[must_use]
+    pub fn repairs(&self) -> &Arc<Repairs> {
+        &self.repairs
+    }
+
+    /// Takes over what is desired from here on, and brings it about. It fails with the first thing
+    /// that is not in place.
+    pub async fn change(&mut self, desired: Desired) -> Result<(), ReconcileError> {
+        self.desired = desired;
+        let turn = self.turn().await;
+        for step in &turn.done {
+            if step.object() == Object::Sysctl {
+                tracing::info!(%step, "kernel setting changed");
+            } else {
+                tracing::debug!(%step, "changed");
+            }
+        }
+        self.report(&turn.failures);
+        turn.failures.into_iter().next().map_or(Ok(()), |failure| Err(failure.error))
+    }
+
+    /// Looks whether everything is as desired, and repairs what is not.
+    pub async fn repair(&mut self) {
+        let turn = self.turn().await;
+        for step in &turn.done {
+            tracing::warn!(object = step.object().word(), %step, "repaired");
+            self.repairs.count(step.object());
+        }
+        self.report(&turn.failures);
+    }
+
+    /// Waits until the kernel tells of a change. Cancel safe.
+    pub async fn changed(&mut self) -> Notice {
+        self.kernel.changed().await
+    }
+
+    /// Makes a turn due if `notice` is about an object of ours.
+    pub fn note(&mut self, notice: &Notice) {
+        if self.is_ours(notice) {
+            self.due = self.due.min(self.last + SPACING);
+        }
+    }
+
+    /// When the next turn is due.
+    #[must_use]
+    pub fn due(&self) -> Instant {
+        self.due
+    }
+
+    fn is_ours(&self, notice: &Notice) -> bool {
+        match notice {
+            Notice::Link { name, .. } => self.desired.links.contains_key(name),
+            Notice::Address { index } => {
+                self.desired.links.keys().any(|name| self.kernel.index(name) == Some(*index))
+            }
+            Notice::Route { protocol } => *protocol == ROUTE_PROTOCOL,
+            Notice::Forwarding | Notice::Lost => true,
+            Notice::Other => false,
+        }
+    }
+
+    /// Raises a problem for each failure, and ends those of objects that are in place again.
+    fn report(&mut self, failures: &[Failure]) {
+        let failing: BTreeSet<String> = failures.iter().map(|failure| failure.object.clone()).collect();
+        for object in self.failing.difference(&failing) {
+            self.problems.end(ProblemCode::RepairFailed, object);
+        }
+        for Failure { object, error } in failures {
+            self.problems.raise(ProblemCode::RepairFailed, object, error.to_string());
+        }
+        self.failing = failing;
+    }
+
+    /// Compares and applies until nothing differs. One pass is enough, unless a step takes rows
+    /// along (a device that was down has lost its IPv6 addresses) or another program works at the
+    /// same time.
+    async fn turn(&mut self) -> Turn {
+        const PASSES: usize = 3;
+        let mut turn = Turn::default();
+        for pass in 1..=PASSES {
+            let difference = match self.kernel.read(&self.desired).await {
+                Ok(actual) => diff(&actual, &self.desired),
+                Err(error) => {
+                    turn.failures = vec![Failure { object: "netlink".to_owned(), error }];
+                    break;
+                }
+            };
+            let failure =
+                |unmet: crate::desired::Unmet| Failure { object: unmet.link.clone(), error: unmet.into() };
+            turn.failures = difference.unmet.into_iter().map(failure).collect();
+            if difference.steps.is_empty() {
+                break;
+            }
+            for step in difference.steps {
+                let object = step.name();
+                match self.kernel.apply(&step).await {
+                    Ok(()) if pass == PASSES => {
+                        let error = ReconcileError::Undone(step.to_string());
+                        turn.failures.push(Failure { object, error });
+                    }
+                    Ok(()) => turn.done.push(step),
+                    Err(error) => turn.failures.push(Failure { object, error }),
+                }
+            }
+        }
+        self.last = Instant::now();
+        self.due = self.last + PERIOD;
+        turn
+    }
+}
