@@ -1,53 +1,58 @@
-//! `hopsack check`: can this host do it? The questions of the start, asked one by one, with nothing made or changed.
+//! `hopsack check`: whether this host can run the daemon. It asks what a start asks, and makes and
+//! changes nothing.
 //!
-//! Invariant: where every finding is good, `hopsack run` starts.
+//! Invariant: if every finding is good, `hopsack run` starts.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::join::{bind_metrics, bind_udp, local, privileged};
+use super::error::NodeError;
+use super::join::local;
+use super::servers::bind_metrics;
 use super::store_settings::{etcd_settings, settings};
-use super::{NodeError, dataplane, device, underlay};
-use crate::config::{self, Config};
+use super::{privileges, underlay};
+use crate::backend::{self, BackendError, DeviceError, NoRing, is_own_device};
+use crate::config::{Config, StoreConfig};
 use crate::control::running_daemon;
 use crate::netlink::Netlink;
+use crate::reconcile::Reader;
 use crate::store::{Store, admin};
 use crate::sys::Capabilities;
 
 /// One question and its answer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
-    /// What was asked.
+    /// What was checked.
     pub question: &'static str,
-    /// `false`: `hopsack run` would fail.
+    /// The daemon can start as far as this is concerned.
     pub ok: bool,
-    /// What was found; if it is not good, with the mend.
+    /// What was found, and if it is not good, how to fix it.
     pub answer: String,
 }
 
-/// Asks everything, even after a bad answer.
+/// Checks everything, even after a bad finding.
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Findings::default();
     let capabilities = Capabilities::probe();
     findings.add("kernel", Ok(format!("Linux {}", capabilities.kernel)));
     findings.add(
         "privileges",
-        privileged(&capabilities).map(|()| "CAP_NET_ADMIN, and /dev/net/tun opens".into()),
+        privileges::check(&capabilities).map(|()| "CAP_NET_ADMIN, and /dev/net/tun opens".into()),
     );
     findings.add(
         "io_uring",
         Ok(match &capabilities.ring {
             Ok(()) => "can do what the uring engine needs".into(),
-            Err(error) => format!("{}; the batch engine does without", dataplane::no_ring(error)),
+            Err(error) => format!("{}; the batch engine works without it", NoRing(error)),
         }),
     );
     let running = running_daemon(&config.node.control_socket());
     if let Some(who) = &running {
         findings.add("daemon", Ok(format!("runs{who}: port and device are its own")));
     }
-    if let Err(error) = of_the_network(config, running.is_some(), &mut findings).await {
+    if let Err(error) = check_network(config, running.is_some(), &mut findings).await {
         findings.add("netlink", Err(error));
     }
     findings.add("subnet.env", writable(&config.node.subnet_env));
@@ -55,30 +60,30 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     findings.0
 }
 
-async fn of_the_network(config: &Config, running: bool, findings: &mut Findings) -> Result<(), NodeError> {
+async fn check_network(config: &Config, running: bool, findings: &mut Findings) -> Result<(), NodeError> {
     let netlink = Netlink::new()?;
     let name = &config.overlay.device;
     let device = match netlink.link(name).await? {
         None => Ok(format!("{name} is free")),
-        Some(link) if device::is_ours(&link) && running => Ok(format!("{name} is the running daemon's")),
-        Some(link) if device::is_ours(&link) => {
-            Ok(format!("{name} was left by a hopsack and will be adopted"))
+        Some(link) if is_own_device(&link) && running => Ok(format!("{name} is the running daemon's")),
+        Some(link) if is_own_device(&link) => {
+            Ok(format!("{name} was left by an earlier daemon and will be adopted"))
         }
-        Some(_) => Err(device::taken(name)),
+        Some(_) => Err(BackendError::from(DeviceError::Taken(name.clone())).into()),
     };
     findings.add("overlay device", device);
     if !running {
-        let free = bind_metrics(config.metrics).await.map(|_| match config.metrics {
+        let free = bind_metrics(config).await.map(|_| match config.metrics {
             Some(address) => format!("{address} is free"),
             None => "off".into(),
         });
         findings.add("metrics", free);
     }
 
-    let underlay = match underlay::find(&netlink, &config.node).await {
+    let underlay = match underlay::find(&Reader::Linux(netlink), &config.node).await {
         Ok(underlay) => underlay,
         Err(error) => {
-            findings.add("underlay", Err(error));
+            findings.add("underlay", Err(error.into()));
             return Ok(());
         }
     };
@@ -87,8 +92,8 @@ async fn of_the_network(config: &Config, running: bool, findings: &mut Findings)
     findings.add("underlay", Ok(text));
 
     match &config.store {
-        config::Store::File { .. } => of_the_file(config, &underlay, running, findings).await,
-        config::Store::Etcd(etcd) => {
+        StoreConfig::File { .. } => check_file_store(config, &underlay, running, findings).await,
+        StoreConfig::Etcd(etcd) => {
             // Joining would take a lease; a check only looks.
             let shown = admin::network_show(&etcd_settings(etcd)).await.map_err(NodeError::from);
             let text = |shown: admin::NetworkShown| format!("etcd has the network {}", shown.config);
@@ -99,7 +104,12 @@ async fn of_the_network(config: &Config, running: bool, findings: &mut Findings)
     Ok(())
 }
 
-async fn of_the_file(config: &Config, underlay: &underlay::Underlay, running: bool, findings: &mut Findings) {
+async fn check_file_store(
+    config: &Config,
+    underlay: &underlay::Underlay,
+    running: bool,
+    findings: &mut Findings,
+) {
     let (store, opened) = match Store::open(&settings(&config.store), &underlay.addresses).await {
         Ok(opened) => opened,
         Err(error) => return findings.add("store", Err(error.into())),
@@ -116,7 +126,8 @@ async fn of_the_file(config: &Config, underlay: &underlay::Underlay, running: bo
 
 fn port(running: bool, address: SocketAddr, findings: &mut Findings) {
     if !running {
-        findings.add("UDP port", bind_udp(address).map(|_| format!("{address} is free")));
+        let free = backend::check_port(address).map(|()| format!("{address} is free"));
+        findings.add("UDP port", free.map_err(NodeError::from));
     }
 }
 

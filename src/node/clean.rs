@@ -1,24 +1,27 @@
-//! `hopsack clean`: removes what daemons that are no more have left on this host.
+//! `hopsack clean`: removes what earlier daemons have left on this host.
 //!
-//! It removes devices with our mark (and with them their addresses and routes), a control socket that nobody answers, and
-//! `subnet.env` if we wrote it. It refuses while a daemon runs, and never touches what is not ours.
+//! It removes devices with our alias (and with them their addresses and routes), a control socket
+//! that no daemon answers, and `subnet.env` if we wrote it. It refuses while a daemon runs, and
+//! never touches what is not ours.
 
 use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::{NodeError, device, subnet_env};
+use super::error::NodeError;
+use super::subnet_env;
+use crate::backend::is_own_device;
 use crate::config::Config;
 use crate::control::{ControlError, running_daemon};
 use crate::netlink::Netlink;
 
-/// Something that was found, and what became of it.
+/// An object that was found, and whether it was removed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Cleaned {
-    /// What it is.
+    /// The object, in words.
     pub what: String,
-    /// `None`: gone, or with `--dry-run` would go. Else why it stays.
+    /// Why the object could not be removed. `None`: it was removed, or with `--dry-run` would be.
     pub problem: Option<String>,
 }
 
@@ -31,7 +34,7 @@ pub async fn clean(config: &Config, dry_run: bool) -> Result<Vec<Cleaned>, NodeE
     let mut cleaned = Vec::new();
     let mut add = |what: String, problem: Option<String>| cleaned.push(Cleaned { what, problem });
     let netlink = Netlink::new()?;
-    for link in netlink.links().await?.iter().filter(|link| device::is_ours(link)) {
+    for link in netlink.links().await?.iter().filter(|link| is_own_device(link)) {
         let problem =
             if dry_run { None } else { netlink.delete(link.index).await.err().map(|e| e.to_string()) };
         add(format!("device {} with its addresses and routes", link.name), problem);

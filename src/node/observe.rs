@@ -4,9 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::api::{Explanation, Outcome, ProblemCode, RouteRow, Status, StepCode};
-use crate::backend::FibPart;
-use crate::netlink::Netlink;
 use crate::observe::{Drops, Encoder, Part, Pending, Problems, Registry};
+use crate::reconcile::Reader;
 use crate::route::{Local, Networks};
 use crate::store::StorePart;
 
@@ -15,7 +14,6 @@ use crate::store::StorePart;
 pub(super) struct Reports {
     pub(super) registry: Arc<Registry>,
     pub(super) host: Arc<HostPart>,
-    pub(super) fib: Arc<FibPart>,
     pub(super) store: Arc<StorePart>,
 }
 
@@ -31,7 +29,7 @@ pub(super) struct HostPart {
     pub(super) name: String,
     networks: Networks,
     device: String,
-    netlink: Netlink,
+    pub(super) kernel: Reader,
     problems: Arc<Problems>,
     place: Mutex<Place>,
 }
@@ -49,11 +47,11 @@ impl HostPart {
         (name, device): (String, String),
         networks: Networks,
         (local, interface): (Local, String),
-        netlink: Netlink,
+        kernel: Reader,
         problems: Arc<Problems>,
     ) -> Self {
         let place = Mutex::new(Place { local, interface });
-        Self { name, networks, device, netlink, problems, place }
+        Self { name, networks, device, kernel, problems, place }
     }
 
     /// Records a new address, MTU or underlay interface.
@@ -67,7 +65,7 @@ impl HostPart {
 
     async fn explain_kernel(&self, explanation: &mut Explanation) {
         let to = explanation.address;
-        explanation.device = self.netlink.way_to(to).await.ok().flatten();
+        explanation.device = self.kernel.route_to(to).await.ok().flatten();
         let own = self.place().local.subnets.iter().filter(|subnet| subnet.contains(&to)).max().copied();
         if let Some(subnet) = own {
             explanation.subnet = Some(subnet.to_string());
@@ -128,7 +126,8 @@ impl Part for HostPart {
 
     fn drops<'a>(&'a self, drops: &'a mut Drops) -> Pending<'a> {
         Box::pin(async move {
-            let link = self.netlink.link(&self.device).await.ok().flatten();
+            let links = self.kernel.links().await.unwrap_or_default();
+            let link = links.into_iter().find(|link| link.name == self.device);
             let packets = link.map_or(0, |link| link.tx_dropped);
             let meaning = "the queue of the overlay device was full, or no daemon had the device open";
             drops.add("egress", "device_queue_full", packets, meaning);

@@ -1,10 +1,10 @@
-//! Encryption from the node's side: who we are and whom we believe, the endpoint that says so to others, and new
-//! certificates for old ones.
+//! Encryption from the node's side: who we are and whom we believe, the endpoint that says so to
+//! others, and new certificates for old ones.
 //!
 //! It decides nothing about packets: the FIB's peers carry what both ends announce.
 //!
-//! Invariant: what our lease announces is what the endpoint shows, from the first moment on; a certificate that cannot be
-//! used never takes the place of one that can.
+//! Invariant: what our lease announces is what the endpoint shows, from the first moment on; a
+//! certificate that cannot be used never takes the place of one that can.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -65,7 +65,8 @@ impl Material {
         Ok(material)
     }
 
-    /// Whether the others will believe us, as the host that the store calls `name` and that has `port` for packets.
+    /// Whether the others will believe us, as the host that the store calls `name` and that has
+    /// `port` for packets.
     pub(super) fn check(&self, name: &str, port: u16) -> Result<(), NodeError> {
         if self.announced.port == port {
             let text =
@@ -150,8 +151,8 @@ impl Schedule {
 }
 
 impl Encryption {
-    /// Starts the endpoint, if there is to be one, on an interface that takes UDP payloads of `payload` bytes, as the host
-    /// `name` whose packets come to `address`.
+    /// Starts the endpoint, if there is to be one, on an interface that takes UDP payloads of
+    /// `payload` bytes, as the host `name` whose packets come to `address`.
     pub(super) fn start(
         config: &Config,
         material: Option<Material>,
@@ -221,9 +222,10 @@ impl Encryption {
         should
     }
 
-    /// Reads certificate, key and CA again, and makes a new certificate if ours runs out. Returns what is to be
-    /// announced, if it is news. What cannot be used is refused, with the reason, and changes nothing. Unless it was `asked`
-    /// for, connections stay as they are while the certificate is the same.
+    /// Reads certificate, key and CA again, and makes a new certificate if ours runs out. Returns
+    /// what is to be announced, if it is news. What cannot be used is refused, with the reason, and
+    /// changes nothing. Unless it was `asked` for, connections stay as they are while the
+    /// certificate is the same.
     pub(super) fn renew(&mut self, config: &Config, asked: bool) -> Result<Option<Announced>, NodeError> {
         let Some(material) = Material::load(config)? else { return Ok(None) };
         material.check(&self.name, self.port)?;

@@ -1,19 +1,20 @@
-//! Makes the settings of a store from this node's configuration, so that the store knows no configuration type.
+//! Makes the settings of a store from this node's configuration, so that the store knows no
+//! configuration type.
 #![forbid(unsafe_code)]
 
-use crate::config;
+use crate::config::{EtcdConfig, StoreConfig};
 use crate::store::{EtcdSettings, Settings, Tls};
 
 /// Settings of the configured store.
-pub(super) fn settings(store: &config::Store) -> Settings {
+pub(super) fn settings(store: &StoreConfig) -> Settings {
     match store {
-        config::Store::File { path } => Settings::File { path: path.clone() },
-        config::Store::Etcd(etcd) => Settings::Etcd(Box::new(etcd_settings(etcd))),
+        StoreConfig::File { path } => Settings::File { path: path.clone() },
+        StoreConfig::Etcd(etcd) => Settings::Etcd(Box::new(etcd_settings(etcd))),
     }
 }
 
 /// Settings of an etcd store.
-pub(super) fn etcd_settings(etcd: &config::Etcd) -> EtcdSettings {
+pub(super) fn etcd_settings(etcd: &EtcdConfig) -> EtcdSettings {
     EtcdSettings {
         endpoints: etcd.endpoints.clone(),
         prefix: etcd.prefix.clone(),

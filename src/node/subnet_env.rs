@@ -1,42 +1,32 @@
-//! `subnet.env`: what CNI plugins and Docker scripts that know Flannel read.
+//! `subnet.env`: the file that CNI plugins and Docker scripts for Flannel read.
 //!
-//! Order, names and file mode are Flannel's (pkg/subnet/subnet.go). It stays when the daemon ends, as Flannel's does:
-//! containers may be started before the next daemon is up. A copy in `run_dir` remembers what we wrote, so that `clean`
-//! never removes a file of flanneld's.
-//!
-//! Invariant: a reader sees the whole old file or the whole new one.
+//! Order, names and file mode are Flannel's (pkg/subnet/subnet.go). The file stays when the daemon
+//! ends, as Flannel's does: containers may be started before the next daemon runs. A copy in
+//! `run_dir` records what we wrote, so that `clean` never removes a file of flanneld's. This module
+//! says what both files should hold; the reconciler writes them.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::NodeError;
-use crate::config;
+use crate::config::NodeConfig;
+use crate::desired::{Desired, File};
 use crate::packet::Family;
 use crate::route::{Local, Networks};
 
-/// Where we remember what we wrote.
-pub(super) fn copy(node: &config::Node) -> PathBuf {
+/// Path of the copy of what we wrote.
+pub(super) fn copy(node: &NodeConfig) -> PathBuf {
     node.run_dir.join("subnet.env")
 }
 
-/// Writes the file.
-pub(super) fn write(node: &config::Node, networks: &Networks, local: &Local) -> Result<(), NodeError> {
-    let text = render(networks, local);
-    for path in [&copy(node), &node.subnet_env] {
-        replace(path, &text).map_err(|error| {
-            let path = path.display();
-            NodeError::Environment(format!(
-                "cannot write {path}: {error}; make its folder writable, or set node.subnet_env"
-            ))
-        })?;
-    }
-    Ok(())
+/// Both files.
+pub(super) fn desired(node: &NodeConfig, networks: &Networks, local: &Local) -> Desired {
+    let content = render(networks, local).into_bytes();
+    let file = |path: PathBuf| File { path, content: content.clone(), mode: 0o644 };
+    let files = [copy(node), node.subnet_env.clone()].into_iter().map(file).collect();
+    Desired { files, ..Desired::default() }
 }
 
 fn render(networks: &Networks, local: &Local) -> String {
@@ -53,12 +43,13 @@ fn render(networks: &Networks, local: &Local) -> String {
             let _ = writeln!(text, "{prefix}_SUBNET={gateway}/{}", subnet.prefix_len());
         }
     }
-    // FLANNEL_IPMASQ=true would tell Docker and CNI that the daemon masquerades; this one leaves it to them.
+    // FLANNEL_IPMASQ=true would tell Docker and CNI that the daemon masquerades. This daemon leaves
+    // that to them.
     let _ = write!(text, "FLANNEL_MTU={}\nFLANNEL_IPMASQ=false\n", local.mtu);
     text
 }
 
-/// The address behind the base: the bridge's.
+/// The address that follows the base of a subnet: the bridge has it.
 fn first_usable(base: IpAddr) -> IpAddr {
     match base {
         IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() | 1).into()),
@@ -66,22 +57,12 @@ fn first_usable(base: IpAddr) -> IpAddr {
     }
 }
 
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, text)?;
-    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o644))?;
-    fs::rename(&temporary, path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn as_flannel_writes_it() {
+    fn content_is_what_flannel_writes() {
         let networks = Networks {
             v4: Some(("10.1.0.0/16".parse().unwrap(), 24)),
             v6: Some(("fd00:1::/48".parse().unwrap(), 64)),

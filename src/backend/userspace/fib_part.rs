@@ -1,4 +1,5 @@
-//! Reports of the userspace backend: the route table in use, its peers, and the route step of `explain`.
+//! Reports of the userspace backend: the route table in use, its peers, and the route step of
+//! `explain`.
 
 use std::fmt;
 
@@ -16,7 +17,7 @@ use crate::sys::now;
 
 /// The route table as a part of the daemon's reports.
 #[derive(Debug)]
-pub struct FibPart {
+pub(super) struct FibPart {
     view: EngineView,
     networks: Vec<IpNet>,
     policy: Policy,
@@ -26,7 +27,7 @@ pub struct FibPart {
 impl FibPart {
     /// Reports the table that `view`'s engine uses.
     #[must_use]
-    pub fn new(view: EngineView, networks: &Networks, policy: Policy) -> Self {
+    pub(super) fn new(view: EngineView, networks: &Networks, policy: Policy) -> Self {
         // From a table of ten leases to one of ten thousand on a busy machine; the promise is 5 ms.
         let buckets = [
             2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3, 4e-3, 5e-3, 7.5e-3, 0.01,
@@ -36,7 +37,7 @@ impl FibPart {
     }
 
     /// Records the time from when the store reported a change until the new table was in use.
-    pub fn published(&self, seconds: f64) {
+    pub(super) fn published(&self, seconds: f64) {
         self.publish_seconds.observe(seconds);
     }
 
@@ -140,7 +141,8 @@ impl Part for FibPart {
         status.unreachable = unreachable.map(|lost| format!("{}: {}", lost.name, lost.reason)).collect();
     }
 
-    /// Leaves the encryption of peers without keys empty: the part of the encrypted connections knows it.
+    /// Leaves the encryption of peers without keys empty: the part of the encrypted connections
+    /// knows it.
     fn peers(&self, rows: &mut Vec<PeerRow>) {
         rows.extend(self.view.fib().peers().iter().map(|peer| {
             let keys = keys(peer);
@@ -196,7 +198,8 @@ impl Part for FibPart {
     }
 }
 
-/// The address lies in this host's own subnet. `subnet` and `host` are filled in by the part of this host.
+/// The address lies in this host's own subnet. `subnet` and `host` are filled in by the part of
+/// this host.
 fn to_own_subnet(explanation: &mut Explanation) {
     if explanation.has(StepCode::KernelToThisHost) {
         return;

@@ -1,0 +1,53 @@
+//! What a running backend tells the node.
+
+use std::net::IpAddr;
+
+use super::error::BackendError;
+use crate::route::Announced;
+
+/// Something that happened in a backend.
+#[derive(Debug)]
+pub enum Event {
+    /// The backend cannot go on: the node stops.
+    Failed(BackendError),
+    /// The path MTU of a peer has changed: the map has to be applied again.
+    PathMtu {
+        /// Address of the peer on the underlay.
+        peer: IpAddr,
+        /// Longest inner packet that the path takes, in bytes.
+        mtu: u16,
+    },
+}
+
+/// Whether another host uses this host's subnet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DuplicateSubnet {
+    /// There is no news.
+    Unchanged,
+    /// Packets with a source in our own subnet have come from another host.
+    Seen {
+        /// Name of the sender, if it has a lease.
+        host: Option<String>,
+        /// Address of the sender on the underlay.
+        from: IpAddr,
+        /// One sentence for the operator.
+        cause: String,
+        /// The sentence is to be logged.
+        log: bool,
+        /// The store is to be asked who holds the subnet.
+        verify: bool,
+    },
+    /// No such packet has come for a while.
+    Over,
+}
+
+/// Result of looking for a new certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// It was not time to look, or there is no certificate.
+    NotDue,
+    /// The certificate can be used and is the one that the lease announces.
+    Same,
+    /// The lease has to announce another certificate.
+    Announce(Announced),
+}

@@ -1,0 +1,19 @@
+//! The userspace backend: our own data path between a TUN device and UDP sockets.
+
+mod choice;
+pub(super) mod device;
+mod duplicate_subnet;
+pub(super) mod encryption;
+mod fib_part;
+mod prepared;
+mod publisher;
+mod running;
+pub(super) mod sockets;
+mod tun;
+
+pub use choice::NoRing;
+pub use device::{DeviceError, is_ours as is_own_device};
+pub use encryption::EncryptionError;
+pub(super) use prepared::{Prepared, check_port, overhead};
+pub(super) use running::Userspace;
+pub use sockets::SocketError;

@@ -1,0 +1,113 @@
+//! The QUIC endpoint with the credentials that it was started with.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+
+use super::credentials::Loaded;
+use super::ends::Ends;
+use super::error::EncryptionError;
+use super::schedule::Schedule;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::observe::Part;
+use crate::pki::{Fingerprint, reset_key};
+use crate::quic::{Quic, QuicEvent, QuicOptions, QuicPart};
+use crate::route::{Announced, Policy};
+
+/// A running endpoint.
+#[derive(Debug)]
+pub(in crate::backend::userspace) struct Endpoint {
+    quic: Quic,
+    reports: mpsc::UnboundedReceiver<QuicEvent>,
+    fingerprint: Fingerprint,
+    name: String,
+    port: u16,
+    policy: Policy,
+    schedule: Schedule,
+}
+
+impl Endpoint {
+    pub(super) fn start(
+        config: &Config,
+        loaded: Loaded,
+        ends: &Ends<'_>,
+        engine: &mut Engine,
+    ) -> Result<Self, EncryptionError> {
+        let writer = engine.slow_path_writer().map_err(EncryptionError::SlowPath)?;
+        let view = engine.view();
+        let Loaded { identity, trust, announced } = loaded;
+        let reset_key = reset_key(&config.node.state_dir)?;
+        let address = SocketAddr::new(ends.address.ip(), announced.port);
+        let schedule = Schedule::of(&identity);
+        let (sender, reports) = mpsc::unbounded_channel();
+        let options = QuicOptions {
+            address,
+            max_payload_bytes: ends.payload,
+            identity,
+            trust,
+            reset_key,
+            idle_timeout: config.security.idle,
+            view,
+            writer,
+        };
+        let quic = Quic::start(options, sender)?;
+        tracing::info!(
+            mode = announced.mode.word(), quic = %address, fingerprint = %announced.fingerprint,
+            "encryption started: packets to hosts that encrypt too are encrypted"
+        );
+        let (name, port) = (ends.name.to_owned(), ends.address.port());
+        let (fingerprint, policy) = (announced.fingerprint, ends.policy);
+        Ok(Self { quic, reports, fingerprint, name, port, policy, schedule })
+    }
+
+    pub(super) fn part(&self) -> Arc<dyn Part> {
+        Arc::new(QuicPart::new(self.quic.status().clone(), self.policy))
+    }
+
+    pub(super) fn refresh(&self) {
+        self.quic.refresh();
+    }
+
+    pub(super) fn relocate(&self, public: IpAddr) {
+        self.quic.relocate(public);
+    }
+
+    pub(super) async fn report(&mut self) -> QuicEvent {
+        self.reports.recv().await.unwrap_or(QuicEvent::Failed)
+    }
+
+    pub(super) fn should_renew(&mut self) -> bool {
+        self.schedule.is_due()
+    }
+
+    /// Loads certificate, key and CA again, and makes a new certificate if ours expires soon. What
+    /// cannot be used is refused and changes nothing. Unless `reconnect`, connections stay as they
+    /// are while the certificate is the same.
+    pub(super) fn renew(
+        &mut self,
+        config: &Config,
+        reconnect: bool,
+    ) -> Result<Option<Announced>, EncryptionError> {
+        let loaded = Loaded::load(config)?;
+        loaded.check(&self.name, self.port)?;
+        let Loaded { identity, trust, announced } = loaded;
+        self.schedule = Schedule::of(&identity);
+        if identity.is_due(SystemTime::now()) {
+            let left = self.schedule.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+            let hours = left.as_secs() / 3600;
+            tracing::warn!(hours, "certificate of this host expires soon: replace it");
+        }
+        if reconnect || announced.fingerprint != self.fingerprint {
+            self.quic.renew(identity, trust);
+        }
+        let before = std::mem::replace(&mut self.fingerprint, announced.fingerprint);
+        Ok((before != announced.fingerprint).then_some(announced))
+    }
+
+    pub(super) fn stop(self) {
+        self.quic.stop();
+    }
+}

@@ -1,0 +1,18 @@
+//! What an endpoint is started with.
+
+use std::net::SocketAddr;
+
+use crate::route::Policy;
+
+/// What the endpoint is started with.
+#[derive(Debug)]
+pub(in crate::backend::userspace) struct Ends<'a> {
+    /// Name of this host in the store.
+    pub(in crate::backend::userspace) name: &'a str,
+    /// Address and port at which this host receives packets.
+    pub(in crate::backend::userspace) address: SocketAddr,
+    /// Longest UDP payload that the underlay interface takes, in bytes.
+    pub(in crate::backend::userspace) payload: u16,
+    /// How packets are to be protected.
+    pub(in crate::backend::userspace) policy: Policy,
+}

@@ -1,0 +1,162 @@
+//! The running userspace backend.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::choice::Choice;
+use super::device::{self, Device};
+use super::duplicate_subnet::{DuplicateSubnetMonitor, SpoofingMonitor};
+use super::encryption::{Encryption, EncryptionError};
+use super::fib_part::FibPart;
+use super::publisher::Publisher;
+use super::sockets;
+use super::tun::Tun;
+use crate::backend::error::BackendError;
+use crate::backend::event::{DuplicateSubnet, Event, Renewal};
+use crate::config::Config;
+use crate::desired::Desired;
+use crate::engine::{Engine, EnginePart, WorkerError};
+use crate::observe::Part;
+use crate::quic::QuicEvent;
+use crate::route::{Local, Rib};
+
+/// What a start has made.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// Name of this host in the store.
+    pub(super) name: String,
+    pub(super) engine: Engine,
+    /// Why this engine runs.
+    pub(super) reason: String,
+    pub(super) publisher: Publisher,
+    pub(super) choice: Choice,
+    /// Second descriptors of the device's queues, to be joined with other sockets later.
+    pub(super) tun: Tun,
+    pub(super) device: Device,
+    pub(super) encryption: Encryption,
+    pub(super) failed: mpsc::UnboundedReceiver<WorkerError>,
+}
+
+/// Our own data path.
+#[derive(Debug)]
+pub struct Userspace {
+    parts: Parts,
+    spread_ports: bool,
+    report: Arc<FibPart>,
+    duplicate_subnet: DuplicateSubnetMonitor,
+    spoofing: SpoofingMonitor,
+}
+
+impl Userspace {
+    pub(super) fn new(parts: Parts, spread_ports: bool) -> Self {
+        let Parts { engine, publisher, .. } = &parts;
+        let report = Arc::new(FibPart::new(engine.view(), publisher.networks(), publisher.local().policy));
+        let (duplicate_subnet, spoofing) = (DuplicateSubnetMonitor::default(), SpoofingMonitor::default());
+        Self { parts, spread_ports, report, duplicate_subnet, spoofing }
+    }
+
+    pub(in crate::backend) fn desired(&self) -> Desired {
+        let Parts { device, publisher, .. } = &self.parts;
+        device::desired(device.name(), publisher.local(), publisher.networks())
+    }
+
+    pub(in crate::backend) fn apply(&mut self, rib: &Rib, changed_at: &[Instant]) {
+        let published = self.parts.publisher.apply(rib);
+        for changed in changed_at {
+            self.report.published(published.duration_since(*changed).as_secs_f64());
+        }
+        self.parts.encryption.refresh();
+    }
+
+    pub(in crate::backend) fn peers(&self) -> usize {
+        self.parts.engine.view().fib().peers().len()
+    }
+
+    pub(in crate::backend) fn keep(&self) -> Result<(), BackendError> {
+        Ok(self.parts.device.keep()?)
+    }
+
+    pub(in crate::backend) async fn event(&mut self) -> Event {
+        loop {
+            let Parts { failed, encryption, .. } = &mut self.parts;
+            tokio::select! {
+                error = failed.recv() => {
+                    let error = error.unwrap_or(WorkerError::Panicked);
+                    return Event::Failed(error.into());
+                }
+                report = encryption.report() => match report {
+                    QuicEvent::PathMtu { peer, mtu } if self.parts.publisher.set_path_mtu(peer, mtu) => {
+                        return Event::PathMtu { peer, mtu };
+                    }
+                    QuicEvent::PathMtu { .. } => {}
+                    QuicEvent::Failed => return Event::Failed(EncryptionError::Panicked.into()),
+                }
+            }
+        }
+    }
+
+    /// Opens sockets on a new address first; then the workers start anew between these and the
+    /// queues of the device, in which packets wait meanwhile.
+    pub(in crate::backend) async fn relocate(&mut self, local: &Local) -> Result<(), BackendError> {
+        let Parts { engine, publisher, choice, tun, encryption, .. } = &mut self.parts;
+        if local.public != publisher.local().public {
+            let address = SocketAddr::new(local.public, local.port);
+            let sockets = sockets::open(choice, address, self.spread_ports).await?;
+            let tun = tun.try_clone().map_err(BackendError::NoWorker)?;
+            let io = tun.join(choice, sockets);
+            engine.replace(io).map_err(BackendError::NoWorker)?;
+            encryption.relocate(local.public);
+        }
+        publisher.relocate(local.clone());
+        Ok(())
+    }
+
+    pub(in crate::backend) fn check_sources(&mut self) -> DuplicateSubnet {
+        let Parts { name, engine, publisher, .. } = &self.parts;
+        let (view, now) = (engine.view(), Instant::now());
+        let fib = view.fib();
+        if let Some(from) = self.spoofing.check(view.accounts(), now) {
+            let host = fib.peer_by_address(from).map_or("?", |peer| peer.name.as_str());
+            tracing::warn!(
+                host, peer = %from,
+                "dropped packets of a host with sources in no subnet of its own (spoofed_source)"
+            );
+        }
+        self.duplicate_subnet.check(view.accounts(), &fib, (name, publisher.local()), now)
+    }
+
+    pub(in crate::backend) fn renew_if_due(&mut self, config: &Config) -> Result<Renewal, BackendError> {
+        match self.parts.encryption.should_renew() {
+            true => self.renew(config, false),
+            false => Ok(Renewal::NotDue),
+        }
+    }
+
+    /// `reconnect`: also with a certificate that is the same.
+    pub(in crate::backend) fn renew(
+        &mut self,
+        config: &Config,
+        reconnect: bool,
+    ) -> Result<Renewal, BackendError> {
+        let announced = self.parts.encryption.renew(config, reconnect)?;
+        Ok(announced.map_or(Renewal::Same, Renewal::Announce))
+    }
+
+    pub(in crate::backend) fn parts(&self) -> Vec<Arc<dyn Part>> {
+        let engine = EnginePart::new(self.parts.engine.view(), self.parts.reason.clone());
+        let mut parts: Vec<Arc<dyn Part>> = vec![self.report.clone(), Arc::new(engine)];
+        parts.extend(self.parts.encryption.parts());
+        parts
+    }
+
+    pub(in crate::backend) async fn stop(self) {
+        let Parts { engine, tun, device, encryption, .. } = self.parts;
+        encryption.stop();
+        engine.stop();
+        device.remove().await;
+        drop(tun);
+    }
+}

@@ -1,0 +1,125 @@
+//! The UDP sockets of the workers.
+//!
+//! All receiving sockets share the cluster's port. A worker sends by its receiving socket, or by a
+//! socket of its own whose port tells the peer which worker it belongs to.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use super::choice::{Choice, EngineKind};
+use crate::sys::udp;
+
+/// Why the sockets cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Another process has the port.
+    #[error(
+        "UDP port {} is in use on {}: another hopsack or flanneld? stop it (see `ss -ulpn`), or change \
+         overlay.port on every host", .0.port(), .0.ip()
+    )]
+    InUse(SocketAddr),
+    /// The address cannot be bound.
+    #[error("cannot bind UDP {address}: {error}")]
+    Bind {
+        /// Address and port.
+        address: SocketAddr,
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
+    },
+    /// One of several sockets cannot be opened.
+    #[error("cannot open a UDP socket on {address}: {error}")]
+    Open {
+        /// Address and port.
+        address: SocketAddr,
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// The sockets of one worker.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    pub(super) receive: UdpSocket,
+    pub(super) send: UdpSocket,
+}
+
+/// Opens the sockets of all workers. `spread`: all but the first worker send from a port of their
+/// own.
+pub(super) async fn open(
+    choice: &Choice,
+    address: SocketAddr,
+    spread: bool,
+) -> Result<Vec<Sockets>, SocketError> {
+    // First a socket that does not share its port: sockets that do would share it with another
+    // hopsack as well.
+    let alone = bind_patiently(address).await?;
+    let failed = |error| SocketError::Open { address, error };
+    if choice.engine == EngineKind::Simple {
+        let send = alone.try_clone().map_err(failed)?;
+        return Ok(vec![Sockets { receive: alone, send }]);
+    }
+    drop(alone);
+    let receive = |_| {
+        let receive = udp::bind_shared(address)?;
+        if choice.offload
+            && let Err(error) = udp::receive_trains(&receive)
+        {
+            tracing::warn!(%error, "no UDP_GRO: each datagram is received alone");
+        }
+        Ok(receive)
+    };
+    let receive: Vec<UdpSocket> =
+        (0..choice.workers).map(receive).collect::<io::Result<_>>().map_err(failed)?;
+    if choice.workers > 1
+        && let Err(error) = udp::choose_by_source_port(&receive[0], address.port(), choice.workers)
+    {
+        tracing::warn!(%error, "a peer's workers may share one of ours: the kernel distributes by hash");
+    }
+    let both = |(number, receive): (usize, UdpSocket)| {
+        let has_own = spread && number > 0;
+        let send = if has_own { bind_own(address, number, choice.workers)? } else { receive.try_clone()? };
+        Ok(Sockets { receive, send })
+    };
+    receive.into_iter().enumerate().map(both).collect::<io::Result<_>>().map_err(failed)
+}
+
+/// Binds one socket that does not share its port.
+pub(super) fn bind(address: SocketAddr) -> Result<UdpSocket, SocketError> {
+    udp::bind(address).map_err(|error| {
+        let in_use = error.kind() == io::ErrorKind::AddrInUse;
+        if in_use { SocketError::InUse(address) } else { SocketError::Bind { address, error } }
+    })
+}
+
+/// Binds a socket to send by, on a port that stands for this worker: a peer with as many workers
+/// answers by the worker to which this port belongs ([`udp::choose_by_source_port`]).
+fn bind_own(address: SocketAddr, number: usize, workers: usize) -> io::Result<UdpSocket> {
+    /// Each port fits with a probability of one in `workers`, which are 64 at most.
+    const TRIES: usize = 2000;
+    for _ in 0..TRIES {
+        let socket = udp::bind(SocketAddr::new(address.ip(), 0))?;
+        let port = u32::from(socket.local_addr()?.port());
+        let at = usize::try_from(port.wrapping_sub(address.port().into())).unwrap_or(0) % workers;
+        if at == number {
+            udp::receive_nothing(&socket)?;
+            return Ok(socket);
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
+}
+
+/// Binds, and waits a moment for the port: the kernel closes the descriptors of a killed process
+/// that used io_uring shortly after its end.
+async fn bind_patiently(address: SocketAddr) -> Result<UdpSocket, SocketError> {
+    const TRIES: u32 = 10;
+    for _ in 1..TRIES {
+        if let Ok(socket) = bind(address) {
+            return Ok(socket);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    bind(address)
+}

@@ -1,0 +1,190 @@
+//! The select loop of a running node, and what it does about each event.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::time::{Instant, sleep_until};
+
+use super::Node;
+use super::error::NodeError;
+use super::service_manager::{SignalName, notify};
+use crate::api::ProblemCode;
+use crate::backend::{BackendError, DuplicateSubnet, Event, Renewal};
+use crate::config::{Config, Sources};
+use crate::route::Change;
+use crate::store::Update;
+
+/// Often enough for `status` and any watchdog.
+const TICK: Duration = Duration::from_secs(1);
+
+impl Node {
+    /// Serves until a signal comes, the backend cannot go on, or our lease belongs to another host.
+    /// On SIGHUP, `reconfigure` gets the new configuration for what can change while running (the
+    /// log filter).
+    pub async fn run(mut self, sources: &Sources, reconfigure: impl Fn(&Config)) -> Result<(), NodeError> {
+        self.reports.store.set_health(self.store.health());
+        self.report(false);
+        let result = self.serve(sources, reconfigure).await;
+        self.stop().await;
+        result
+    }
+
+    async fn serve(&mut self, sources: &Sources, reconfigure: impl Fn(&Config)) -> Result<(), NodeError> {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            let repair_due = self.reconciler.due();
+            tokio::select! {
+                update = self.store.next() => self.updates(update).await?,
+                () = sleep_until(self.map.due()), if self.map.is_pending() => self.publish(),
+                notice = self.reconciler.changed() => {
+                    self.reconciler.note(&notice);
+                    if self.public_address.concerns(&notice) {
+                        self.follow_underlay().await?;
+                    }
+                }
+                () = sleep_until(repair_due) => {
+                    self.reconciler.repair().await;
+                    self.report(false);
+                }
+                event = self.backend.event() => self.backend_event(event)?,
+                signal = self.signals.next() => {
+                    if signal == SignalName::Hangup {
+                        self.reload(sources, &reconfigure);
+                        continue;
+                    }
+                    tracing::info!("{}: stopping", signal.name());
+                    return Ok(());
+                }
+                _ = tick.tick() => self.tick().await?,
+            }
+        }
+    }
+
+    /// Does what is to be done every second.
+    async fn tick(&mut self) -> Result<(), NodeError> {
+        self.reports.store.set_health(self.store.health());
+        self.check_sources();
+        self.retry_underlay().await?;
+        notify(&[NotifyState::Watchdog]);
+        let renewal = self.backend.renew_if_due(&self.config);
+        self.renewed(renewal);
+        Ok(())
+    }
+
+    fn backend_event(&mut self, event: Event) -> Result<(), NodeError> {
+        match event {
+            Event::Failed(error) => Err(error.into()),
+            Event::PathMtu { peer, mtu } => {
+                tracing::info!(%peer, mtu, "path MTU to peer changed");
+                self.publish();
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes all updates that are waiting, and puts them into effect together.
+    async fn updates(&mut self, first: Update) -> Result<(), NodeError> {
+        let (mut next, mut listed) = (Some(first), false);
+        while let Some(update) = next {
+            listed |= matches!(update, Update::Change(Change::Snapshot { .. }, _));
+            self.update(update)?;
+            next = self.store.try_next();
+        }
+        self.reports.store.set_health(self.store.health());
+        if self.map.is_pending() && Instant::now() >= self.map.due() {
+            self.publish();
+        }
+        // The file store says in a list at which addresses this host may be reached.
+        if listed {
+            self.follow_underlay().await?;
+        }
+        self.report(false);
+        Ok(())
+    }
+
+    fn update(&mut self, update: Update) -> Result<(), NodeError> {
+        match update {
+            Update::Change(change, changed_at) => {
+                self.map.take(change, changed_at.into());
+                self.reports.store.available();
+            }
+            Update::Recovered => self.reports.store.available(),
+            Update::Trouble(problem) => self.reports.store.unavailable(problem),
+            Update::Notice(text) => tracing::warn!("{text}"),
+            Update::Lost(lost) => return Err(NodeError::Lost(lost)),
+        }
+        Ok(())
+    }
+
+    /// Puts the map into effect.
+    pub(super) fn publish(&mut self) {
+        self.map.publish(&mut self.backend);
+    }
+
+    /// Looks whether another host uses this host's subnet.
+    fn check_sources(&mut self) {
+        let subnets: Vec<String> = self.local.subnets.iter().map(ToString::to_string).collect();
+        let (subnets, problems) = (subnets.join(" "), self.reports.problems());
+        match self.backend.check_sources() {
+            DuplicateSubnet::Unchanged => return,
+            DuplicateSubnet::Over => problems.end(ProblemCode::DuplicateSubnet, &subnets),
+            DuplicateSubnet::Seen { cause, log, verify, .. } => {
+                if log {
+                    problems.raise(ProblemCode::DuplicateSubnet, &subnets, cause);
+                } else {
+                    problems.refresh(ProblemCode::DuplicateSubnet, &subnets, cause);
+                }
+                if verify {
+                    self.store.verify();
+                }
+            }
+        }
+        self.report(false);
+    }
+
+    fn reload(&mut self, sources: &Sources, reconfigure: &impl Fn(&Config)) {
+        notify(&[NotifyState::Reloading]);
+        self.store.reload();
+        match sources.load() {
+            Ok(config) => {
+                for (new, old) in config.values.iter().zip(&self.config.values) {
+                    if new.value != old.value && new.section != "log" {
+                        let key = format!("{}.{}", new.section, new.key);
+                        tracing::warn!(key, old = old.value, new = new.value, "change needs a restart");
+                    }
+                }
+                reconfigure(&config);
+                let renewal = self.backend.renew(&config);
+                self.renewed(renewal);
+                tracing::info!("SIGHUP: configuration and map loaded again");
+            }
+            Err(error) => tracing::error!("SIGHUP: {error}; the configuration stays as it was"),
+        }
+        self.report(true);
+    }
+
+    /// Acts on the result of looking for a new certificate.
+    fn renewed(&mut self, renewal: Result<Renewal, BackendError>) {
+        let problems = self.reports.problems();
+        match renewal {
+            Ok(Renewal::NotDue) => return,
+            Ok(Renewal::Same) => problems.end_all(ProblemCode::Certificate),
+            Ok(Renewal::Announce(announced)) => {
+                problems.end_all(ProblemCode::Certificate);
+                tracing::info!(fingerprint = %announced.fingerprint, "certificate of this host changed");
+                self.store.announce(announced);
+            }
+            Err(error) => problems.raise(
+                ProblemCode::Certificate,
+                "security.cert",
+                format!("{error}; the certificate that was loaded before stays in use"),
+            ),
+        }
+        self.report(false);
+    }
+
+    /// Reports the state to systemd, if it has changed or `force` is set.
+    pub(super) fn report(&mut self, force: bool) {
+        self.service_manager.report(self.backend.peers(), self.reports.problems(), force);
+    }
+}

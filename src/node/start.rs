@@ -1,0 +1,108 @@
+//! The start of a node.
+
+use std::sync::Arc;
+
+use super::error::NodeError;
+use super::map::Map;
+use super::observe::{HostPart, Reports};
+use super::service_manager::{ServiceManager, Signals};
+use super::underlay::{self, PublicAddress};
+use super::{Node, join, privileges, servers, subnet_env};
+use crate::backend::{Backend, Prepared, Setup};
+use crate::config::{Config, StoreConfig};
+use crate::observe::Registry;
+use crate::reconcile::{Kernel, Linux, Reconciler};
+use crate::route::{Local, Networks};
+use crate::store::StorePart;
+use crate::sys::Capabilities;
+
+impl Node {
+    /// Brings everything up, or nothing. `None`: a signal ended it while it waited for its store.
+    pub async fn start(config: Config) -> Result<Option<Self>, NodeError> {
+        let capabilities = Capabilities::probe();
+        privileges::check(&capabilities)?;
+        Self::start_on(config, &capabilities, Kernel::Linux(Linux::new()?)).await
+    }
+
+    /// Like [`Node::start`], on the host that `kernel` stands for.
+    pub(super) async fn start_on(
+        mut config: Config,
+        capabilities: &Capabilities,
+        kernel: Kernel,
+    ) -> Result<Option<Self>, NodeError> {
+        let no_signals = |error| NodeError::Environment(format!("cannot wait for signals: {error}"));
+        let mut signals = Signals::new().map_err(no_signals)?;
+        let registry = Arc::<Registry>::default();
+        let servers = servers::start(&config, &registry).await?;
+        let reader = kernel.reader();
+        let underlay = underlay::find(&reader, &config.node).await?;
+        let prepared = Prepared::new(&config, capabilities)?;
+        if let StoreConfig::Etcd(etcd) = &mut config.store {
+            etcd.announced = prepared.announce();
+        }
+        let opened = join::open_store(&config, &underlay, &registry, &mut signals).await?;
+        let Some((store, opened)) = opened else { return Ok(None) };
+        let local = join::local(&config, &underlay, &opened)?;
+        let (name, networks) = (opened.lease.name, opened.cluster.networks);
+        prepared.check(&name, local.port)?;
+        tracing::info!(
+            host = name, public_ip = %local.public, interface = underlay.interface,
+            store = store.describe(), "joined the cluster"
+        );
+
+        let underlay_mtu = underlay.mtu;
+        let setup = Setup { name: name.clone(), networks, local: local.clone(), underlay_mtu };
+        let mut backend = prepared.start(&config, setup).await?;
+        let mut map = Map::new(opened.snapshot);
+        let mut reconciler = Reconciler::new(kernel, registry.problems().clone());
+        let rest = (&mut reconciler, &mut backend, &mut map);
+        if let Err(error) = bring_up(rest, (&config, &networks, &local)).await {
+            backend.stop().await;
+            return Err(error);
+        }
+
+        let problems = registry.problems().clone();
+        let interface = underlay.interface.clone();
+        let names = (name, config.overlay.device.clone());
+        let host = HostPart::new(names, networks, (local.clone(), interface), reader, problems.clone());
+        let host = Arc::new(host);
+        let store_part = Arc::new(StorePart::new(store.describe(), problems));
+        // In the order in which a packet meets them.
+        registry.add(host.clone());
+        backend.parts().into_iter().for_each(|part| registry.add(part));
+        registry.add(store_part.clone());
+        registry.add(reconciler.repairs().clone());
+        registry.set_ready();
+        let public_address = PublicAddress::new(&underlay, local.public);
+        let reports = Reports { registry, host, store: store_part };
+        let service_manager = ServiceManager::default();
+        Ok(Some(Self {
+            config,
+            signals,
+            servers,
+            store,
+            map,
+            backend,
+            reconciler,
+            reports,
+            networks,
+            local,
+            public_address,
+            service_manager,
+        }))
+    }
+}
+
+/// Puts kernel and map in place, and last subnet.env, which tells other programs that the overlay
+/// can be used.
+async fn bring_up(
+    (reconciler, backend, map): (&mut Reconciler, &mut Backend, &mut Map),
+    (config, networks, local): (&Config, &Networks, &Local),
+) -> Result<(), NodeError> {
+    let desired = map.desired(backend);
+    reconciler.change(desired.clone()).await?;
+    map.publish(backend);
+    tracing::info!(peers = backend.peers(), "route table published");
+    reconciler.change(desired.merge(subnet_env::desired(&config.node, networks, local))).await?;
+    Ok(backend.keep()?)
+}

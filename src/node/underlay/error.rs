@@ -1,0 +1,58 @@
+//! Why there is no usable interface or address.
+
+use std::net::IpAddr;
+
+use crate::netlink::NetlinkError;
+
+/// Why there is no usable interface or address.
+#[derive(Debug, thiserror::Error)]
+pub enum UnderlayError {
+    /// No interface has the configured name.
+    #[error("node.interface = {name:?}: no such interface; there are {}", there.join(", "))]
+    NoInterface {
+        /// Configured name.
+        name: String,
+        /// Names of the interfaces of this host.
+        there: Vec<String>,
+    },
+    /// No interface has the configured address.
+    #[error("{key} = {address} is on no interface of this host; its addresses are: {}", list(own))]
+    NotOurs {
+        /// Key of the configuration.
+        key: &'static str,
+        /// Configured address.
+        address: IpAddr,
+        /// Addresses of this host.
+        own: Vec<IpAddr>,
+    },
+    /// There is no default route by which an interface could be chosen.
+    #[error("this host has no default route to choose an interface by: set node.interface or node.public_ip")]
+    NoDefaultRoute,
+    /// The interface has no address that other hosts could use.
+    #[error("{0} has no address by which other hosts could reach it: give it one")]
+    NoAddress(String),
+    /// The interface was removed in the meantime.
+    #[error("the underlay interface went away")]
+    Gone,
+    /// The kernel refused a question.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+impl UnderlayError {
+    /// Whether the configuration names something that this host does not have.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::NoInterface { .. } | Self::NotOurs { .. } => true,
+            Self::NoDefaultRoute | Self::NoAddress(_) | Self::Gone | Self::Netlink(_) => false,
+        }
+    }
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    match addresses {
+        [] => "none".to_owned(),
+        some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
