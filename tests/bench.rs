@@ -146,7 +146,7 @@ fn floor_tunnels_carry_traffic() {
 
 #[test]
 fn links_can_be_switched_back_and_forth() {
-    let options = Options::unique("bench-cables", "/bin/false");
+    let options = Options::unique("bench-links", "/bin/false");
     let plan = BenchPlan {
         systems: vec![System::Raw],
         underlays: vec![Underlay::NosegNocsum, Underlay::NosegGro, Underlay::Pass, Underlay::Noseg],

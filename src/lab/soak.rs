@@ -1,4 +1,4 @@
-//! Soak: carries traffic for an hour and samples for errors and memory growth.
+//! Soak: carries traffic for an hour and looks for errors and memory growth.
 //!
 //! Verified TCP streams run in both families and both directions, and are replaced now and then.
 //! Numbered datagrams of several sizes run beside them (`datagrams`). At intervals the soak prints
@@ -49,8 +49,8 @@ const RENEW: Duration = Duration::from_secs(60);
 /// in an hour.
 const MAX_GROWTH_KIB: u64 = 8 * 1024;
 
-/// Time until all buffers have been used once. A soak whose middle comes before this is too short
-/// to judge memory.
+/// Time until all buffers have been used once. If the middle of a soak comes before this, the soak
+/// is too short to judge memory.
 const SETTLED: Duration = Duration::from_secs(20);
 
 /// Time for packets to arrive that are still under way when the senders have stopped.

@@ -361,6 +361,6 @@ fn ignore_missing(error: LabError) -> Result<(), LabError> {
 /// Time between two checks of a system that starts.
 const START_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// About how long a change of systems takes, for the estimate.
+/// Approximate time for a change of the system, for the estimate.
 pub(super) const SWITCH: Duration = Duration::from_millis(300);
 const _: () = assert!(SWITCH.as_millis() < daemon::TERM_TIMEOUT.as_millis());
