@@ -66,8 +66,8 @@ impl EndpointState {
 
     async fn attempt(self: &Rc<Self>, peer: &Rc<QuicPeer>) -> Result<(), HandshakeError> {
         let (name, announced) = {
-            let fib = self.view.fib();
-            let (route, announced) = encrypting_peer(&fib, peer.address).ok_or(HandshakeError::NoLease)?;
+            let table = self.view.fib();
+            let (route, announced) = encrypting_peer(&table, peer.address).ok_or(HandshakeError::NoLease)?;
             (route.name.clone(), announced)
         };
         // The name is only used for SNI: the certificate is checked after the handshake.
@@ -137,8 +137,8 @@ impl EndpointState {
         connection: Connection,
         received_number: Option<u64>,
     ) -> Result<(), HandshakeError> {
-        let fib = self.view.fib();
-        let Some((route, announced)) = encrypting_peer(&fib, peer.address) else {
+        let table = self.view.fib();
+        let Some((route, announced)) = encrypting_peer(&table, peer.address) else {
             CloseReason::NoLease.close(&connection);
             return Err(HandshakeError::NoLease);
         };
@@ -184,8 +184,8 @@ impl EndpointState {
     }
 
     /// Whether a connection's certificate is still the one of the lease.
-    pub(super) fn is_still_trusted(&self, peer: &QuicPeer, connection: &Connection, fib: &Table) -> bool {
-        encrypting_peer(fib, peer.address)
+    pub(super) fn is_still_trusted(&self, peer: &QuicPeer, connection: &Connection, table: &Table) -> bool {
+        encrypting_peer(table, peer.address)
             .is_some_and(|(route, announced)| self.check_certificate(connection, route, announced).is_ok())
     }
 
@@ -200,8 +200,8 @@ impl EndpointState {
             let is_unreachable = !peer.is_connected();
             self.status.count_failed(peer.address, is_unreachable.then(|| error.clone()));
             if peer.warning.allows() {
-                let fib = self.view.fib();
-                let host = fib.peer_by_address(peer.address).map_or("?", |route| route.name.as_str());
+                let table = self.view.fib();
+                let host = table.peer_by_address(peer.address).map_or("?", |route| route.name.as_str());
                 tracing::warn!(
                     host, peer = %peer.address, reason = error.code(), %error,
                     "encrypted connection failed"

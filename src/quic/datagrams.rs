@@ -33,9 +33,9 @@ impl EndpointState {
         let slow_path = self.view.slow_path().clone();
         loop {
             let trains = slow_path.take().await;
-            let fib = self.view.fib();
+            let table = self.view.fib();
             for train in trains {
-                if encrypting_peer(&fib, train.to).is_some() {
+                if encrypting_peer(&table, train.to).is_some() {
                     self.enqueue(train);
                 } else {
                     self.drop_egress(DropReason::Unconnected, train.count());
@@ -138,14 +138,14 @@ impl EndpointState {
         let connection = &tracked.connection;
         while let Ok(first) = connection.read_datagram().await {
             peer.active_at.set(Instant::now());
-            let fib = self.view.fib();
+            let table = self.view.fib();
             let mut writer = self.writer.borrow_mut();
             // The writer counts the packets that it does not admit.
-            let _ = writer.admit(&fib, peer.address, &first);
+            let _ = writer.admit(&table, peer.address, &first);
             let mut packets = 1;
             while packets < READ_BATCH_PACKETS {
                 let Some(Ok(next)) = connection.read_datagram().now_or_never() else { break };
-                let _ = writer.admit(&fib, peer.address, &next);
+                let _ = writer.admit(&table, peer.address, &next);
                 packets += 1;
             }
             writer.flush();

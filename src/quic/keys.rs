@@ -101,8 +101,8 @@ impl EndpointState {
     }
 
     /// Removes a peer's keys when their time is over.
-    pub(super) fn expire_keys(&self, peer: &QuicPeer, fib: &Table) {
-        let Some((route, _)) = encrypting_peer(fib, peer.address) else { return };
+    pub(super) fn expire_keys(&self, peer: &QuicPeer, table: &Table) {
+        let Some((route, _)) = encrypting_peer(table, peer.address) else { return };
         let has_expired = route.session.as_ref().is_some_and(|session| session.tick(now()));
         if has_expired {
             tracing::warn!(
@@ -113,8 +113,8 @@ impl EndpointState {
     }
 
     /// Dials for new keys if they are due.
-    pub(super) fn dial_if_rekey_is_due(self: &Rc<Self>, peer: &Rc<QuicPeer>, fib: &Table) {
-        let Some(session) = session(fib, peer) else { return };
+    pub(super) fn dial_if_rekey_is_due(self: &Rc<Self>, peer: &Rc<QuicPeer>, table: &Table) {
+        let Some(session) = session(table, peer) else { return };
         if session.rekey_due(now()) && peer.is_connected() {
             self.dial(peer);
         }
@@ -128,8 +128,8 @@ impl EndpointState {
     }
 }
 
-fn session(fib: &Table, peer: &QuicPeer) -> Option<Arc<Session>> {
-    encrypting_peer(fib, peer.address).and_then(|(route, _)| route.session.clone())
+fn session(table: &Table, peer: &QuicPeer) -> Option<Arc<Session>> {
+    encrypting_peer(table, peer.address).and_then(|(route, _)| route.session.clone())
 }
 
 async fn exchange(

@@ -101,8 +101,8 @@ impl EndpointState {
 
     /// The FIB has changed: closes the connections to peers that are no longer in it.
     pub(super) fn refresh(self: &Rc<Self>) {
-        let fib = self.view.fib();
-        let is_gone = |peer: &Rc<QuicPeer>| encrypting_peer(&fib, peer.address).is_none();
+        let table = self.view.fib();
+        let is_gone = |peer: &Rc<QuicPeer>| encrypting_peer(&table, peer.address).is_none();
         for peer in self.all_peers().into_iter().filter(is_gone) {
             self.peers.borrow_mut().remove(&peer.address);
             peer.is_gone.set(true);
@@ -115,14 +115,14 @@ impl EndpointState {
         // A new process dials all peers once: connections that they have to an earlier process of
         // this host are useless.
         if !self.has_dialled_all.replace(true) {
-            self.dial_all(&fib);
+            self.dial_all(&table);
         }
     }
 
-    fn dial_all(self: &Rc<Self>, fib: &Table) {
-        for route in fib.peers() {
+    fn dial_all(self: &Rc<Self>, table: &Table) {
+        for route in table.peers() {
             let address = route.endpoint.ip();
-            if encrypting_peer(fib, address).is_some() {
+            if encrypting_peer(table, address).is_some() {
                 self.dial(&self.peer(address));
             }
         }

@@ -15,7 +15,7 @@ use crate::forward::{DropReason, Table};
 impl EndpointState {
     /// Called twice a second.
     pub(super) fn tick(self: &Rc<Self>) {
-        let fib = self.view.fib();
+        let table = self.view.fib();
         self.collect_socket_counters();
         for peer in self.all_peers() {
             if peer.waiting_since.get().is_some_and(|since| since.elapsed() >= MAX_WAIT) {
@@ -26,26 +26,26 @@ impl EndpointState {
                 self.count_sent(&tracked);
                 self.drop_egress(DropReason::TooBig, tracked.take_too_long());
             }
-            self.expire_keys(&peer, &fib);
-            self.check_connection(&peer, &fib);
+            self.expire_keys(&peer, &table);
+            self.check_connection(&peer, &table);
         }
     }
 
     /// Replaces the connection in use if its certificate or keys are old. Closes it if it is idle.
-    fn check_connection(self: &Rc<Self>, peer: &Rc<QuicPeer>, fib: &Table) {
+    fn check_connection(self: &Rc<Self>, peer: &Rc<QuicPeer>, table: &Table) {
         let Some(connection) = peer.connection() else { return };
         self.report_path_mtu(peer, inner_mtu(&connection));
-        if !self.is_still_trusted(peer, &connection, fib) {
+        if !self.is_still_trusted(peer, &connection, table) {
             // The lease announces another certificate: the peer has renewed it, and shows the new
             // one in a new handshake.
             self.dial(peer);
         } else if self.has_sealed_packets(peer) {
             peer.active_at.set(Instant::now());
-            self.dial_if_rekey_is_due(peer, fib);
+            self.dial_if_rekey_is_due(peer, table);
         } else if peer.active_at.get().elapsed() >= self.idle_timeout {
             CloseReason::Idle.close(&connection);
         } else {
-            self.dial_if_rekey_is_due(peer, fib);
+            self.dial_if_rekey_is_due(peer, table);
         }
     }
 

@@ -126,8 +126,8 @@ impl EndpointState {
 }
 
 /// The peer at an address, if packets to it must be encrypted.
-pub(super) fn encrypting_peer(fib: &Table, address: IpAddr) -> Option<(&Peer, Announced)> {
-    let peer = fib.peer_by_address(address)?;
+pub(super) fn encrypting_peer(table: &Table, address: IpAddr) -> Option<(&Peer, Announced)> {
+    let peer = table.peer_by_address(address)?;
     let announced = peer.abilities.secure.filter(|_| peer.protection != Protection::Clear)?;
     (announced.mode != Mode::None).then_some((peer, announced))
 }
