@@ -1,13 +1,14 @@
 //! Requests and answers of the control socket, as plain data.
 //!
-//! A client sends one [`Request`] a line and receives one [`Answer`] a line, both as JSON. The answers ([`Status`],
-//! [`PeerRow`], [`RouteRow`], [`DropRow`], [`Explanation`]) are the structs that the commands print, as a table or as
-//! JSON. The daemon, the commands, the lab and the tests share these types.
+//! A client sends one [`Request`] a line and receives one [`Answer`] a line, both as JSON. The
+//! answers ([`Status`], [`PeerRow`], [`RouteRow`], [`DropRow`], [`Explanation`]) are the structs
+//! that the commands print, as a table or as JSON. The daemon, the commands, the lab and the tests
+//! share these types.
 //!
 //! This module does no input or output and knows no part of the daemon.
 //!
-//! Invariant: a JSON field keeps its name and its meaning. Programs test the codes ([`ProblemCode`], [`StepCode`], drop
-//! reasons), never the sentences.
+//! Invariant: a JSON field keeps its name and its meaning. Programs test the codes
+//! ([`ProblemCode`], [`StepCode`], drop reasons), never the sentences.
 #![forbid(unsafe_code)]
 
 mod explain;

@@ -1,7 +1,8 @@
 //! The command line: the table of contents of the commands.
 //!
-//! Each command has a file of its own. A command calls the library or asks the running daemon, and prints the result as a
-//! table, or with `--json` the same value as JSON. No command decides anything.
+//! Each command has a file of its own. A command calls the library or asks the running daemon, and
+//! prints the result as a table, or with `--json` the same value as JSON. No command decides
+//! anything.
 
 mod ask;
 mod check;
@@ -61,15 +62,17 @@ pub struct Cli {
 enum Command {
     /// Run the daemon in the foreground
     ///
-    /// The daemon joins the cluster, creates the overlay device and forwards packets until it receives SIGTERM or SIGINT.
-    /// SIGHUP makes it read the cluster file, the certificates and the log filter again. If an earlier daemon was killed,
-    /// this one takes over its device and routes.
+    /// The daemon joins the cluster, creates the overlay device and forwards packets until it
+    /// receives SIGTERM or SIGINT. SIGHUP makes it read the cluster file, the certificates and the
+    /// log filter again. If an earlier daemon was killed, this one takes over its device and
+    /// routes.
     #[command(after_help = "Example: hopsack run --store-path ./cluster.toml --node-interface eth1")]
     Run(ConfigOptions),
     /// Run the daemon with flanneld's flags and FLANNELD_* variables
     ///
-    /// This replaces flanneld without a change of its command line: -x, --x and -x=v are accepted. A flag that hopsack
-    /// does not support is refused, or ignored with a warning; configs/README.md has the table.
+    /// This replaces flanneld without a change of its command line: -x, --x and -x=v are accepted.
+    /// A flag that hopsack does not support is refused, or ignored with a warning;
+    /// configs/README.md has the table.
     #[command(disable_help_flag = true)]
     Flanneld {
         /// Flags of flanneld; -help lists them
@@ -78,8 +81,8 @@ enum Command {
     },
     /// Check whether this host can run the daemon
     ///
-    /// Prints one line for each requirement: ok, or FAIL with the way to fix it. The exit code is 1 if a line says FAIL.
-    /// Nothing is changed, and a running daemon is not disturbed.
+    /// Prints one line for each requirement: ok, or FAIL with the way to fix it. The exit code is 1
+    /// if a line says FAIL. Nothing is changed, and a running daemon is not disturbed.
     Check {
         #[command(flatten)]
         config: ConfigOptions,
@@ -96,8 +99,9 @@ enum Command {
     Drops(Ask),
     /// Explain what this host does with a packet for an address
     ///
-    /// Shows the route, next hop, MTU, encryption with the age of the keys, the format of the datagrams and the counters
-    /// to look at. If the packet would be dropped, it shows the reason. The running daemon answers; no packet is sent.
+    /// Shows the route, next hop, MTU, encryption with the age of the keys, the format of the
+    /// datagrams and the counters to look at. If the packet would be dropped, it shows the reason.
+    /// The running daemon answers; no packet is sent.
     #[command(after_help = "Example: hopsack explain 10.244.2.2")]
     Explain {
         /// Destination address: of a pod, or any other
@@ -120,7 +124,8 @@ enum Command {
     /// Create the CA of the cluster, and certificates for encryption between the hosts
     #[command(subcommand)]
     Pki(pki::PkiCommand),
-    /// Run a cluster on this machine, for trying, testing and measuring: starts the program hopsack-lab
+    /// Run a cluster on this machine, for trying, testing and measuring: starts the program
+    /// hopsack-lab
     #[command(disable_help_flag = true)]
     Lab {
         /// Arguments of hopsack-lab; --help lists them
@@ -136,7 +141,8 @@ enum Command {
     },
     /// Print a manual page
     ///
-    /// To install the page of `hopsack run`: hopsack man run > /usr/local/share/man/man1/hopsack-run.1
+    /// To install the page of `hopsack run`: hopsack man run >
+    /// /usr/local/share/man/man1/hopsack-run.1
     Man {
         /// Command that the page describes; without one, all of hopsack
         #[arg(value_name = "COMMAND")]
@@ -145,8 +151,8 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the command. `start_log` starts logging for the daemon and returns a function that changes the log filter
-    /// later.
+    /// Runs the command. `start_log` starts logging for the daemon and returns a function that
+    /// changes the log filter later.
     pub fn run<R: Fn(&Config)>(self, start_log: impl FnOnce(&Config) -> R) -> Result<ExitCode, CliError> {
         match self.command {
             Command::Run(options) => run::run(&options.sources(), start_log)?,

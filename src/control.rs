@@ -1,9 +1,10 @@
 //! The control socket: a unix socket through which commands ask the running daemon.
 //!
-//! [`Server`] reads requests and hands them to a [`Handler`]; [`ask`] is the client. This module knows the types of
-//! [`crate::api`] and no part of the daemon. No request changes anything.
+//! [`Server`] reads requests and hands them to a [`Handler`]; [`ask`] is the client. This module
+//! knows the types of [`crate::api`] and no part of the daemon. No request changes anything.
 //!
-//! Invariant: at most one daemon answers at a path, and a daemon takes over a path that a dead one left.
+//! Invariant: at most one daemon answers at a path, and a daemon takes over a path that a dead one
+//! left.
 #![forbid(unsafe_code)]
 
 mod client;

@@ -1,4 +1,5 @@
-//! hopsack: parse, run, and turn what happened into an exit code: 0 ok, 1 failed, 2 bad usage or configuration.
+//! The program `hopsack`: parses the arguments, runs the command, and turns its result into an exit
+//! code: 0 for success, 1 for a failure, 2 for a wrong argument or configuration.
 
 use std::process::ExitCode;
 
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs to standard error. Returns what changes the filter of the running program.
+/// Starts logging to standard error. Returns a function that changes the log filter later.
 fn start_log(config: &Config) -> impl Fn(&Config) + use<> {
     let (filter, handle) = reload::Layer::new(targets(config));
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -30,12 +31,12 @@ fn start_log(config: &Config) -> impl Fn(&Config) + use<> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "hopsack");
     move |config| {
         if let Err(error) = handle.reload(targets(config)) {
-            tracing::warn!(%error, "the log filter stays as it was");
+            tracing::warn!(%error, "log filter not changed");
         }
     }
 }
 
 fn targets(config: &Config) -> Targets {
-    // The configuration has checked it.
+    // The configuration has checked the filter already.
     config.log.filter.parse().unwrap_or_default()
 }

@@ -51,14 +51,16 @@ impl fmt::Display for ProblemCode {
     }
 }
 
-/// A condition that lasts and that the daemon cannot repair by itself. Forwarding goes on meanwhile.
+/// A condition that lasts and that the daemon cannot repair by itself. Forwarding goes on
+/// meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Kind of the problem.
     pub code: ProblemCode,
     /// Name of the affected thing: an interface, a file, a subnet, a store.
     pub object: String,
-    /// What is wrong and how to fix it, as one sentence. The sentence may change while the problem lasts.
+    /// What is wrong and how to fix it, as one sentence. The sentence may change while the problem
+    /// lasts.
     pub cause: String,
     /// Seconds since the problem began.
     pub since_seconds: u64,

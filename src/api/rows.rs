@@ -29,7 +29,8 @@ pub struct RouteRow {
     pub subnet: String,
     /// Name of the host that holds the subnet's lease.
     pub host: String,
-    /// Address and port to which packets for the subnet are sent, or `local` for this host's own subnet.
+    /// Address and port to which packets for the subnet are sent, or `local` for this host's own
+    /// subnet.
     pub next_hop: String,
     /// Length in bytes of the longest inner packet that the route takes.
     pub mtu: u16,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::problem::Problem;
 
 /// State of the daemon, its place in the cluster and its sums of packets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,11 +42,14 @@ pub struct Status {
     pub engine_reason: String,
     /// Kind and location of the store.
     pub store: String,
-    /// Cause of the problem `store_unavailable`, if there is one. The last good map stays in use meanwhile.
+    /// Cause of the problem `store_unavailable`, if there is one. The last good map stays in use
+    /// meanwhile.
     pub store_trouble: Option<String>,
-    /// Seconds since the map in use was last known to be up to date; 0 while the store keeps it up to date.
+    /// Seconds since the map in use was last known to be up to date; 0 while the store keeps it up
+    /// to date.
     pub map_age_seconds: u64,
-    /// Seconds until this host's lease expires unless it is renewed; negative if it has expired; `None` if it never expires.
+    /// Seconds until this host's lease expires unless it is renewed; negative if it has expired;
+    /// `None` if it never expires.
     pub lease_expires_seconds: Option<i64>,
     /// Cause of the problem `underlay_address` or `underlay_mtu`, if there is one.
     pub underlay_trouble: Option<String>,

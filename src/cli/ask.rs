@@ -14,7 +14,8 @@ use crate::control;
 /// Where the daemon is, and how to print its answer.
 #[derive(Debug, Args)]
 pub(super) struct Ask {
-    /// Configuration file of the daemon, which names its control socket [default: /etc/hopsack/hopsack.toml]
+    /// Configuration file of the daemon, which names its control socket [default:
+    /// /etc/hopsack/hopsack.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Control socket of the daemon

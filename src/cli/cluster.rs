@@ -1,6 +1,8 @@
-//! `hopsack network` and `hopsack leases`: operator commands on the store, and how their results are printed.
+//! `hopsack network` and `hopsack leases`: operator commands on the store, and how their results
+//! are printed.
 //!
-//! The commands need no running daemon. They only print: the work is done in [`crate::node::admin`].
+//! The commands need no running daemon. They only print: the work is done in
+//! [`crate::node::admin`].
 
 use clap::Subcommand;
 use ipnet::IpNet;
@@ -76,7 +78,8 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// The etcd settings. These commands are about etcd, whichever store the daemon of this host uses.
+    /// The etcd settings. These commands are about etcd, whichever store the daemon of this host
+    /// uses.
     fn etcd(&self) -> Result<Etcd, NodeError> {
         let mut sources = self.config.sources();
         sources.options.push(("store", "kind", "etcd".into()));

@@ -1,6 +1,7 @@
 //! Output of the commands: one value, printed as a table for people or as JSON for programs.
 //!
-//! Invariant: with `--json` a command prints one JSON value on standard output, and nothing else there.
+//! Invariant: with `--json` a command prints one JSON value on standard output, and nothing else
+//! there.
 
 use std::io::{ErrorKind, Write};
 

@@ -7,8 +7,8 @@ use super::runtime::runtime;
 use crate::config::{Config, Sources};
 use crate::node::Node;
 
-/// Runs the daemon until a signal stops it. `start_log` starts logging and returns a function that changes the log filter
-/// later.
+/// Runs the daemon until a signal stops it. `start_log` starts logging and returns a function that
+/// changes the log filter later.
 pub(super) fn run<R: Fn(&Config)>(
     sources: &Sources,
     start_log: impl FnOnce(&Config) -> R,

@@ -5,10 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::ControlError;
+use super::error::ControlError;
 use crate::api::{Answer, Request, Status};
 
-/// Whether a daemon answers at `path`: `Some(" (pid N)")`, or `Some("")` for a daemon that still starts and reports no pid.
+/// Whether a daemon answers at `path`: `Some(" (pid N)")`, or `Some("")` for a daemon that still
+/// starts and reports no pid.
 #[must_use]
 pub fn running_daemon(path: &Path) -> Option<String> {
     match ask::<Status>(path, Request::Status) {

@@ -93,7 +93,7 @@ async fn converse(stream: UnixStream, handler: &impl Handler) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::ask;
+    use crate::control::client::ask;
 
     /// Answers each request with its own JSON.
     struct Echo;

@@ -1,9 +1,11 @@
 //! Metrics and health over HTTP: `/metrics` (OpenMetrics), `/healthz`, `/readyz`.
 //!
-//! This is not a general web server: it answers one GET request a connection and then closes the connection.
+//! This is not a general web server: it answers one GET request a connection and then closes the
+//! connection.
 //!
-//! `/readyz` fails only until the start is complete. It lists problems but does not fail because of them: forwarding goes
-//! on, and a probe that fails would make an orchestrator restart a daemon that works.
+//! `/readyz` fails only until the start is complete. It lists problems but does not fail because of
+//! them: forwarding goes on, and a probe that fails would make an orchestrator restart a daemon
+//! that works.
 
 use std::fmt::Write as _;
 use std::io;
@@ -13,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::Registry;
+use super::registry::Registry;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";

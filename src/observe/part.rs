@@ -3,17 +3,17 @@
 use std::fmt;
 use std::pin::Pin;
 
-use super::metrics::Encoder;
+use super::encoder::Encoder;
 use crate::api::{DropRow, Explanation, PeerRow, RouteRow, Status};
 
 /// A report that may have to ask the kernel first.
 pub type Pending<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-/// A subsystem that reports about itself. Each method adds the part's own facts and leaves those of other parts alone. A
-/// method that a part does not implement adds nothing.
+/// A subsystem that reports about itself. Each method adds the part's own facts and leaves those of
+/// other parts alone. A method that a part does not implement adds nothing.
 ///
-/// Parts are asked in the order in which they were added. `explain` depends on it: a part may read what the parts before
-/// it have found about the packet.
+/// Parts are asked in the order in which they were added. `explain` depends on it: a part may read
+/// what the parts before it have found about the packet.
 pub trait Part: fmt::Debug + Send + Sync {
     /// Fills in the part's fields of `status`.
     fn status(&self, _status: &mut Status) {}
@@ -34,7 +34,8 @@ pub trait Part: fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(()))
     }
 
-    /// Writes the part's metrics. The names carry a prefix of the part where the name alone would be ambiguous.
+    /// Writes the part's metrics. The names carry a prefix of the part where the name alone would
+    /// be ambiguous.
     fn metrics(&self, _encoder: &mut Encoder<'_>) -> fmt::Result {
         Ok(())
     }

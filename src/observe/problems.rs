@@ -1,7 +1,9 @@
-//! The list of problems that last: one list for status, readiness, metrics, log and service manager.
+//! The list of problems that last: one list for status, readiness, metrics, log and service
+//! manager.
 //!
-//! A subsystem raises a problem when it finds a condition that it cannot repair, and ends it when the condition is over. A
-//! problem is identified by its code and its object. The list decides nothing; nobody acts on a problem but people.
+//! A subsystem raises a problem when it finds a condition that it cannot repair, and ends it when
+//! the condition is over. A problem is identified by its code and its object. The list decides
+//! nothing; nobody acts on a problem but people.
 //!
 //! Invariant: the log has one line for each problem that begins, changes its cause, or ends.
 
@@ -26,7 +28,8 @@ struct Entry {
 }
 
 impl Problems {
-    /// Records that `object` has the problem `code`, and logs it if the problem or its cause is new.
+    /// Records that `object` has the problem `code`, and logs it if the problem or its cause is
+    /// new.
     pub fn raise(&self, code: ProblemCode, object: &str, cause: impl Into<String>) {
         let cause = cause.into();
         if self.set(code, object, &cause) {
@@ -34,7 +37,8 @@ impl Problems {
         }
     }
 
-    /// Like [`Problems::raise`], but a new cause of a known problem is not logged: for causes with a number that grows.
+    /// Like [`Problems::raise`], but a new cause of a known problem is not logged: for causes with
+    /// a number that grows.
     pub fn refresh(&self, code: ProblemCode, object: &str, cause: impl Into<String>) {
         if self.has_object(code, object) {
             self.set(code, object, &cause.into());

@@ -1,7 +1,7 @@
 //! The registry: collects status, lists, explanations and metrics from the parts of the daemon.
 //!
-//! It exists from the first moment of the start on. Until [`Registry::set_ready`] it answers requests with the reason why
-//! the start is not complete.
+//! It exists from the first moment of the start on. Until [`Registry::set_ready`] it answers
+//! requests with the reason why the start is not complete.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -167,7 +167,8 @@ mod tests {
 
     use super::*;
     use crate::api::StepCode;
-    use crate::observe::{Encoder, Pending};
+    use crate::observe::encoder::Encoder;
+    use crate::observe::part::Pending;
 
     /// A part that reports one of everything.
     #[derive(Debug)]

@@ -43,13 +43,9 @@ impl FibPart {
 
     /// The address lies in the subnet of `peer`.
     fn to_peer(&self, explanation: &mut Explanation, peer: &Peer) {
-        let subnet = longest_match(&peer.subnets, explanation);
         let name = &peer.name;
-        explanation.step(
-            StepCode::RouteToPeer,
-            format!("it lies in {}, the subnet of {name}", subnet.as_deref().unwrap_or("a subnet")),
-        );
-        explanation.subnet = subnet;
+        explanation.subnet = longest_match(&peer.subnets, explanation);
+        explanation.step(StepCode::RouteToPeer, format!("its address lies in a subnet of {name}"));
         explanation.host = Some(name.clone());
         explanation.announced = Some(announced(peer));
         explanation.next_hop = Some(peer.endpoint.to_string());
