@@ -24,6 +24,7 @@ mod service_manager;
 mod start;
 mod stop;
 mod store_settings;
+mod store_source;
 mod subnet_env;
 mod underlay;
 

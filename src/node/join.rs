@@ -9,7 +9,7 @@ use sd_notify::NotifyState;
 
 use super::error::NodeError;
 use super::service_manager::{Signals, notify};
-use super::store_settings::settings;
+use super::store_source::StoreSource;
 use super::underlay::Underlay;
 use crate::backend;
 use crate::config::{Config, Origin};
@@ -20,17 +20,16 @@ use crate::store::{Opened, Store};
 
 /// Opens the store, and waits for one that cannot be reached. `None`: a signal ended the wait.
 pub(super) async fn open_store(
-    config: &Config,
+    (source, config): (&StoreSource, &Config),
     underlay: &Underlay,
     registry: &Registry,
     signals: &mut Signals,
 ) -> Result<Option<(Store, Opened)>, NodeError> {
     tracing::info!(store = config.store.describe(), "joining the cluster");
-    let settings = settings(&config.store);
     let (mut pause, mut reported) = (Duration::from_millis(500), String::new());
     loop {
         let problem = tokio::select! {
-            opened = Store::open(&settings, &underlay.addresses) => match opened {
+            opened = source.open(&config.store, &underlay.addresses) => match opened {
                 Ok(opened) => return Ok(Some(opened)),
                 Err(error) if error.is_permanent() => return Err(error.into()),
                 Err(error) => error.text,

@@ -6,6 +6,7 @@ use super::error::NodeError;
 use super::map::Map;
 use super::observe::{HostPart, Reports};
 use super::service_manager::{ServiceManager, Signals};
+use super::store_source::StoreSource;
 use super::underlay::{self, PublicAddress};
 use super::{Node, join, privileges, servers, subnet_env};
 use crate::backend::{Backend, Prepared, Setup};
@@ -21,14 +22,15 @@ impl Node {
     pub async fn start(config: Config) -> Result<Option<Self>, NodeError> {
         let capabilities = Capabilities::probe();
         privileges::check(&capabilities)?;
-        Self::start_on(config, &capabilities, Kernel::Linux(Linux::new()?)).await
+        let (kernel, source) = (Kernel::Linux(Linux::new()?), StoreSource::Configured);
+        Self::start_on(config, &capabilities, (kernel, source)).await
     }
 
-    /// Like [`Node::start`], on the host that `kernel` stands for.
+    /// Like [`Node::start`], on the host that `kernel` stands for, with a store from `source`.
     pub(super) async fn start_on(
         mut config: Config,
         capabilities: &Capabilities,
-        kernel: Kernel,
+        (kernel, source): (Kernel, StoreSource),
     ) -> Result<Option<Self>, NodeError> {
         let no_signals = |error| NodeError::Environment(format!("cannot wait for signals: {error}"));
         let mut signals = Signals::new().map_err(no_signals)?;
@@ -40,7 +42,7 @@ impl Node {
         if let StoreConfig::Etcd(etcd) = &mut config.store {
             etcd.announced = prepared.announce();
         }
-        let opened = join::open_store(&config, &underlay, &registry, &mut signals).await?;
+        let opened = join::open_store((&source, &config), &underlay, &registry, &mut signals).await?;
         let Some((store, opened)) = opened else { return Ok(None) };
         let local = join::local(&config, &underlay, &opened)?;
         let (name, networks) = (opened.lease.name, opened.cluster.networks);
