@@ -13,6 +13,7 @@
 mod error;
 mod event;
 mod interface;
+mod null;
 mod overhead;
 mod setup;
 mod userspace;

@@ -43,7 +43,7 @@ pub use load::{Config, DEFAULT_PATH, Sources};
 pub use log::LogConfig;
 pub use node::{InterfaceChoice, NodeConfig};
 pub use origin::{Origin, Setting};
-pub use overlay::OverlayConfig;
+pub use overlay::{BackendChoice, OverlayConfig};
 pub use position::{line_and_column, one_line};
 pub use store::{EtcdConfig, EtcdTls, LEASE_TTL, StoreConfig};
 pub use template::template;

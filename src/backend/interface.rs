@@ -8,10 +8,11 @@ use tokio::time::Instant;
 
 use super::error::BackendError;
 use super::event::{DuplicateSubnet, Event, Renewal};
+use super::null::Null;
 use super::overhead::Overhead;
 use super::setup::Setup;
 use super::userspace::{self, Userspace};
-use crate::config::Config;
+use crate::config::{BackendChoice, Config};
 use crate::desired::Desired;
 use crate::observe::Part;
 use crate::packet::Family;
@@ -23,12 +24,17 @@ use crate::sys::Capabilities;
 pub enum Prepared {
     /// Our own data path.
     Userspace(userspace::Prepared),
+    /// No data path.
+    Null,
 }
 
 impl Prepared {
     /// Chooses and prepares the backend, from the configuration and what the kernel can do.
     pub fn new(config: &Config, capabilities: &Capabilities) -> Result<Self, BackendError> {
-        Ok(Self::Userspace(userspace::Prepared::new(config, capabilities)?))
+        match config.overlay.backend {
+            BackendChoice::Userspace => Ok(Self::Userspace(userspace::Prepared::new(config, capabilities)?)),
+            BackendChoice::Null => Ok(Self::Null),
+        }
     }
 
     /// What our lease says about encryption.
@@ -36,6 +42,7 @@ impl Prepared {
     pub fn announce(&self) -> Option<Announced> {
         match self {
             Self::Userspace(prepared) => prepared.announce(),
+            Self::Null => None,
         }
     }
 
@@ -44,6 +51,7 @@ impl Prepared {
     pub fn check(&self, name: &str, port: u16) -> Result<(), BackendError> {
         match self {
             Self::Userspace(prepared) => prepared.check(name, port),
+            Self::Null => Ok(()),
         }
     }
 
@@ -53,6 +61,7 @@ impl Prepared {
             Self::Userspace(prepared) => {
                 Ok(Backend::Userspace(Box::new(prepared.start(config, setup).await?)))
             }
+            Self::Null => Ok(Backend::Null(Null::new(setup.local))),
         }
     }
 }
@@ -60,7 +69,10 @@ impl Prepared {
 /// Bytes that the configured backend takes of each packet, on an underlay of `family`.
 #[must_use]
 pub fn overhead(config: &Config, family: Family) -> Overhead {
-    userspace::overhead(config, family)
+    match config.overlay.backend {
+        BackendChoice::Userspace => userspace::overhead(config, family),
+        BackendChoice::Null => Overhead { total: 0, longest: u16::MAX },
+    }
 }
 
 /// Whether the socket for packets can be opened. It is closed again.
@@ -73,6 +85,8 @@ pub fn check_port(address: SocketAddr) -> Result<(), BackendError> {
 pub enum Backend {
     /// Our own data path.
     Userspace(Box<Userspace>),
+    /// No data path.
+    Null(Null),
 }
 
 impl Backend {
@@ -81,6 +95,7 @@ impl Backend {
     pub fn desired(&self, _rib: &Rib) -> Desired {
         match self {
             Self::Userspace(userspace) => userspace.desired(),
+            Self::Null(_) => Desired::default(),
         }
     }
 
@@ -88,6 +103,7 @@ impl Backend {
     pub fn apply(&mut self, rib: &Rib, changed_at: &[Instant]) {
         match self {
             Self::Userspace(userspace) => userspace.apply(rib, changed_at),
+            Self::Null(null) => null.apply(rib),
         }
     }
 
@@ -96,6 +112,7 @@ impl Backend {
     pub fn peers(&self) -> usize {
         match self {
             Self::Userspace(userspace) => userspace.peers(),
+            Self::Null(null) => null.peers(),
         }
     }
 
@@ -103,6 +120,7 @@ impl Backend {
     pub fn keep(&self) -> Result<(), BackendError> {
         match self {
             Self::Userspace(userspace) => userspace.keep(),
+            Self::Null(_) => Ok(()),
         }
     }
 
@@ -110,6 +128,7 @@ impl Backend {
     pub async fn event(&mut self) -> Event {
         match self {
             Self::Userspace(userspace) => userspace.event().await,
+            Self::Null(_) => std::future::pending().await,
         }
     }
 
@@ -118,6 +137,10 @@ impl Backend {
     pub async fn relocate(&mut self, local: &Local) -> Result<(), BackendError> {
         match self {
             Self::Userspace(userspace) => userspace.relocate(local).await,
+            Self::Null(null) => {
+                null.relocate(local);
+                Ok(())
+            }
         }
     }
 
@@ -126,6 +149,7 @@ impl Backend {
     pub fn check_sources(&mut self) -> DuplicateSubnet {
         match self {
             Self::Userspace(userspace) => userspace.check_sources(),
+            Self::Null(_) => DuplicateSubnet::Unchanged,
         }
     }
 
@@ -134,6 +158,7 @@ impl Backend {
     pub fn renew_if_due(&mut self, config: &Config) -> Result<Renewal, BackendError> {
         match self {
             Self::Userspace(userspace) => userspace.renew_if_due(config),
+            Self::Null(_) => Ok(Renewal::NotDue),
         }
     }
 
@@ -142,6 +167,7 @@ impl Backend {
     pub fn renew(&mut self, config: &Config) -> Result<Renewal, BackendError> {
         match self {
             Self::Userspace(userspace) => userspace.renew(config, true),
+            Self::Null(_) => Ok(Renewal::NotDue),
         }
     }
 
@@ -150,6 +176,7 @@ impl Backend {
     pub fn parts(&self) -> Vec<Arc<dyn Part>> {
         match self {
             Self::Userspace(userspace) => userspace.parts(),
+            Self::Null(_) => Vec::new(),
         }
     }
 
@@ -157,6 +184,7 @@ impl Backend {
     pub async fn stop(self) {
         match self {
             Self::Userspace(userspace) => userspace.stop().await,
+            Self::Null(_) => {}
         }
     }
 }

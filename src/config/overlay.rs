@@ -43,6 +43,16 @@ keys! {
          source address.";
 }
 
+/// The backend that puts the map into effect.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// Our own data path.
+    #[default]
+    Userspace,
+    /// None: the node runs and moves no packets. No key selects it; tests do.
+    Null,
+}
+
 /// `[overlay]`
 #[derive(Debug, Clone)]
 pub struct OverlayConfig {
@@ -56,6 +66,8 @@ pub struct OverlayConfig {
     pub spread_ports: bool,
     /// How the source of a received packet is checked.
     pub verify_source: VerifySource,
+    /// The backend.
+    pub backend: BackendChoice,
 }
 
 impl OverlayConfig {
@@ -74,6 +86,7 @@ impl OverlayConfig {
                 "off" => VerifySource::Off,
                 _ => VerifySource::Subnet,
             },
+            backend: BackendChoice::default(),
         })
     }
 }
