@@ -27,6 +27,8 @@ mod store_settings;
 mod store_source;
 mod subnet_env;
 mod underlay;
+#[cfg(test)]
+mod virtual_time_tests;
 
 use tokio::task::JoinSet;
 

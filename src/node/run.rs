@@ -29,7 +29,11 @@ impl Node {
         result
     }
 
-    async fn serve(&mut self, sources: &Sources, reconfigure: impl Fn(&Config)) -> Result<(), NodeError> {
+    pub(super) async fn serve(
+        &mut self,
+        sources: &Sources,
+        reconfigure: impl Fn(&Config),
+    ) -> Result<(), NodeError> {
         let mut tick = tokio::time::interval(TICK);
         loop {
             let repair_due = self.reconciler.due();
