@@ -1,3 +1,9 @@
+//! Engines: threads that move packets between the overlay device and the underlay socket.
+//!
+//! They know nothing of leases, stores or configuration files.
+//!
+//! Invariant: each counter has one writer; publishing a route table takes no lock.
+//!
 #![doc = include_str!("engine/README.md")]
 
 mod account;

@@ -22,7 +22,7 @@ use hopsack::sys::netns::in_netns;
 use hopsack::sys::udp;
 use seccomp::{When, refuse};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use support::host::{Host, RULES, fib, host};
+use support::host::{Host, OPTIONS, fib, host};
 use support::{HOPSACK, attempt, eventually, lab_on, run};
 
 fn packets_pass(lab: &Lab) -> bool {
@@ -101,14 +101,14 @@ fn broken_ring_ends_the_daemon_with_code_1() {
 
 /// Starts an engine with the descriptors of a host.
 fn engine(name: &str, host: &Host) -> Engine {
-    let (ends, failed) = (host.ends(), |error| panic!("{error}"));
+    let (queue_io, failed) = (host.queue_io(), |error| panic!("{error}"));
     let io = if name == "batch" {
-        Io::Batch(vec![ends])
+        Io::Batch(vec![queue_io])
     } else {
-        let ring = host.ends.ring().expect("io_uring");
-        Io::Uring(vec![(ends, ring)])
+        let ring = host.queue_io.ring().expect("io_uring");
+        Io::Uring(vec![(queue_io, ring)])
     };
-    Engine::start(io, RULES, fib(), failed).expect("started")
+    Engine::start(io, OPTIONS, fib(), failed).expect("started")
 }
 
 fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> usize {
@@ -135,7 +135,7 @@ fn engine_waits_for_room_in_send_queue() {
         let host = host(&format!("eagain-{name}"));
         let slow = "tc qdisc add dev lo root tbf rate 100mbit burst 70kb limit 4mb";
         run(&host.netns, &slow.split(' ').collect::<Vec<_>>());
-        SockRef::from(&host.ends.send).set_send_buffer_size(1).expect("the least there is");
+        SockRef::from(&host.queue_io.send).set_send_buffer_size(1).expect("the least there is");
         let mut payload = [7; 900];
         for number in 0..480u32 {
             payload[..4].copy_from_slice(&number.to_be_bytes());
@@ -166,7 +166,7 @@ fn engine_waits_for_room_in_send_queue() {
 fn long_udp_super_packet_reaches_the_pod() {
     for name in ["batch", "uring"] {
         let host = host(&format!("uso-{name}"));
-        udp::receive_trains(&host.ends.receive).expect("UDP_GRO");
+        udp::receive_trains(&host.queue_io.receive).expect("UDP_GRO");
         let inner: Vec<u8> = (0..128u8)
             .flat_map(|number| {
                 let (mut packet, builder) =

@@ -24,6 +24,8 @@
 
 use std::net::SocketAddr;
 
+use open_message::{OpenMessage, Slot};
+
 use super::account::Account;
 use super::pmtu_cache::PmtuCache;
 use super::slow_path::{SlowPathPackets, SlowPathQueue};
@@ -37,6 +39,7 @@ use crate::sys::batch::{Batch, MAX_BATCH};
 use crate::sys::udp::{MAX_PAYLOAD, SEGMENTS};
 use crate::time::Nanos;
 
+mod open_message;
 #[cfg(test)]
 mod tests;
 
@@ -74,36 +77,6 @@ pub(super) struct TxBatch {
     /// Packets for the slow path.
     diverted: Vec<SlowPathPackets>,
     pmtu_cache: PmtuCache,
-}
-
-/// A message that may grow.
-#[derive(Debug)]
-struct OpenMessage {
-    to: SocketAddr,
-    /// Bytes that sealing will add to each datagram.
-    overhead: usize,
-    /// The index of the message in the block.
-    index: usize,
-    /// Where its last packet ends.
-    end: usize,
-    /// Where the next message begins, if there is one.
-    limit: usize,
-    /// Where its last bundle begins, or would begin if it is a single small packet; `None` for a
-    /// train of bare packets.
-    bundle: Option<usize>,
-    /// The length of its bundles.
-    bundle_len: usize,
-}
-
-/// Where the packets of a reservation are written.
-#[derive(Debug, Clone, Copy)]
-enum Slot {
-    /// The scratch memory.
-    Scratch,
-    /// After the open message with this number.
-    Append(usize),
-    /// A new message that begins here.
-    New(usize),
 }
 
 impl TxBatch {

@@ -15,7 +15,7 @@ use hopsack::sys::udp;
 
 use crate::support::{HOPSACK, run};
 
-pub const RULES: WorkerOptions =
+pub const OPTIONS: WorkerOptions =
     WorkerOptions { verify: VerifySource::Subnet, offload: Offload::TcpAndUdp, busy_poll_us: 0 };
 
 /// The host 127.0.0.1 with the subnet 10.1.1.0/24. Its peer is 127.0.0.2 with the subnet
@@ -26,7 +26,7 @@ pub struct Host {
     /// Socket of the peer's daemon.
     pub peer: UdpSocket,
     /// Descriptors for the engine.
-    pub ends: QueueIo,
+    pub queue_io: QueueIo,
     pub netns: String,
     _lab: Lab,
 }
@@ -51,8 +51,8 @@ pub fn host(label: &str) -> Host {
     };
     let receive = at("127.0.0.1:8285");
     let send = receive.try_clone().expect("a descriptor");
-    let ends = QueueIo { tun, receive, send };
-    Host { pods: at("10.1.1.1:7000"), peer: at("127.0.0.2:8285"), ends, netns, _lab: lab }
+    let queue_io = QueueIo { tun, receive, send };
+    Host { pods: at("10.1.1.1:7000"), peer: at("127.0.0.2:8285"), queue_io, netns, _lab: lab }
 }
 
 /// A table with this host and its peer.
@@ -79,8 +79,8 @@ pub fn fib() -> Table {
 
 impl Host {
     /// Copies of the descriptors for the engine.
-    pub fn ends(&self) -> QueueIo {
-        let QueueIo { tun, receive, send } = &self.ends;
+    pub fn queue_io(&self) -> QueueIo {
+        let QueueIo { tun, receive, send } = &self.queue_io;
         QueueIo {
             tun: tun.try_clone().expect("a descriptor"),
             receive: receive.try_clone().expect("a descriptor"),

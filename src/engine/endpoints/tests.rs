@@ -1,3 +1,5 @@
+//! Messages that the kernel refuses: each packet passes in another way, or is counted.
+
 use std::os::unix::net::UnixDatagram;
 
 use etherparse::PacketBuilder;
