@@ -1,7 +1,8 @@
-//! Operator commands on the etcd store: read and write the network configuration, list and release leases.
+//! Operator commands on the etcd store: read and write the network configuration, list and release
+//! leases.
 //!
-//! Each command is one function that connects, does its work and returns a value. Printing is left to the caller. The
-//! commands need no running daemon and take no lease.
+//! Each command is one function that connects, does its work and returns a value. Printing is left
+//! to the caller. The commands need no running daemon and take no lease.
 //!
 //! Invariant: no command writes anything that flanneld would refuse.
 #![forbid(unsafe_code)]
@@ -75,7 +76,8 @@ impl NetworkShown {
     }
 }
 
-/// Writes the network configuration (Flannel's JSON) if there is none. Writing the same text again is no error.
+/// Writes the network configuration (Flannel's JSON) if there is none. Writing the same text again
+/// is no error.
 pub async fn network_init(settings: &EtcdSettings, json: &str) -> Result<NetworkShown, StoreError> {
     let mut store = Connected::open(settings).await?;
     let shown = NetworkShown::new(store.keys.config(), json, None)?;
@@ -106,7 +108,8 @@ pub async fn network_show(settings: &EtcdSettings) -> Result<NetworkShown, Store
     }
 }
 
-/// Replaces the network configuration. Running nodes keep the old one until they are restarted, and log a warning.
+/// Replaces the network configuration. Running nodes keep the old one until they are restarted, and
+/// log a warning.
 pub async fn network_set(settings: &EtcdSettings, json: &str) -> Result<NetworkShown, StoreError> {
     let mut store = Connected::open(settings).await?;
     let shown = NetworkShown::new(store.keys.config(), json, None)?;
@@ -133,7 +136,8 @@ pub struct LeaseTable {
     pub leases: Vec<LeaseRow>,
     /// Invalid keys among the leases, each with the reason.
     pub bad: Vec<(String, String)>,
-    /// Each network with its number of taken subnets and its number of subnets; empty without network configuration.
+    /// Each network with its number of taken subnets and its number of subnets; empty without
+    /// network configuration.
     pub used: Vec<(IpNet, u128, u128)>,
 }
 
@@ -146,7 +150,8 @@ pub struct LeaseRow {
     pub name: String,
     /// Addresses at which other hosts reach the node.
     pub public: Vec<IpAddr>,
-    /// Daemon of the node: "hopsack", "flanneld", or the backend of a flanneld that does not use UDP.
+    /// Daemon of the node: "hopsack", "flanneld", or the backend of a flanneld that does not use
+    /// UDP.
     pub daemon: String,
     /// Node id, if the node runs hopsack.
     pub node_id: Option<String>,

@@ -1,7 +1,7 @@
 //! Wall-clock time of a store: the system's, or in tests one that follows tokio's paused time.
 //!
-//! Leases expire at wall-clock times, because these are saved on disk and must survive a restart. All other waits use
-//! tokio's clock directly.
+//! Leases expire at wall-clock times, because these are saved on disk and must survive a restart.
+//! All other waits use tokio's clock directly.
 #![forbid(unsafe_code)]
 
 use std::time::SystemTime;

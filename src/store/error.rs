@@ -1,7 +1,8 @@
-//! Errors of opening a store and of operator commands: a stable code, and a sentence for the operator.
+//! Errors of opening a store and of operator commands: a stable code, and a sentence for the
+//! operator.
 //!
-//! The code decides the exit code of the process and is what tests assert on. The sentence says what failed, why, and
-//! how to fix it; its wording may change.
+//! The code decides the exit code of the process and is what tests assert on. The sentence says
+//! what failed, why, and how to fix it; its wording may change.
 #![forbid(unsafe_code)]
 
 /// A store that cannot be opened, or an operator command that was refused.
@@ -31,8 +32,8 @@ impl StoreError {
         self
     }
 
-    /// Whether only an edit of the configuration or of the map can fix this (exit code 2). Other errors may go away by
-    /// themselves, so that the caller may try again (exit code 1).
+    /// Whether only an edit of the configuration or of the map can fix this (exit code 2). Other
+    /// errors may go away by themselves, so that the caller may try again (exit code 1).
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         self.code.is_permanent()

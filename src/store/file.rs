@@ -1,8 +1,8 @@
 //! The file store: a static cluster in a TOML file, for clusters without etcd and for tests.
 //!
-//! The store looks at the file every half second and reads it when it has changed. A wrong edit is refused with line and
-//! column, and the last good map stays in use. The store hands out no subnets: the file names those of every host. The
-//! format is described in [`Map`].
+//! The store looks at the file every half second and reads it when it has changed. A wrong edit is
+//! refused with line and column, and the last good map stays in use. The store hands out no
+//! subnets: the file names those of every host. The format is described in [`Map`].
 #![forbid(unsafe_code)]
 
 mod map;
@@ -33,7 +33,8 @@ pub struct FileStore {
     in_trouble: bool,
 }
 
-/// Device, inode, size and modification time. An editor that writes in place and one that renames both change it.
+/// Device, inode, size and modification time. An editor that writes in place and one that renames
+/// both change it.
 type Stamp = (u64, u64, u64, i64, i64);
 
 impl FileStore {

@@ -14,5 +14,6 @@ pub use keys::{Key, KeyError, Keys};
 pub use network::{Network, NetworkError};
 pub use pool::{FIRST_FREE, Pool};
 
-/// The port of the UDP backend if the network configuration names none (`pkg/backend/udp/udp_amd64.go`).
+/// The port of the UDP backend if the network configuration names none
+/// (`pkg/backend/udp/udp_amd64.go`).
 pub const DEFAULT_PORT: u16 = 8285;

@@ -1,6 +1,8 @@
-//! Settings of a store: everything that it must be told about this host and about where the map is kept.
+//! Settings of a store: everything that it must be told about this host and about where the map is
+//! kept.
 //!
-//! The node makes them from its configuration. A store reads no configuration file and no option itself.
+//! The node makes them from its configuration. A store reads no configuration file and no option
+//! itself.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -8,7 +10,8 @@ use std::time::Duration;
 
 use crate::route::Announced;
 
-/// Time to live of our lease in etcd, as in flanneld (`subnetTTL` in `pkg/subnet/etcd/local_manager.go`).
+/// Time to live of our lease in etcd, as in flanneld (`subnetTTL` in
+/// `pkg/subnet/etcd/local_manager.go`).
 pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Which store is used, and its settings.
@@ -38,7 +41,8 @@ pub struct EtcdSettings {
     pub node_name: Option<String>,
     /// Folder with the node id and the last map.
     pub state_dir: PathBuf,
-    /// Path of Flannel's environment file, which names the subnet that a flanneld on this host had before us.
+    /// Path of Flannel's environment file, which names the subnet that a flanneld on this host had
+    /// before us.
     pub subnet_env: PathBuf,
     /// Whether a clean stop gives the lease back.
     pub revoke_on_exit: bool,

@@ -1,6 +1,7 @@
 //! What a store tells the node: the cluster at the start, and every change after that.
 //!
-//! These are plain values. Sentences are for the operator; whoever must decide something uses the codes.
+//! These are plain values. Sentences are for the operator; code that must decide something uses the
+//! codes.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -35,11 +36,13 @@ pub enum Update {
     Change(Change, Instant),
     /// The store works again after an [`Update::Trouble`].
     Recovered,
-    /// The map cannot be read and the last good one stays in use. The text is one sentence for the operator.
+    /// The map cannot be read and the last good one stays in use. The text is one sentence for the
+    /// operator.
     Trouble(String),
     /// The map is up to date, but the operator should know this.
     Notice(Notice),
-    /// Another host has our lease. The node stops forwarding and exits with code 1; no update follows.
+    /// Another host has our lease. The node stops forwarding and exits with code 1; no update
+    /// follows.
     Lost(Lost),
 }
 
@@ -92,7 +95,8 @@ pub enum NoticeCode {
     LeaseRecreated,
 }
 
-/// Our lease is lost. Two hosts with one subnet are worse than one host without, so the node must stop.
+/// Our lease is lost. Two hosts with one subnet are worse than one host without, so the node must
+/// stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Lost {

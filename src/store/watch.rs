@@ -1,8 +1,8 @@
 //! List and watch: keeps a copy of all objects under one prefix of a store up to date.
 //!
-//! The code is generic over two things. A [`Decode`] says which keys are objects and what their values mean: leases
-//! today, Services and Kubernetes objects later. A [`Source`] says how a list and a watch are asked for. Nothing here
-//! knows etcd, leases or routes.
+//! The code is generic over two things. A [`Decode`] says which keys are objects and what their
+//! values mean: leases today, Services and Kubernetes objects later. A [`Source`] says how a list
+//! and a watch are asked for. Nothing here knows etcd, leases or routes.
 //!
 //! Invariant: the copy equals the store at [`Cache::revision`].
 #![forbid(unsafe_code)]

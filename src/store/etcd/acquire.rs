@@ -1,6 +1,7 @@
 //! Acquires our lease: lists, chooses, writes, and begins again when another node was faster.
 //!
-//! There is no limit of attempts: of any number of nodes that start together, each gets a subnet of its own.
+//! There is no limit of attempts: of any number of nodes that start together, each gets a subnet of
+//! its own.
 //!
 //! Invariant: every write is guarded by what the choice was based on.
 #![forbid(unsafe_code)]
@@ -59,7 +60,8 @@ impl From<StoreError> for NoLease {
     }
 }
 
-/// Joins: lists, chooses and writes until a lease is ours. `previous` are subnets that this node had before.
+/// Joins: lists, chooses and writes until a lease is ours. `previous` are subnets that this node
+/// had before.
 pub(crate) async fn acquire(
     session: &mut Session,
     node: &NodeIdentity,
@@ -139,7 +141,8 @@ async fn adopt(
         own.renewed(clock);
         return Ok(Some(own));
     }
-    // A reservation stays one. flanneld would turn it into a lease of 24 h (see the README of store/flannel).
+    // A reservation stays one. flanneld would turn it into a lease of 24 h (see the README of
+    // store/flannel).
     if own.lease != 0 {
         (own.lease, own.granted) = session.grant(node.ttl).await?;
     }

@@ -1,10 +1,11 @@
 //! The agent: the task behind an open etcd store. This file holds its data and its bookkeeping.
 //!
-//! `run.rs` has the loop over connections, `events.rs` what the agent does about changes in etcd. What the agent learns
-//! leaves by a channel, so that the node may drop its future at any await. The agent never decides what a change means
-//! for packets.
+//! `run.rs` has the loop over connections, `events.rs` what the agent does about changes in etcd.
+//! What the agent learns leaves by a channel, so that the node may drop its future at any await.
+//! The agent never decides what a change means for packets.
 //!
-//! Invariant: the updates that went through the channel, folded by a RIB, are etcd's state at `Health::revision`.
+//! Invariant: the updates that went through the channel, folded by a RIB, are etcd's state at
+//! `Health::revision`.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -49,7 +50,8 @@ pub(crate) enum End {
     Failed(Failure),
     /// Another node has our lease.
     Lost(Lost),
-    /// Our address changed: the connection may depend on the old one, which would take seconds to notice.
+    /// Our address changed: the connection may depend on the old one, which would take seconds to
+    /// notice.
     Moved,
     /// The store was closed or dropped.
     Closed,

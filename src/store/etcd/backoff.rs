@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::random;
 
-/// Waits of 100 ms, doubling up to 5 s. Each wait is shortened by a random part of at most one half.
+/// Waits of 100 ms, doubling up to 5 s. Each wait is shortened by a random part of at most one
+/// half.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     attempts: u32,

@@ -1,8 +1,8 @@
-//! Which lease a joining node gets, in Flannel's order: the one that it holds, the one that it held before, or one of the
-//! free ones. It is pure: one list in, one decision out.
+//! Which lease a joining node gets, in Flannel's order: the one that it holds, the one that it held
+//! before, or one of the free ones. It is pure: one list in, one decision out.
 //!
-//! flanneld takes over any lease with its address. We also know the node id: an address that another hopsack holds is
-//! refused.
+//! flanneld takes over any lease with its address. We also know the node id: an address that
+//! another hopsack holds is refused.
 //!
 //! Sources: `tryAcquireLease` in flannel-io/flannel `pkg/subnet/etcd/local_manager.go`.
 #![forbid(unsafe_code)]
@@ -27,7 +27,8 @@ pub(crate) enum LeaseChoice {
     Create(Vec<IpNet>),
 }
 
-/// Decides by `holdings`. `previous` are the subnets that this node had before, the likeliest first.
+/// Decides by `holdings`. `previous` are the subnets that this node had before, the likeliest
+/// first.
 pub(crate) fn choose(
     holdings: &Holdings,
     network: &Network,

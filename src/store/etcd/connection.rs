@@ -1,7 +1,9 @@
-//! The calls that the store makes to etcd, with the real client or, in tests, with an etcd in memory.
+//! The calls that the store makes to etcd, with the real client or, in tests, with an etcd in
+//! memory.
 //!
-//! Endpoints are used one at a time, in turn. With a balanced channel, a dead member would get its share of the calls for
-//! ever; here the next [`Endpoints::connect`] goes to another member. Nothing here tries again: that is the agent's task.
+//! Endpoints are used one at a time, in turn. With a balanced channel, a dead member would get its
+//! share of the calls for ever; here the next [`Endpoints::connect`] goes to another member.
+//! Nothing here tries again: that is the agent's task.
 //!
 //! Invariant: both kinds of etcd behave the same in everything that the store relies on.
 #![forbid(unsafe_code)]

@@ -1,4 +1,5 @@
-//! What the agent does about lists and changes: each function takes one answer of etcd and sends on what it means.
+//! What the agent does about lists and changes: each function takes one answer of etcd and sends on
+//! what it means.
 //!
 //! None of them waits for etcd, except to ask it about what it just reported.
 #![forbid(unsafe_code)]
@@ -56,7 +57,8 @@ impl Agent {
         self.take_list(session, relisted, count).await
     }
 
-    /// Compares the map with a list, and corrects what the watch has missed: nothing, if etcd and this code are right.
+    /// Compares the map with a list, and corrects what the watch has missed: nothing, if etcd and
+    /// this code are right.
     pub(crate) async fn compare(
         &mut self,
         session: &mut Session,
@@ -156,7 +158,8 @@ impl Agent {
         self.renew(session).await
     }
 
-    /// Looks whether another lease has our address. One of the two nodes must give way: the one that joined later.
+    /// Looks whether another lease has our address. One of the two nodes must give way: the one
+    /// that joined later.
     async fn resolve_conflict(&mut self, session: &mut Session, key: &str) -> Result<(), End> {
         let Some(record) = self.leases.cache().get(key).filter(|record| record.kv.key != self.own.key) else {
             return Ok(());
@@ -169,7 +172,8 @@ impl Agent {
         let joined_before_us = record.kv.mod_revision < self.own.mod_revision;
         let sentence = address_conflict(&self.node, record);
         if is_another_hopsack && joined_before_us && !self.conflicts.contains(key) {
-            // Both joined at the same moment. With our key in place, peers would send our packets to the other node.
+            // Both joined at the same moment. With our key in place, peers would send our packets
+            // to the other node.
             let theirs = record.attributes.writer();
             let deleted = session.delete(&self.own.key, &Guard::Version(self.own.mod_revision)).await;
             if let Err(failure) = deleted {
@@ -184,8 +188,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Reports leases with our new address. The last node at that address may be gone while its lease is not, so no node
-    /// gives way.
+    /// Reports leases with our new address. The last node at that address may be gone while its
+    /// lease is not, so no node gives way.
     pub(crate) async fn report_conflicts(&mut self) {
         let has_our_address =
             |record: &&Record| record.kv.key != self.own.key && record.claims(&self.node.public);

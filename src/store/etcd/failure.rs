@@ -27,7 +27,8 @@ pub(crate) enum FailureKind {
     Unreachable,
     /// etcd refuses our user or certificate.
     Denied,
-    /// etcd does not have the revision: it was compacted, or etcd was restored from a backup that is older.
+    /// etcd does not have the revision: it was compacted, or etcd was restored from a backup that
+    /// is older.
     RevisionGone,
 }
 
@@ -67,8 +68,9 @@ impl Failure {
 }
 
 impl FailureKind {
-    /// Decides by gRPC code, as etcd assigns them in `api/v3rpc/rpctypes/error.go`. A wrong password and a missing user
-    /// name share `InvalidArgument` with unrelated errors, so only there the message decides.
+    /// Decides by gRPC code, as etcd assigns them in `api/v3rpc/rpctypes/error.go`. A wrong
+    /// password and a missing user name share `InvalidArgument` with unrelated errors, so only
+    /// there the message decides.
     fn of(error: &Error) -> Self {
         let Error::GRpcStatus(status) = error else { return Self::Unreachable };
         let text_says = |text: &str| status.message().contains(text);

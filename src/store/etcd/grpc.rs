@@ -1,10 +1,10 @@
 //! The real etcd client: the few calls that we make, each with a time limit.
 //!
-//! Invariant: no call takes longer than [`PATIENCE`], and a watch whose far end is gone breaks within
-//! `PING + PING_PATIENCE`.
+//! Invariant: no call takes longer than [`PATIENCE`], and a watch whose far end is gone breaks
+//! within `PING + PING_PATIENCE`.
 //!
-//! Sources: etcd `api/etcdserverpb/rpc.proto`. An etcd server sends GOAWAY to clients that ping more often than
-//! `--grpc-keepalive-min-time` (5 s), or ping without a stream.
+//! Sources: etcd `api/etcdserverpb/rpc.proto`. An etcd server sends GOAWAY to clients that ping
+//! more often than `--grpc-keepalive-min-time` (5 s), or ping without a stream.
 #![forbid(unsafe_code)]
 
 use std::future::Future;
@@ -33,7 +33,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) const PING: Duration = Duration::from_secs(6);
 /// Time limit of the answer to a ping.
 pub(super) const PING_PATIENCE: Duration = Duration::from_secs(3);
-/// Largest message that is accepted: a list of 100,000 leases. tonic's default of 4 MiB ends at 15,000.
+/// Largest message that is accepted: a list of 100,000 leases. tonic's default of 4 MiB ends at
+/// 15,000.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// Where etcd is, and how to connect.

@@ -6,7 +6,8 @@ use crate::store::watch::Kv;
 /// What must hold for a write to happen.
 #[derive(Debug, Clone)]
 pub(crate) enum Guard {
-    /// No key begins with this: neither the lease itself, nor a lease of the same IPv4 subnet with some IPv6 subnet.
+    /// No key begins with this: neither the lease itself, nor a lease of the same IPv4 subnet with
+    /// some IPv6 subnet.
     NoKey(String),
     /// The key does not exist, and no key with this prefix was written after this revision.
     Unwritten(String, i64),

@@ -16,7 +16,7 @@ use super::identity::{NodeIdentity, published};
 use super::join::{Joined, identity, join};
 use super::lease_cache::{self, LeaseCache};
 #[cfg(test)]
-use super::memory::MemoryEtcd;
+use super::memory::{MemoryEndpoints, MemoryEtcd};
 use super::record::LeaseDecoder;
 use super::state::State;
 use crate::route::Announced;
@@ -26,7 +26,8 @@ use crate::store::settings::EtcdSettings;
 use crate::store::update::{Cluster, Notice, NoticeCode, Opened, Update};
 use crate::store::watch::ListWatch;
 
-/// Number of updates that may wait for the node. When there are more, the agent waits, and with it etcd's stream.
+/// Number of updates that may wait for the node. When there are more, the agent waits, and with it
+/// etcd's stream.
 const QUEUE: usize = 64;
 /// Time limit of a clean stop.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(8);
@@ -46,7 +47,8 @@ impl EtcdStore {
         Self::open_at(Endpoints::new(settings)?, settings, addresses).await
     }
 
-    /// Like [`EtcdStore::open`], with an etcd in memory: for tests in virtual time. See [`MemoryEtcd`].
+    /// Like [`EtcdStore::open`], with an etcd in memory: for tests in virtual time. See
+    /// [`MemoryEtcd`].
     #[cfg(test)]
     pub(crate) async fn open_memory(
         etcd: &MemoryEtcd,
@@ -54,7 +56,7 @@ impl EtcdStore {
         addresses: &[IpAddr],
     ) -> Result<(Self, Opened), StoreError> {
         let host = settings.node_name.as_deref().expect("a test names its hosts");
-        Self::open_at(Endpoints::Memory(etcd.endpoints(host)), settings, addresses).await
+        Self::open_at(Endpoints::Memory(MemoryEndpoints::new(etcd, host)), settings, addresses).await
     }
 
     async fn open_at(
@@ -67,8 +69,8 @@ impl EtcdStore {
         Ok(start(endpoints, node, settings, joined))
     }
 
-    /// Waits for the next update. Cancel safe: dropping the future loses nothing. After [`Update::Lost`] nothing
-    /// follows.
+    /// Waits for the next update. Cancel safe: dropping the future loses nothing. After
+    /// [`Update::Lost`] nothing follows.
     pub async fn next(&mut self) -> Update {
         match self.updates.recv().await {
             Some(update) => update,
@@ -87,8 +89,8 @@ impl EtcdStore {
         let _ = self.commands.try_send(Command::Relist);
     }
 
-    /// Publishes other addresses of this host in its lease. The key stays the same. Returns `false` if the agent is too
-    /// busy now; the caller tries again.
+    /// Publishes other addresses of this host in its lease. The key stays the same. Returns `false`
+    /// if the agent is too busy now; the caller tries again.
     pub fn readdress(&mut self, addresses: &[IpAddr]) -> bool {
         self.commands.try_send(Command::Readdress(published(addresses))).is_ok()
     }

@@ -15,8 +15,9 @@ pub struct Health {
     pub trouble: Option<String>,
     /// etcd's revision that the map is at.
     pub revision: i64,
-    /// Since when the map may be out of date; `None` if it is up to date. A dead endpoint is noticed within 9 s, so the
-    /// true time may be that much earlier. After a start without etcd, this is when the map on disk was written.
+    /// Since when the map may be out of date; `None` if it is up to date. A dead endpoint is
+    /// noticed within 9 s, so the true time may be that much earlier. After a start without etcd,
+    /// this is when the map on disk was written.
     pub stale_since: Option<SystemTime>,
     /// Number of leases in the map, including our own.
     pub leases: usize,
@@ -56,7 +57,8 @@ pub struct Renewals {
     pub renewed: u64,
     /// Renewals that etcd did not answer.
     pub failed: u64,
-    /// Renewals that created the lease again: it had expired or was deleted, and no node had taken it.
+    /// Renewals that created the lease again: it had expired or was deleted, and no node had taken
+    /// it.
     pub recreated: u64,
     /// Renewals that rewrote the key: a writer without our node id had changed it.
     pub rewritten: u64,

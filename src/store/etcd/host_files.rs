@@ -1,4 +1,5 @@
-//! Small facts that are read from files of this host: its node id, its name, its boot, and Flannel's environment file.
+//! Small facts that are read from files of this host: its node id, its name, its boot, and
+//! Flannel's environment file.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -10,7 +11,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 const NODE_ID: &str = "node-id";
 
-/// Writes a file so that a reader sees either the old content or the new one: it is synced and then renamed.
+/// Writes a file so that a reader sees either the old content or the new one: it is synced and then
+/// renamed.
 pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::create_dir_all(dir)?;
     let new = dir.join(format!("{name}.new"));
@@ -52,7 +54,8 @@ pub(crate) fn node_id(dir: &Path) -> Result<String, String> {
     }
 }
 
-/// Subnets in Flannel's environment file, as a lease holds them; `None` if there is no such file or subnet.
+/// Subnets in Flannel's environment file, as a lease holds them; `None` if there is no such file or
+/// subnet.
 pub(crate) fn subnet_env(path: &Path) -> Option<Vec<IpNet>> {
     let text = std::fs::read_to_string(path).ok()?;
     let value = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));

@@ -19,7 +19,8 @@ use crate::store::error::{ErrorCode, SnapshotError, StoreError};
 use crate::store::flannel::{Identity, Keys, Network};
 use crate::store::settings::EtcdSettings;
 
-/// How long a start without snapshot waits for etcd. After that it fails, and the caller tries again.
+/// How long a start without snapshot waits for etcd. After that it fails, and the caller tries
+/// again.
 const START_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How this node joined.

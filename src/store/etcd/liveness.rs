@@ -1,8 +1,9 @@
 //! Liveness probe: finds out whether another living node has our node id.
 //!
-//! A host that comes back with another address finds its own lease with the old address and adopts it. A copy of its disk
-//! would do the same and take the subnet from the original. The etcd lease does not tell the two apart, because it lives
-//! for a day. The watching node does: the joining node writes a question into etcd, and only a living node deletes it.
+//! A host that comes back with another address finds its own lease with the old address and adopts
+//! it. A copy of its disk would do the same and take the subnet from the original. The etcd lease
+//! does not tell the two apart, because it lives for a day. The watching node does: the joining
+//! node writes a question into etcd, and only a living node deletes it.
 //!
 //! Invariant: a question is gone after [`TTL`], answered or not. flanneld never sees one.
 #![forbid(unsafe_code)]
@@ -20,8 +21,8 @@ use crate::store::watch::Kv;
 
 /// Time to live of a question, in case the node that asked dies.
 const TTL: Duration = Duration::from_secs(10);
-/// How long to wait for an answer. A living node answers in milliseconds. A node that has just lost its connection may
-/// take longer, and detects the copy later.
+/// How long to wait for an answer. A living node answers in milliseconds. A node that has just lost
+/// its connection may take longer, and detects the copy later.
 const PATIENCE: Duration = Duration::from_secs(2);
 const INTERVAL: Duration = Duration::from_millis(100);
 

@@ -1,9 +1,9 @@
 //! An etcd in memory, for tests in virtual time.
 //!
-//! It has what the store relies on: revisions, guarded writes, leases that expire in tokio's time, watches that begin at
-//! any revision, compaction, and backups that are restored. Each client (a host, by the name in its settings) has a
-//! [`Link`] of its own, which a test can cut and mend. Every call yields once, so that tasks that run "at the same time"
-//! really interleave.
+//! It has what the store relies on: revisions, guarded writes, leases that expire in tokio's time,
+//! watches that begin at any revision, compaction, and backups that are restored. Each client (a
+//! host, by the name in its settings) has a [`Link`] of its own, which a test can cut and mend.
+//! Every call yields once, so that tasks that run "at the same time" really interleave.
 //!
 //! # How to use it
 //! ```ignore
@@ -13,209 +13,25 @@
 //!     etcd.put("/coreos.com/network/config", r#"{"Network":"10.1.0.0/16"}"#);
 //!     let dir = tempfile::tempdir().expect("a folder");
 //!     let settings = etcd.settings("host1", dir.path());
-//!     let (mut store, opened) = Store::open_memory(&etcd, &settings, &["192.0.2.1".parse().unwrap()]).await.unwrap();
+//!     let address = [192, 0, 2, 1].into();
+//!     let (mut store, opened) = Store::open_memory(&etcd, &settings, &[address]).await.unwrap();
 //!     etcd.set_link("host1", Link::Refused);               // an outage, for this host only
 //!     tokio::time::sleep(Duration::from_secs(3600)).await; // takes no real time
 //!     etcd.set_link("host1", Link::Up);
 //! }
 //! ```
-//! `start_paused` makes tokio's clock jump to the next timer whenever all tasks wait. Two control planes are two stores
-//! on one `MemoryEtcd`, with different names, folders and addresses. A store is polled through [`Store::next`] as the
-//! node does; its agent runs in a task of its own.
+//! `start_paused` makes tokio's clock jump to the next timer whenever all tasks wait. Two control
+//! planes are two stores on one `MemoryEtcd`, with different names, folders and addresses. A store
+//! is polled through [`Store::next`] as the node does; its agent runs in a task of its own.
 //!
 //! [`Store::next`]: crate::store::Store::next
 #![forbid(unsafe_code)]
 
 mod data;
+mod server;
 mod session;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use tokio::sync::watch;
-use tokio::time::Instant;
-
-pub(crate) use data::Backup;
-use data::Data;
+pub(crate) use server::{Link, MemoryEtcd};
 pub(crate) use session::{MemoryEndpoints, MemorySession, MemoryWatch};
-
-use crate::store::clock::Clock;
-use crate::store::settings::{EtcdSettings, LEASE_TTL};
-
-/// State of the connection of one client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Link {
-    /// Calls are answered.
-    #[default]
-    Up,
-    /// Calls fail at once, and open watches break.
-    Refused,
-    /// Calls get no answer and fail after their time limit. Open watches break when the ping fails.
-    Silent,
-    /// etcd refuses the client's credentials.
-    Denied,
-}
-
-/// An etcd in memory. Clones are the same etcd.
-#[derive(Debug, Clone)]
-pub(crate) struct MemoryEtcd(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    /// Counts changes of the state, so that watches wake up.
-    changes: watch::Sender<u64>,
-    clock: Clock,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    data: Data,
-    links: BTreeMap<String, (Link, Option<Instant>)>,
-    /// Attempts to connect, with the time of each, by client.
-    attempts: BTreeMap<String, Vec<Instant>>,
-    /// Number of calls by method.
-    calls: BTreeMap<&'static str, u64>,
-    /// Watches that were opened before this number are over.
-    broken_before: u64,
-    /// Watches that were opened before this number are cancelled.
-    cancelled_before: u64,
-    /// Number of watches that were opened.
-    opened: u64,
-}
-
-impl MemoryEtcd {
-    pub(crate) fn new() -> Self {
-        let (changes, clock) = (watch::Sender::new(0), Clock::virtual_now());
-        Self(Arc::new(Shared { state: Mutex::default(), changes, clock }))
-    }
-
-    /// Settings of a host that keeps its state in `dir`.
-    pub(crate) fn settings(&self, host: &str, dir: &Path) -> EtcdSettings {
-        EtcdSettings {
-            endpoints: vec!["memory".into()],
-            prefix: "/coreos.com/network".into(),
-            tls: None,
-            user: None,
-            node_name: Some(host.to_owned()),
-            state_dir: dir.join("state"),
-            subnet_env: dir.join("subnet.env"),
-            revoke_on_exit: false,
-            announced: None,
-            lease_ttl: LEASE_TTL,
-        }
-    }
-
-    /// How `host` connects.
-    pub(crate) fn endpoints(&self, host: &str) -> MemoryEndpoints {
-        MemoryEndpoints::new(self.clone(), host)
-    }
-
-    /// Cuts or mends the connection of one host.
-    pub(crate) fn set_link(&self, host: &str, link: Link) {
-        let silent_since = (link == Link::Silent).then(Instant::now);
-        self.change(|state| state.links.insert(host.to_owned(), (link, silent_since)));
-    }
-
-    /// Writes a key without lease, as an operator or a flanneld would.
-    pub(crate) fn put(&self, key: &str, value: &str) -> i64 {
-        self.change(|state| state.data.put(key, value.as_bytes(), 0))
-    }
-
-    /// Deletes a key.
-    pub(crate) fn delete(&self, key: &str) {
-        self.change(|state| state.data.delete(&[key.to_owned()]));
-    }
-
-    /// A key's value and etcd lease.
-    pub(crate) fn value(&self, key: &str) -> Option<(String, i64)> {
-        let state = self.state();
-        let kv = state.data.get(key)?;
-        Some((String::from_utf8_lossy(&kv.value).into_owned(), kv.lease))
-    }
-
-    /// All keys.
-    pub(crate) fn keys(&self) -> Vec<String> {
-        self.state().data.keys()
-    }
-
-    pub(crate) fn revision(&self) -> i64 {
-        self.state().data.revision()
-    }
-
-    /// Forgets all revisions before the current one.
-    pub(crate) fn compact(&self) {
-        self.change(|state| state.data.compact());
-    }
-
-    /// Ends an etcd lease at once, with its keys.
-    pub(crate) fn revoke(&self, lease: i64) {
-        self.change(|state| state.data.revoke(lease));
-    }
-
-    /// Time that an etcd lease has left.
-    pub(crate) fn time_left(&self, lease: i64) -> Option<Duration> {
-        self.state().data.time_to_live(lease).map(|(left, _)| left)
-    }
-
-    /// A copy of everything.
-    pub(crate) fn backup(&self) -> Backup {
-        self.state().data.backup()
-    }
-
-    /// Goes back to a backup, as after the loss of a cluster: open watches break.
-    pub(crate) fn restore(&self, backup: Backup) {
-        self.change(|state| {
-            state.data.restore(backup);
-            state.broken_before = state.opened + 1;
-        });
-    }
-
-    /// Cancels all open watches.
-    pub(crate) fn cancel_watches(&self) {
-        self.change(|state| state.cancelled_before = state.opened + 1);
-    }
-
-    /// Changes a key without telling any watch, as a defect in etcd or in our watch would.
-    pub(crate) fn put_unwatched(&self, key: &str, value: &str) {
-        self.change(|state| state.data.put_unwatched(key, value.as_bytes()));
-    }
-
-    /// Number of calls of a method: "list", "get", "txn", "grant", "revoke", "keep_alive", "time_to_live" or "watch".
-    pub(crate) fn calls(&self, method: &str) -> u64 {
-        self.state().calls.get(method).copied().unwrap_or(0)
-    }
-
-    /// Number of calls of all methods.
-    pub(crate) fn all_calls(&self) -> u64 {
-        self.state().calls.values().sum()
-    }
-
-    /// Times at which a host tried to connect.
-    pub(crate) fn attempts(&self, host: &str) -> Vec<Instant> {
-        self.state().attempts.get(host).cloned().unwrap_or_default()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let result = change(&mut self.state());
-        self.0.changes.send_modify(|count| *count += 1);
-        result
-    }
-
-    /// Ends leases whose time is over, when it is over.
-    fn expire_at(&self, at: Instant) {
-        let etcd = self.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep_until(at).await;
-            etcd.change(|state| state.data.expire());
-        });
-    }
-}

@@ -56,10 +56,11 @@ pub(crate) fn subnets_text(subnets: &[IpNet]) -> String {
     subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }
 
-/// The guard under which a lease of `subnets` is created. `listed` is the revision of the list that showed them free.
+/// The guard under which a lease of `subnets` is created. `listed` is the revision of the list that
+/// showed them free.
 ///
-/// With both families, two nodes may choose the same IPv6 subnet under different keys. All keys are guarded then: this is
-/// slower when many nodes start together, but two nodes never get one subnet.
+/// With both families, two nodes may choose the same IPv6 subnet under different keys. All keys are
+/// guarded then: this is slower when many nodes start together, but two nodes never get one subnet.
 pub(crate) fn creation_guard(keys: &Keys, key: &str, subnets: &[IpNet], listed: i64) -> Guard {
     match subnets {
         [_] => Guard::NoKey(key.to_owned()),

@@ -1,6 +1,7 @@
 //! Random numbers for jitter and for the choice of a subnet. Nothing secret depends on them.
 //!
-//! The standard library seeds its hash maps from the system's random numbers. Using that seed saves a dependency.
+//! The standard library seeds its hash maps from the system's random numbers. Using that seed saves
+//! a dependency.
 #![forbid(unsafe_code)]
 
 use std::hash::{BuildHasher, RandomState};
@@ -16,7 +17,8 @@ pub(crate) fn below(bound: u64) -> u64 {
     number().checked_rem(bound).unwrap_or(0)
 }
 
-/// A random time around `middle`, at most `middle / parts` shorter or longer: `parts` = 4 gives three to five quarters.
+/// A random time around `middle`, at most `middle / parts` shorter or longer: `parts` = 4 gives
+/// three to five quarters.
 pub(crate) fn around(middle: Duration, parts: u32) -> Duration {
     let deviation = middle / parts;
     let nanos = u64::try_from(deviation.as_nanos() * 2).unwrap_or(u64::MAX);

@@ -1,12 +1,13 @@
 //! Renews our lease: checks that it is still ours, and gives it its whole time to live again.
 //!
-//! A renewal reads our key and then sends a keep-alive for the etcd lease that the key is attached to. It writes nothing,
-//! so that the watches of the other nodes stay silent (flanneld writes, and wakes all of them), no step can be left half
-//! done, and flanneld, which asks etcd for the time to live, sees the whole time. If the key must be written, the write is
-//! guarded by the revision that was read.
+//! A renewal reads our key and then sends a keep-alive for the etcd lease that the key is attached
+//! to. It writes nothing, so that the watches of the other nodes stay silent (flanneld writes, and
+//! wakes all of them), no step can be left half done, and flanneld, which asks etcd for the time to
+//! live, sees the whole time. If the key must be written, the write is guarded by the revision that
+//! was read.
 //!
-//! Invariant: a key that names another node is never overwritten. [`judge`] is the only place that decides whose key it
-//! is.
+//! Invariant: a key that names another node is never overwritten. [`judge`] is the only place that
+//! decides whose key it is.
 #![forbid(unsafe_code)]
 
 use super::connection::Session;
@@ -156,8 +157,8 @@ pub(crate) async fn renew(
     Err(Failure::unreachable(session.endpoint(), format!("another writer keeps changing {}", own.key)))
 }
 
-/// Sends a keep-alive for the etcd lease that the key is attached to. An operator may have attached another one, or
-/// none. Returns `false` if the lease has expired.
+/// Sends a keep-alive for the etcd lease that the key is attached to. An operator may have attached
+/// another one, or none. Returns `false` if the lease has expired.
 async fn extend(session: &mut Session, clock: Clock, own: &mut OwnLease, kv: &Kv) -> Result<bool, Failure> {
     own.mod_revision = kv.mod_revision;
     if kv.lease != own.lease && kv.lease != 0 {

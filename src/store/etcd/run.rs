@@ -1,7 +1,7 @@
 //! The agent's loop: connects, watches, renews our lease, and tries again for ever.
 //!
-//! Invariant: a break resumes the watch where it ended. Only a start, a compaction and a store that was restored from a
-//! backup make the agent read the whole list.
+//! Invariant: a break resumes the watch where it ended. Only a start, a compaction and a store that
+//! was restored from a backup make the agent read the whole list.
 #![forbid(unsafe_code)]
 
 use std::convert::Infallible;
@@ -18,8 +18,8 @@ use super::random;
 use super::state::State;
 use crate::store::update::Update;
 
-/// Time between the lists that look for drift, plus or minus a quarter. Each costs one range read: 5,000 nodes make 17 a
-/// second.
+/// Time between the lists that look for drift, plus or minus a quarter. Each costs one range read:
+/// 5,000 nodes make 17 a second.
 pub(crate) const RELIST_INTERVAL: Duration = Duration::from_secs(300);
 /// How much older the map on disk may be than the map.
 const SAVE_DELAY: Duration = Duration::from_secs(2);
@@ -38,7 +38,8 @@ impl Timers {
 }
 
 impl Agent {
-    /// Runs until the store is dropped or closed, or the lease is lost. `session` is the connection that read the map.
+    /// Runs until the store is dropped or closed, or the lease is lost. `session` is the connection
+    /// that read the map.
     pub(crate) async fn run(mut self, mut session: Option<Session>) {
         let mut backoff = Backoff::default();
         loop {
@@ -139,7 +140,8 @@ impl Agent {
                     *backoff = Backoff::default();
                 }
                 () = sleep_until(timers.renew) => {
-                    // A renewal that fails ends the connection, and the next one begins with a renewal.
+                    // A renewal that fails ends the connection, and the next one begins with a
+                    // renewal.
                     self.renew(session).await?;
                     timers.renew = Instant::now() + self.own.granted / 3;
                     timers.save_soon();

@@ -1,10 +1,11 @@
-//! Snapshot: the last map with our lease in it, saved on disk, so that a node can start while etcd is away.
+//! Snapshot: the last map with our lease in it, saved on disk, so that a node can start while etcd
+//! is away.
 //!
-//! This file only guarantees that a snapshot is the one that was written. Whether it may be used is decided by
-//! [`Snapshot::usable`].
+//! This file only guarantees that a snapshot is the one that was written. Whether it may be used is
+//! decided by [`Snapshot::usable`].
 //!
-//! Invariant: a file is either complete and as it was written, or it is refused. It carries its version and a checksum,
-//! and it is synced before it is renamed into place.
+//! Invariant: a file is either complete and as it was written, or it is refused. It carries its
+//! version and a checksum, and it is synced before it is renamed into place.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -126,10 +127,11 @@ impl Snapshot {
 
     /// Whether the snapshot may be used in place of etcd; if so, the network that it describes.
     ///
-    /// While etcd is away, nobody can say whose our subnet is once our lease has expired. A host that has been up all
-    /// the time continues with it, as a daemon would that was not restarted: its pods run, and another node most likely
-    /// could not take the subnet, because a node that cannot reach etcd can neither renew nor join (flannel#29). A host
-    /// that was rebooted has no pods to lose and may have been down for days. It waits, rather than share a subnet
+    /// While etcd is away, nobody can say whose our subnet is once our lease has expired. A host
+    /// that has been up all the time continues with it, as a daemon would that was not restarted:
+    /// its pods run, and another node most likely could not take the subnet, because a node that
+    /// cannot reach etcd can neither renew nor join (flannel#29). A host that was rebooted has no
+    /// pods to lose and may have been down for days. It waits, rather than share a subnet
     /// (flannel#1289).
     pub(crate) fn usable(
         &self,
@@ -158,7 +160,8 @@ impl Snapshot {
         self
     }
 
-    /// Whether the host has not been rebooted since: pods with addresses of our subnet may be running.
+    /// Whether the host has not been rebooted since: pods with addresses of our subnet may be
+    /// running.
     pub(crate) fn is_of_boot(&self, boot: &str) -> bool {
         !boot.is_empty() && self.boot == boot
     }
@@ -227,8 +230,8 @@ fn unpack(path: &Path, bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
     }
 }
 
-/// FNV-1a with 64 bits. It detects a torn write or a bad disk. It does not protect from forgery: a forger could write the
-/// file anyway.
+/// FNV-1a with 64 bits. It detects a torn write or a bad disk. It does not protect from forgery: a
+/// forger could write the file anyway.
 fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
         (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -8,11 +8,13 @@ pub(crate) enum State {
     Current,
     /// This host has a new address, and our lease in etcd still has the old one.
     Moved,
-    /// etcd does not answer: the last map stays in use, and our lease must be checked when etcd is back.
+    /// etcd does not answer: the last map stays in use, and our lease must be checked when etcd is
+    /// back.
     Outage,
     /// etcd does not answer, and our lease there still has an old address.
     OutageMoved,
-    /// etcd has not answered since this process started: the map comes from disk and must be read anew.
+    /// etcd has not answered since this process started: the map comes from disk and must be read
+    /// anew.
     FromDisk,
     /// The map comes from disk, and our lease in etcd still has an old address.
     FromDiskMoved,

@@ -1,4 +1,5 @@
-//! The etcd store in virtual time, with an etcd in memory: what takes hours here passes in milliseconds.
+//! The etcd store in virtual time, with an etcd in memory: what takes hours here passes in
+//! milliseconds.
 //!
 //! The same behaviour against a real etcd is tested in `tests/store/`.
 

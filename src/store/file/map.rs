@@ -1,6 +1,7 @@
 //! The text of a cluster file, read and checked.
 //!
-//! Invariant: a map that was accepted has disjoint subnets inside the networks, and no address twice.
+//! Invariant: a map that was accepted has disjoint subnets inside the networks, and no address
+//! twice.
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;

@@ -1,6 +1,7 @@
 //! Attributes: the value of a lease, in Flannel's JSON with our fields in `BackendData`.
 //!
-//! Invariant: a value that is written reads back as the same (property test `attributes_round_trip`).
+//! Invariant: a value that is written reads back as the same (property test
+//! `attributes_round_trip`).
 //!
 //! Sources: flannel-io/flannel `pkg/lease/lease.go`.
 #![forbid(unsafe_code)]
@@ -15,7 +16,8 @@ use serde_json::{Map, Value};
 use super::json::field;
 use crate::route::{Abilities, Announced, Dialect, Lease, Mode, Public};
 
-/// Writer of a lease and abilities of its daemon. This is our part of `BackendData`; flanneld's UDP backend ignores it.
+/// Writer of a lease and abilities of its daemon. This is our part of `BackendData`; flanneld's UDP
+/// backend ignores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Node id: it stays the same for the life of an installation. An address is no identity.
@@ -61,13 +63,14 @@ pub enum AttributesError {
     /// A member is not an address.
     #[error("its {0} {1:?} is not an address")]
     NotAnAddress(&'static str, String),
-    /// The announcement of encryption cannot be read. Its writer wants encryption, and would get clear packets if it
-    /// were ignored.
+    /// The announcement of encryption cannot be read. Its writer wants encryption, and would get
+    /// clear packets if it were ignored.
     #[error("another version of hopsack wrote its BackendData.Security")]
     Security,
 }
 
-/// The members in flanneld's order. `PublicIPv6` is always there, even if it is null; the rest only if it has a value.
+/// The members in flanneld's order. `PublicIPv6` is always there, even if it is null; the rest only
+/// if it has a value.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Json<'a> {
@@ -107,8 +110,8 @@ impl Attributes {
         Self { public, backend: String::new(), identity: Some(identity.clone()) }
     }
 
-    /// The value as flanneld would write it. A host without IPv4 address writes 0.0.0.0: flanneld cannot read a lease
-    /// without `PublicIP`, nor one where it is null.
+    /// The value as flanneld would write it. A host without IPv4 address writes 0.0.0.0: flanneld
+    /// cannot read a lease without `PublicIP`, nor one where it is null.
     #[must_use]
     pub fn to_json(&self) -> String {
         let json = Json {
@@ -129,7 +132,8 @@ impl Attributes {
         serde_json::to_string(&json).expect("strings and addresses are plain JSON")
     }
 
-    /// Reads the value of a lease. Names match without regard to case and unknown names are ignored, as in Go.
+    /// Reads the value of a lease. Names match without regard to case and unknown names are
+    /// ignored, as in Go.
     pub fn parse(value: &[u8]) -> Result<Self, AttributesError> {
         let object: Map<String, Value> =
             serde_json::from_slice(value).map_err(|error| AttributesError::NotAnObject(error.to_string()))?;
@@ -151,7 +155,8 @@ impl Attributes {
         Ok(Self { public, backend, identity: data.map(identity).transpose()?.flatten() })
     }
 
-    /// The lease of `subnets` with these attributes. A host without a name is called by its address.
+    /// The lease of `subnets` with these attributes. A host without a name is called by its
+    /// address.
     #[must_use]
     pub fn lease(&self, subnets: &[IpNet], revision: u64) -> Lease {
         let address = self.first_address();

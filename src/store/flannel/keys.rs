@@ -1,10 +1,12 @@
 //! Keys: where the network configuration and the leases are in etcd.
 //!
-//! flanneld reads everything under `<prefix>/subnets`, and before v0.28.10 one key there that it cannot parse makes it
-//! drop every route (`watchSubnets` in `pkg/subnet/etcd/registry.go`). So nothing is written there except the keys that
-//! [`Keys::of`] makes. A lease that flanneld cannot express, one with IPv6 only, is under `<prefix>/overlay`.
+//! flanneld reads everything under `<prefix>/subnets`, and before v0.28.10 one key there that it
+//! cannot parse makes it drop every route (`watchSubnets` in `pkg/subnet/etcd/registry.go`). So
+//! nothing is written there except the keys that [`Keys::of`] makes. A lease that flanneld cannot
+//! express, one with IPv6 only, is under `<prefix>/overlay`.
 //!
-//! Invariant: a key has one spelling only. Two keys never mean the same lease (property test `keys_round_trip`).
+//! Invariant: a key has one spelling only. Two keys never mean the same lease (property test
+//! `keys_round_trip`).
 //!
 //! Sources: flannel-io/flannel `pkg/subnet/subnet.go`.
 #![forbid(unsafe_code)]
@@ -63,7 +65,8 @@ impl Keys {
         format!("{}/", self.prefix)
     }
 
-    /// Prefix of the leases that flanneld reads. It has no slash at its end, because flanneld lists and watches so.
+    /// Prefix of the leases that flanneld reads. It has no slash at its end, because flanneld lists
+    /// and watches so.
     #[must_use]
     pub fn subnets(&self) -> String {
         format!("{}/subnets", self.prefix)

@@ -1,13 +1,15 @@
-//! Network configuration of the cluster: the JSON under `<prefix>/config`, with Flannel's defaults, checks and limits.
+//! Network configuration of the cluster: the JSON under `<prefix>/config`, with Flannel's defaults,
+//! checks and limits.
 //!
-//! It says which networks there are and which subnets of them are handed out. It hands out none itself.
+//! It says which networks there are and which subnets of them are handed out. It hands out none
+//! itself.
 //!
-//! Invariant: a [`Network`] passed all checks of flanneld, so that a flanneld beside us accepts the same text. The other
-//! way round, everything that flanneld accepts is accepted, except an empty range (`SubnetMin` above `SubnetMax`), which
-//! flanneld notices only when it looks for a subnet.
+//! Invariant: a [`Network`] passed all checks of flanneld, so that a flanneld beside us accepts the
+//! same text. The other way round, everything that flanneld accepts is accepted, except an empty
+//! range (`SubnetMin` above `SubnetMax`), which flanneld notices only when it looks for a subnet.
 //!
-//! Sources: flannel-io/flannel `pkg/subnet/config.go`. There, an omitted `Backend` means `udp`, although its
-//! documentation says `vxlan`.
+//! Sources: flannel-io/flannel `pkg/subnet/config.go`. There, an omitted `Backend` means `udp`,
+//! although its documentation says `vxlan`.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -144,8 +146,8 @@ impl Network {
         pools.len() == subnets.len() && pools.iter().zip(subnets).all(|(pool, subnet)| pool.fits(*subnet))
     }
 
-    /// Chooses a lease that overlaps no other: in each family one of the first hundred free subnets, by `random`. The
-    /// error is the network that is full.
+    /// Chooses a lease that overlaps no other: in each family one of the first hundred free
+    /// subnets, by `random`. The error is the network that is full.
     pub fn choose(&self, taken: &[IpNet], mut random: impl FnMut() -> u64) -> Result<Vec<IpNet>, IpNet> {
         self.pools()
             .map(|pool| {
@@ -174,9 +176,9 @@ fn v6_pool(json: &Map<String, Value>) -> Result<Pool, NetworkError> {
     pool(IpNet::V6(net.trunc()), len, "IPv6Subnet", min.map(IpAddr::V6), max.map(IpAddr::V6))
 }
 
-/// The subnet length: as it is set, or `usual` in a network of at most /`wide`, or two bits more than a smaller network.
-/// A network has at least four subnets, because the first is left out. A subnet has room for a device, a bridge and two
-/// more addresses.
+/// The subnet length: as it is set, or `usual` in a network of at most /`wide`, or two bits more
+/// than a smaller network. A network has at least four subnets, because the first is left out. A
+/// subnet has room for a device, a bridge and two more addresses.
 fn subnet_len(
     json: &Map<String, Value>,
     name: &'static str,

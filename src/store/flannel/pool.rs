@@ -1,10 +1,10 @@
 //! The subnets of one network that are handed out: equal pieces between a first and a last.
 //!
-//! It does not know who holds what; the caller brings the list. Addresses are numbers here, so that both families are
-//! one code.
+//! It does not know who holds what; the caller brings the list. Addresses are numbers here, so that
+//! both families are one code.
 //!
-//! Invariant: [`Pool::free`] equals the first hundred of a linear walk that skips overlaps (property test
-//! `free_equals_a_linear_walk`), in time linear in the leases.
+//! Invariant: [`Pool::free`] equals the first hundred of a linear walk that skips overlaps
+//! (property test `free_equals_a_linear_walk`), in time linear in the leases.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -26,8 +26,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// All subnets of `network` but the first: a device with the network's own address would be in the way.
-    /// `len` must be longer than the network's.
+    /// All subnets of `network` but the first: a device with the network's own address would be in
+    /// the way. `len` must be longer than the network's.
     #[must_use]
     pub(super) fn whole(network: IpNet, len: u8) -> Self {
         let pool = Self { network, len, first: bits(network.network()), last: bits(network.broadcast()) };
@@ -132,7 +132,8 @@ impl Pool {
             .filter(same_family)
             .map(|net| (bits(net.network()), bits(net.broadcast())))
             .collect();
-        // Prefixes nest or are disjoint, so with the longer first, what begins inside the one before ends there, too.
+        // Prefixes nest or are disjoint, so with the longer first, what begins inside the one
+        // before ends there, too.
         spans.sort_unstable_by_key(|(start, end)| (*start, Reverse(*end)));
         spans.dedup_by(|inner, outer| inner.0 <= outer.1);
         spans

@@ -111,7 +111,8 @@ impl<D: Decode> Cache<D> {
         self.revision
     }
 
-    /// A revision as the rest of the process sees it: it never decreases, even if the store was restored from a backup.
+    /// A revision as the rest of the process sees it: it never decreases, even if the store was
+    /// restored from a backup.
     pub(crate) fn exposed(&self, revision: i64) -> u64 {
         self.base + u64::try_from(revision).unwrap_or(0)
     }

@@ -8,7 +8,8 @@ pub(crate) trait Decode {
     /// An object, made of a key and its value.
     type Object: Clone + PartialEq + std::fmt::Debug;
 
-    /// Says what a key is. The function is pure: the same key and value always give the same answer.
+    /// Says what a key is. The function is pure: the same key and value always give the same
+    /// answer.
     fn decode(&self, kv: &Kv) -> Decoded<Self::Object>;
 }
 

@@ -3,12 +3,15 @@
 //! Rules of a watch that every client must keep:
 //! * After a break, the watch continues at the next revision. Nothing is listed again.
 //! * After a compaction, the events since our revision are gone. The list replaces them.
-//! * If the store is at a lower revision than we are, it was restored from a backup. A watch would deliver nothing until
-//!   the old revision is reached again, so the list replaces everything and the watch begins again.
-//! * With events, the revision in a message may be ahead of them: more events of that revision can follow
-//!   (`syncWatchers` in etcd's `mvcc/watchable_store.go`). Only a message without events is a promise.
+//! * If the store is at a lower revision than we are, it was restored from a backup. A watch would
+//!   deliver nothing until the old revision is reached again, so the list replaces everything and
+//!   the watch begins again.
+//! * With events, the revision in a message may be ahead of them: more events of that revision can
+//!   follow (`syncWatchers` in etcd's `mvcc/watchable_store.go`). Only a message without events is
+//!   a promise.
 //!
-//! Invariant: [`ListWatch::message`] changes nothing, so that its future may be dropped at any await.
+//! Invariant: [`ListWatch::message`] changes nothing, so that its future may be dropped at any
+//! await.
 #![forbid(unsafe_code)]
 
 use super::cache::{Cache, Changed, PutResult};
@@ -157,11 +160,13 @@ impl<D: Decode + Clone, S: Source> ListWatch<D, S> {
         Ok(Relisted { listing, invalid })
     }
 
-    /// Lists the store as it was at the revision of the cache, and corrects the cache if the watch has missed anything.
+    /// Lists the store as it was at the revision of the cache, and corrects the cache if the watch
+    /// has missed anything.
     pub(crate) async fn compare(&mut self, source: &mut S) -> Result<Comparison, S::Error> {
         let listing = match source.list(&self.prefix, Some(self.cache.revision())).await {
             Ok(listing) => listing,
-            // Nothing was written for so long that the store compacted our revision. There is nothing to compare with.
+            // Nothing was written for so long that the store compacted our revision. There is
+            // nothing to compare with.
             Err(error) if S::is_revision_gone(&error) => {
                 let before = self.cache.revision();
                 let relisted = self.relist(source).await?;

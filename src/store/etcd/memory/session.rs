@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Link, MemoryEtcd, State};
+use super::server::{Link, MemoryEtcd, State};
 use crate::store::clock::Clock;
 use crate::store::etcd::failure::{Failure, FailureKind};
 use crate::store::etcd::grpc::{PATIENCE, PING, PING_PATIENCE, no_answer};
@@ -23,8 +23,8 @@ pub(crate) struct MemoryEndpoints {
 }
 
 impl MemoryEndpoints {
-    pub(super) fn new(etcd: MemoryEtcd, host: &str) -> Self {
-        Self { etcd, host: host.to_owned() }
+    pub(in crate::store::etcd) fn new(etcd: &MemoryEtcd, host: &str) -> Self {
+        Self { etcd: etcd.clone(), host: host.to_owned() }
     }
 
     pub(in crate::store::etcd) async fn connect(&mut self) -> Result<MemorySession, Failure> {
@@ -36,7 +36,7 @@ impl MemoryEndpoints {
     }
 
     pub(in crate::store::etcd) fn clock(&self) -> Clock {
-        self.etcd.0.clock
+        self.etcd.clock()
     }
 }
 
@@ -56,7 +56,7 @@ impl MemorySession {
     /// Waits until the link answers, at most as long as a call may take.
     async fn ready(&self) -> Result<(), Failure> {
         tokio::task::yield_now().await;
-        let mut changes = self.etcd.0.changes.subscribe();
+        let mut changes = self.etcd.changes();
         let until = Instant::now() + PATIENCE;
         loop {
             match link(&self.etcd.state(), &self.host).0 {
@@ -163,7 +163,7 @@ impl MemorySession {
         Ok(MemoryWatch {
             etcd: self.etcd.clone(),
             host: self.host.clone(),
-            changes: self.etcd.0.changes.subscribe(),
+            changes: self.etcd.changes(),
             prefix: prefix.to_owned(),
             next: from,
             number,
@@ -211,8 +211,8 @@ impl MemoryWatch {
         }
     }
 
-    /// The next message, if there is one. The error is `None` if the watch is broken, and otherwise since when the link
-    /// is silent.
+    /// The next message, if there is one. The error is `None` if the watch is broken, and otherwise
+    /// since when the link is silent.
     fn look(&mut self) -> Result<Option<Message>, Option<Instant>> {
         let state = self.etcd.state();
         match link(&state, &self.host) {

@@ -1,6 +1,10 @@
 //! The example in the documentation, and what the store relies on.
 
+use std::time::Duration;
+
 use super::*;
+use crate::store::etcd::failure::FailureKind;
+use crate::store::etcd::guard::Guard;
 use crate::store::{Store, Update};
 
 #[tokio::test(start_paused = true)]
@@ -24,8 +28,8 @@ async fn store_on_memory_survives_an_outage() {
 #[tokio::test(start_paused = true)]
 async fn leases_expire_in_virtual_time_with_their_keys() {
     let etcd = MemoryEtcd::new();
-    let mut session = etcd.endpoints("host1").connect().await.expect("up");
-    let guard = crate::store::etcd::guard::Guard::Version(0);
+    let mut session = MemoryEndpoints::new(&etcd, "host1").connect().await.expect("up");
+    let guard = Guard::Version(0);
     let (lease, _) = session.grant(Duration::from_secs(60)).await.expect("granted");
     session.put("/x", "1", lease, &guard).await.expect("written");
     tokio::time::sleep(Duration::from_secs(59)).await;
@@ -42,10 +46,10 @@ async fn old_revisions_can_be_listed_until_they_are_compacted() {
     let etcd = MemoryEtcd::new();
     let first = etcd.put("/x", "1");
     etcd.put("/x", "2");
-    let mut session = etcd.endpoints("host1").connect().await.expect("up");
+    let mut session = MemoryEndpoints::new(&etcd, "host1").connect().await.expect("up");
     let listing = session.list("/", Some(first)).await.expect("listed");
     assert_eq!((listing.revision, listing.kvs[0].value.as_slice()), (first, b"1".as_slice()));
     etcd.compact();
     let kind = session.list("/", Some(first)).await.expect_err("compacted").kind;
-    assert_eq!(kind, crate::store::etcd::failure::FailureKind::RevisionGone);
+    assert_eq!(kind, FailureKind::RevisionGone);
 }
