@@ -1,10 +1,11 @@
-//! How fast a change in etcd becomes the table that packets meet: 5,000 leases, 1,000 changes a second. Root, etcd and a
-//! quiet machine needed; 40 s.
+//! How fast a change in etcd becomes part of the route table: 5,000 leases, 1,000 changes a second.
+//! It needs root, etcd and an idle machine, and takes 40 s.
 //!
-//! The first part is pure: what it takes to compile a table. The second runs a daemon in a lab with a real etcd, offers it
-//! changes, and reads `hopsack_fib_publish_seconds`: from when the event arrived in the process to when its table was in
-//! force. What an event waits in the socket while the daemon is busy is not in it; the daemon's share of a CPU, which is
-//! printed beside it, tells whether that can be much.
+//! The first part is pure and measures the compilation of a table. The second part runs a daemon in
+//! a lab with a real etcd, changes leases, and reads `hopsack_fib_publish_seconds`: the time from
+//! the arrival of an event in the process to the publication of its table. The time that an event
+//! waits in the socket while the daemon is busy is not included. The daemon's share of a CPU, which
+//! is printed beside it, shows whether that time can be long.
 //!
 //! `cargo bench --bench convergence`; HOPSACK_CHANGES (1000), HOPSACK_LEASES (5000), HOPSACK_SECONDS (20).
 
@@ -25,11 +26,11 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const HOPSACK: &str = env!("CARGO_BIN_EXE_hopsack");
 const NETWORK: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"udp"}}"#;
-/// Puts that are under way at a time: etcd writes what comes together in one go.
+/// Number of puts at the same time. etcd writes those that arrive together at once.
 const WRITERS: u64 = 64;
 
 fn main() -> ExitCode {
-    // `cargo test --benches` runs this too.
+    // `cargo test --benches` runs this program too.
     if !env::args().any(|argument| argument == "--bench") {
         println!("convergence: `cargo bench --bench convergence` measures");
         return ExitCode::SUCCESS;
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints what a table of so many leases takes.
+/// Prints how long the compilation of a table takes, for up to `most` leases.
 fn compile(most: u32) {
     let networks = Networks { v4: Some(("10.0.0.0/8".parse().expect("a prefix"), 24)), v6: None };
     for count in [10, 100, 1000, most] {
@@ -78,7 +79,10 @@ fn compile(most: u32) {
             })
             .collect();
         times.sort_unstable();
-        println!("table of {count} leases: made and dropped in {:?}, at most {:?}", times[150], times[296]);
+        println!(
+            "table of {count} leases: compiled and dropped in {:?} (median), {:?} (99th percentile)",
+            times[150], times[296]
+        );
     }
 }
 
@@ -90,7 +94,7 @@ fn address(n: u32, turn: u32) -> String {
     format!("172.{}.{}.{}", 16 + turn % 16, n / 250, 1 + n % 250)
 }
 
-/// Prints what a daemon makes of changes.
+/// Prints how fast a daemon puts changes into effect.
 fn daemon(leases: u32, rate: u64, seconds: u64) -> Result<(), Error> {
     let options =
         Options { hosts: 1, store: Store::Etcd { members: 1 }, ..Options::unique("converge", HOPSACK) };
@@ -127,7 +131,7 @@ fn daemon(leases: u32, rate: u64, seconds: u64) -> Result<(), Error> {
     grown.sort_by(|one, other| one.0.total_cmp(&other.0));
     let total = grown.last().map_or(0, |(_, count)| *count);
     println!(
-        "{written} changes written in {took:.1?} ({:.0} a second), {total} deliveries of them put into effect; the daemon \
+        "{written} changes written in {took:.1?} ({:.0} a second), {total} deliveries of them published; the daemon \
          used {:.0} % of a CPU",
         written as f64 / took.as_secs_f64(),
         (cpu_after - cpu_before) / took.as_secs_f64(),
@@ -163,7 +167,7 @@ async fn fill(url: &str, leases: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// Moves one host after the other to another address, `rate` a second. Returns how many.
+/// Changes the address of one host after the other, `rate` a second. Returns the number of changes.
 async fn change(url: &str, leases: u32, rate: u64, seconds: u64) -> Result<u64, Error> {
     let client = Client::connect([url], None).await?;
     let mut writers = tokio::task::JoinSet::new();
@@ -193,7 +197,7 @@ async fn change(url: &str, leases: u32, rate: u64, seconds: u64) -> Result<u64, 
     Ok(written)
 }
 
-/// `hopsack_fib_publish_seconds` by upper edge.
+/// Counts of `hopsack_fib_publish_seconds` by upper bound.
 fn buckets(netns: &str) -> Result<BTreeMap<String, u64>, Error> {
     let text = in_netns(netns, || -> std::io::Result<String> {
         let mut stream = TcpStream::connect("127.0.0.1:9285")?;
@@ -210,7 +214,7 @@ fn buckets(netns: &str) -> Result<BTreeMap<String, u64>, Error> {
     Ok(text.lines().filter_map(edge).collect())
 }
 
-/// CPU seconds of a process, in hundredths.
+/// CPU time of a process in hundredths of a second.
 fn cpu(pid: u32) -> Result<f64, Error> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();

@@ -1,3 +1,7 @@
+//! Flannel's way to store the map: keys, lease values and network configuration, as bytes.
+//!
+//! Invariant: a value that is written reads back as the same, and a key has one spelling only.
+#![doc = ""]
 #![doc = include_str!("flannel/README.md")]
 #![forbid(unsafe_code)]
 

@@ -62,9 +62,10 @@ impl Notice {
     }
 }
 
+/// The sentence, with the code behind it.
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        write!(f, "{} ({})", self.text, self.code.label())
     }
 }
 
@@ -93,6 +94,26 @@ pub enum NoticeCode {
     WrittenInvalid,
     /// Our lease had expired or was deleted, and was created again.
     LeaseRecreated,
+}
+
+impl NoticeCode {
+    /// The code as it appears in the log.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::SnapshotRefused => "snapshot_refused",
+            Self::InvalidKeys => "invalid_keys",
+            Self::NetworkChanged => "network_changed",
+            Self::NetworkInvalid => "network_invalid",
+            Self::Drift => "drift",
+            Self::AddressShared => "address_shared",
+            Self::StateCopied => "state_copied",
+            Self::WrittenByFlanneld => "written_by_flanneld",
+            Self::WrittenByTwin => "written_by_twin",
+            Self::WrittenInvalid => "written_invalid",
+            Self::LeaseRecreated => "lease_recreated",
+        }
+    }
 }
 
 /// Our lease is lost. Two hosts with one subnet are worse than one host without, so the node must

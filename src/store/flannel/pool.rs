@@ -1,7 +1,7 @@
-//! The subnets of one network that are handed out: equal pieces between a first and a last.
+//! Pool: the subnets of one network that are handed out, all of one length, from a first to a last.
 //!
-//! It does not know who holds what; the caller brings the list. Addresses are numbers here, so that
-//! both families are one code.
+//! It does not know which subnets are taken; the caller passes the list. Addresses are numbers here,
+//! so that both families need one code only.
 //!
 //! Invariant: [`Pool::free`] equals the first hundred of a linear walk that skips overlaps
 //! (property test `free_equals_a_linear_walk`), in time linear in the leases.
@@ -12,11 +12,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// One is taken at random from this many, so that nodes that start together seldom collide
+/// Number of free subnets of which one is chosen at random, so that nodes that start together seldom
+/// choose the same one
 /// (`allocateSubnet` in `pkg/subnet/etcd/local_manager.go`).
 pub const FIRST_FREE: usize = 100;
 
-/// Equal subnets between a first and a last.
+/// Subnets of one length, from a first to a last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pool {
     network: IpNet,
@@ -26,8 +27,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// All subnets of `network` but the first: a device with the network's own address would be in
-    /// the way. `len` must be longer than the network's.
+    /// All subnets of `network` except the first one, as in Flannel. `len` must be longer than the
+    /// length of the network.
     #[must_use]
     pub(super) fn whole(network: IpNet, len: u8) -> Self {
         let pool = Self { network, len, first: bits(network.network()), last: bits(network.broadcast()) };
@@ -35,13 +36,13 @@ impl Pool {
         Self { first: pool.first + step, last: pool.last - (step - 1), ..pool }
     }
 
-    /// Only the subnets from the one at `min` to the one at `max`.
+    /// The subnets that begin at `min`, at `max`, or between them.
     #[must_use]
     pub(super) fn between(self, min: IpAddr, max: IpAddr) -> Self {
         Self { first: bits(min), last: bits(max), ..self }
     }
 
-    /// The network that is cut up.
+    /// Network that is divided into subnets.
     #[must_use]
     pub fn network(&self) -> IpNet {
         self.network
@@ -53,33 +54,33 @@ impl Pool {
         self.len
     }
 
-    /// Where the first subnet begins.
+    /// First address of the first subnet.
     #[must_use]
     pub fn min(&self) -> IpAddr {
         self.address(self.first)
     }
 
-    /// Where the last subnet begins.
+    /// First address of the last subnet.
     #[must_use]
     pub fn max(&self) -> IpAddr {
         self.address(self.last)
     }
 
-    /// How many subnets there are.
+    /// Number of subnets.
     #[must_use]
     pub fn capacity(&self) -> u128 {
         (self.last - self.first) / self.step() + 1
     }
 
-    /// Whether `subnet` is one of the pieces.
+    /// Whether `subnet` is one of the subnets of the pool.
     #[must_use]
     pub fn fits(&self, subnet: IpNet) -> bool {
         let same_family = subnet.max_prefix_len() == self.network.max_prefix_len();
-        let piece = subnet.prefix_len() == self.len && subnet.network() == subnet.addr();
-        same_family && piece && (self.first..=self.last).contains(&bits(subnet.network()))
+        let is_exact = subnet.prefix_len() == self.len && subnet.network() == subnet.addr();
+        same_family && is_exact && (self.first..=self.last).contains(&bits(subnet.network()))
     }
 
-    /// The first [`FIRST_FREE`] pieces that overlap nothing in `taken`.
+    /// The first [`FIRST_FREE`] subnets that overlap nothing in `taken`.
     #[must_use]
     pub fn free(&self, taken: &[IpNet]) -> Vec<IpNet> {
         let mut free = Vec::new();
@@ -90,10 +91,10 @@ impl Pool {
             let last = first + (self.step() - 1);
             while ahead.next_if(|(_, end)| *end < first).is_some() {}
             match ahead.peek() {
-                // On to the piece in which, or behind which, the taken span ends.
+                // Continue behind the subnet in which the taken span ends.
                 Some((start, end)) if *start <= last => {
-                    let pieces = (end - first) / self.step() + 1;
-                    at = pieces.checked_mul(self.step()).and_then(|skip| first.checked_add(skip));
+                    let skipped = (end - first) / self.step() + 1;
+                    at = skipped.checked_mul(self.step()).and_then(|skip| first.checked_add(skip));
                 }
                 _ => {
                     free.extend(IpNet::new(self.address(first), self.len));
@@ -104,11 +105,11 @@ impl Pool {
         free
     }
 
-    /// How many pieces `taken` leaves no room for.
+    /// Number of subnets that overlap something in `taken`.
     #[must_use]
     pub fn used(&self, taken: &[IpNet]) -> u128 {
         let mut used = 0;
-        let mut counted = None; // the last piece that was counted
+        let mut counted = None; // the last subnet that was counted
         for (start, end) in self.spans(taken) {
             let index = |address: u128| (address.clamp(self.first, self.end()) - self.first) / self.step();
             if end < self.first || start > self.end() {
@@ -124,7 +125,7 @@ impl Pool {
         used
     }
 
-    /// What is taken, as disjoint spans in order.
+    /// `taken` as disjoint spans in ascending order.
     fn spans(&self, taken: &[IpNet]) -> Vec<(u128, u128)> {
         let same_family = |net: &&IpNet| net.max_prefix_len() == self.network.max_prefix_len();
         let mut spans: Vec<(u128, u128)> = taken
@@ -132,8 +133,8 @@ impl Pool {
             .filter(same_family)
             .map(|net| (bits(net.network()), bits(net.broadcast())))
             .collect();
-        // Prefixes nest or are disjoint, so with the longer first, what begins inside the one
-        // before ends there, too.
+        // Prefixes are nested or disjoint. With the longer one first, a span that begins inside the
+        // previous one also ends there.
         spans.sort_unstable_by_key(|(start, end)| (*start, Reverse(*end)));
         spans.dedup_by(|inner, outer| inner.0 <= outer.1);
         spans
@@ -143,7 +144,7 @@ impl Pool {
         1 << (self.network.max_prefix_len() - self.len)
     }
 
-    /// The last address of the last piece.
+    /// Last address of the last subnet.
     fn end(&self) -> u128 {
         self.last + (self.step() - 1)
     }
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_top_of_the_address_space_does_not_overflow() {
+    fn top_of_the_address_space_does_not_overflow() {
         let pool = Pool::whole("ffff::/16".parse().expect("net"), 18);
         let all = pool.free(&[]);
         assert_eq!(
@@ -196,7 +197,7 @@ mod tests {
         ) {
             let network: Ipv4Net = Ipv4Net::new([10, 0, 0, 0].into(), network_len).expect("a length").trunc();
             let pool = Pool::whole(IpNet::V4(network), (network_len + bits).min(30));
-            // Most of what is taken lies in the first subnets: there it matters.
+            // Most taken subnets are among the first ones, which are looked at first.
             let taken: Vec<IpNet> = taken
                 .into_iter()
                 .map(|(address, len, near)| {

@@ -1,4 +1,4 @@
-//! Tests of the map on disk.
+//! Snapshots that are written, read back, damaged, and out of date.
 
 use std::path::Path;
 
