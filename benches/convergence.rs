@@ -7,7 +7,8 @@
 //! waits in the socket while the daemon is busy is not included. The daemon's share of a CPU, which
 //! is printed beside it, shows whether that time can be long.
 //!
-//! `cargo bench --bench convergence`; HOPSACK_CHANGES (1000), HOPSACK_LEASES (5000), HOPSACK_SECONDS (20).
+//! `cargo bench --bench convergence`; HOPSACK_CHANGES (1000), HOPSACK_LEASES (5000),
+//! HOPSACK_SECONDS (20).
 
 use std::collections::BTreeMap;
 use std::env;

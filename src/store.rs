@@ -1,11 +1,11 @@
 //! The map of subnets to hosts, wherever it is kept.
 //!
-//! [`Store::open`] finds this host in the map and returns [`Opened`]: the cluster's networks, our lease and the first
-//! snapshot. [`Store::next`] waits for the changes that follow. A store knows leases and no packets. It never decides
-//! what a change means for forwarding.
+//! [`Store::open`] finds this host in the map and returns [`Opened`]: the cluster's networks, our
+//! lease and the first snapshot. [`Store::next`] waits for the changes that follow. A store knows
+//! leases and no packets. It never decides what a change means for forwarding.
 //!
-//! Invariant: after `open` has succeeded, no failure of the store is fatal. A failure is an [`Update::Trouble`], and the
-//! last good map stays in use.
+//! Invariant: after `open` has succeeded, no failure of the store is fatal. A failure is an
+//! [`Update::Trouble`], and the last good map stays in use.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -52,7 +52,8 @@ impl Store {
         }
     }
 
-    /// Like [`Store::open`], with an etcd in memory: for tests in virtual time. [`etcd::memory`] says how to use it.
+    /// Like [`Store::open`], with an etcd in memory: for tests in virtual time. [`etcd::memory`]
+    /// says how to use it.
     #[cfg(test)]
     pub(crate) async fn open_memory(
         etcd: &etcd::memory::MemoryEtcd,
@@ -71,7 +72,8 @@ impl Store {
         }
     }
 
-    /// Returns the next update if one is waiting, so that the node can put several into effect together.
+    /// Returns the next update if one is waiting, so that the node can put several into effect
+    /// together.
     pub fn try_next(&mut self) -> Option<Update> {
         match self {
             Self::File(_) => None,
@@ -87,8 +89,8 @@ impl Store {
         }
     }
 
-    /// Whether the store allows this host to be reached at `address`. A cluster file allows only the addresses that it
-    /// lists for this host.
+    /// Whether the store allows this host to be reached at `address`. A cluster file allows only
+    /// the addresses that it lists for this host.
     #[must_use]
     pub fn admits(&self, address: IpAddr) -> bool {
         match self {
@@ -97,8 +99,8 @@ impl Store {
         }
     }
 
-    /// Publishes new addresses of this host in its lease, if the store can be written. Returns `false` if the store is
-    /// too busy now; the caller tries again.
+    /// Publishes new addresses of this host in its lease, if the store can be written. Returns
+    /// `false` if the store is too busy now; the caller tries again.
     pub fn readdress(&mut self, addresses: &[IpAddr]) -> bool {
         match self {
             Self::File(_) => true,
@@ -106,7 +108,8 @@ impl Store {
         }
     }
 
-    /// Asks the store whether our lease is still ours. If it is not, the answer is an [`Update::Lost`].
+    /// Asks the store whether our lease is still ours. If it is not, the answer is an
+    /// [`Update::Lost`].
     pub fn verify(&mut self) {
         match self {
             Self::File(store) => store.reload(),
@@ -114,8 +117,8 @@ impl Store {
         }
     }
 
-    /// Changes what our lease announces about encryption, if the store can be written. In a cluster file the operator
-    /// writes this.
+    /// Changes what our lease announces about encryption, if the store can be written. In a cluster
+    /// file the operator writes this.
     pub fn announce(&mut self, announced: Announced) {
         match self {
             Self::File(_) => {}
@@ -132,8 +135,8 @@ impl Store {
         }
     }
 
-    /// Closes the store: saves what a restart needs, and gives the lease back if `store.revoke_on_exit` is set. The
-    /// error is one sentence.
+    /// Closes the store: saves what a restart needs, and gives the lease back if
+    /// `store.revoke_on_exit` is set. The error is one sentence.
     pub async fn close(self) -> Result<(), String> {
         match self {
             Self::File(_) => Ok(()),

@@ -66,7 +66,8 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Runs another daemon, with an identity of its own, until it ends. Returns its output and exit code.
+/// Runs another daemon, with an identity of its own, until it ends. Returns its output and exit
+/// code.
 fn run_to_its_end(lab: &Lab, host: usize, options: &[&str]) -> String {
     let site = lab.host(host);
     let own = site.directory.join("other").display().to_string();
@@ -192,7 +193,8 @@ fn host_that_uses_our_subnet_is_named_and_stops_nothing() {
         &[HOPSACK, "status", "--config", &lab.daemon(1).config_path().display().to_string()],
     );
     assert!(said.contains("duplicate_subnet") && said.contains("h2"), "{said}");
-    // The store was asked and says that our lease is ours: the node goes on and has written nothing.
+    // The store was asked and says that our lease is ours: the node goes on and has written
+    // nothing.
     assert_eq!((lab.daemon(1).pid(), &status(&lab, 1)["ready"]), (pid, &Value::Bool(true)));
     let after =
         ask(&lab, async |mut client| client.get(SUBNETS, Some(GetOptions::new().with_prefix())).await);

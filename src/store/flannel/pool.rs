@@ -1,7 +1,7 @@
 //! Pool: the subnets of one network that are handed out, all of one length, from a first to a last.
 //!
-//! It does not know which subnets are taken; the caller passes the list. Addresses are numbers here,
-//! so that both families need one code only.
+//! It does not know which subnets are taken; the caller passes the list. Addresses are numbers
+//! here, so that both families need one code only.
 //!
 //! Invariant: [`Pool::free`] equals the first hundred of a linear walk that skips overlaps
 //! (property test `free_equals_a_linear_walk`), in time linear in the leases.
@@ -12,9 +12,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Number of free subnets of which one is chosen at random, so that nodes that start together seldom
-/// choose the same one
-/// (`allocateSubnet` in `pkg/subnet/etcd/local_manager.go`).
+/// Number of free subnets of which one is chosen at random, so that nodes that start together
+/// seldom choose the same one (`allocateSubnet` in `pkg/subnet/etcd/local_manager.go`).
 pub const FIRST_FREE: usize = 100;
 
 /// Subnets of one length, from a first to a last.
