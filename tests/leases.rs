@@ -188,11 +188,11 @@ fn host_that_uses_our_subnet_is_named_and_stops_nothing() {
     }
     assert!(metric("hopsack_own_subnet_alarm 1"));
     assert!(metric("hopsack_dropped_packets_total{direction=\"ingress\",reason=\"own_source\"} 10"));
-    let said = run(
+    let output = run(
         &lab.host(1).netns,
         &[HOPSACK, "status", "--config", &lab.daemon(1).config_path().display().to_string()],
     );
-    assert!(said.contains("duplicate_subnet") && said.contains("h2"), "{said}");
+    assert!(output.contains("duplicate_subnet") && output.contains("h2"), "{output}");
     // The store was asked and says that our lease is ours: the node goes on and has written
     // nothing.
     assert_eq!((lab.daemon(1).pid(), &status(&lab, 1)["ready"]), (pid, &Value::Bool(true)));
@@ -217,8 +217,8 @@ fn copied_state_directory_is_refused() {
         .expect("copied");
     lab.daemon(2).start().expect("started");
     eventually("it ends", || lab.daemon(2).pid().is_none());
-    let said = lab.daemon(2).log();
-    assert!(said.contains("node.state_dir") && said.contains("node-id"), "{said}");
+    let log = lab.daemon(2).log();
+    assert!(log.contains("node.state_dir") && log.contains("node-id"), "{log}");
     assert_eq!(lab.daemon(2).terminate().expect("it has ended").expect("it was ours").code(), Some(2));
     assert!(lab.daemon(1).log().contains("state_copied"), "{}", lab.daemon(1).log());
     assert_eq!(status(&lab, 1)["subnets"], json("[\"10.244.1.0/24\"]"));

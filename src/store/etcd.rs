@@ -1,9 +1,9 @@
 //! The production store: Flannel's layout in etcd, shared with flannelds that use the UDP backend.
 //!
 //! [`EtcdStore::open`] joins: it finds or takes our subnet and reads the map from etcd, or, while
-//! etcd is away, from the snapshot that the last run left on disk. From then on an agent, a task of
-//! its own, watches the map and renews the lease. [`EtcdStore::next`] returns what the agent
-//! reports.
+//! etcd does not answer, from the snapshot that the last run left on disk. From then on an agent, a
+//! task of its own, watches the map and renews the lease. [`EtcdStore::next`] returns what the
+//! agent reports.
 //!
 //! Invariant: a node forwards for a subnet only while no other node is known to hold it. An outage
 //! of etcd is no reason to stop; another owner always is ([`Lost`](super::Lost)).

@@ -1,4 +1,5 @@
-//! What one list of all keys says: the network configuration, and who holds which subnet.
+//! What one list of all keys says: the network configuration, and which node holds which
+//! subnet.
 #![forbid(unsafe_code)]
 
 use ipnet::IpNet;

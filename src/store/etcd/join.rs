@@ -1,4 +1,4 @@
-//! Joining: by etcd, or by the snapshot on disk while etcd is away.
+//! Joining: by etcd, or by the snapshot on disk while etcd does not answer.
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;

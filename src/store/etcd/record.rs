@@ -46,7 +46,7 @@ impl Record {
 pub(crate) enum Reading {
     /// A lease.
     Lease(Record),
-    /// An invalid key among the leases: its subnets, if the name of the key says them, and the
+    /// An invalid key among the leases: its subnets, if the name of the key contains them, and the
     /// reason.
     Invalid(Option<Vec<IpNet>>, String),
     /// The network configuration.

@@ -7,7 +7,7 @@
 //! was read.
 //!
 //! Invariant: a key that names another node is never overwritten. [`judge`] is the only place that
-//! decides whose key it is.
+//! decides which node owns the key.
 #![forbid(unsafe_code)]
 
 use super::connection::Session;
@@ -26,7 +26,7 @@ const ATTEMPTS: usize = 10;
 /// How to fix a lease that another node has.
 const RESTART: &str = "restart hopsack on this node to get another subnet";
 
-/// Whose key it is.
+/// Which node owns a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The key has our value.
@@ -39,7 +39,7 @@ pub(crate) enum Verdict {
     Gone,
 }
 
-/// Decides whose key `found` is, the key of our lease.
+/// Decides which node owns `found`, the key of our lease.
 pub(crate) fn judge(node: &NodeIdentity, own: &OwnLease, found: Option<&Kv>) -> Verdict {
     let Some(kv) = found else { return Verdict::Gone };
     if kv.value == own.value.as_bytes() {

@@ -84,7 +84,7 @@ impl Agent {
                     Command::Announce(announced) => self.set_announced(announced),
                     Command::Close(done) => {
                         self.save();
-                        let text = "etcd is away, so the lease could not be given back: it expires by itself";
+                        let text = "etcd does not answer, so the lease could not be given back: it expires by itself";
                         let _ = done.send(if self.revoke_on_exit { Err(text.into()) } else { Ok(()) });
                         return None;
                     }

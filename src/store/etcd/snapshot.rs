@@ -127,12 +127,12 @@ impl Snapshot {
 
     /// Whether the snapshot may be used in place of etcd; if so, the network that it describes.
     ///
-    /// While etcd is away, nobody can say whose our subnet is once our lease has expired. A host
-    /// that has been up all the time continues with it, as a daemon would that was not restarted:
-    /// its pods run, and another node most likely could not take the subnet, because a node that
-    /// cannot reach etcd can neither renew nor join (flannel#29). A host that was rebooted has no
-    /// pods to lose and may have been down for days. It waits, rather than share a subnet
-    /// (flannel#1289).
+    /// While etcd does not answer and our lease has expired, this host cannot know which node has
+    /// our subnet. A host that has been up all the time continues with it, as a daemon would that
+    /// was not restarted: its pods run, and another node most likely could not take the subnet,
+    /// because a node that cannot reach etcd can neither renew nor join (flannel#29). A host that
+    /// was rebooted has no pods to lose and may have been down for days. It waits, rather than
+    /// share a subnet (flannel#1289).
     pub(crate) fn usable(
         &self,
         node: &NodeIdentity,

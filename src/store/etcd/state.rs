@@ -14,7 +14,7 @@ pub(crate) enum State {
     /// etcd does not answer, and our lease there still has an old address.
     OutageMoved,
     /// etcd has not answered since this process started: the map comes from disk and must be read
-    /// anew.
+    /// again.
     FromDisk,
     /// The map comes from disk, and our lease in etcd still has an old address.
     FromDiskMoved,

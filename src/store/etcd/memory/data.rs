@@ -107,7 +107,7 @@ impl Data {
         self.revision
     }
 
-    /// Rewrites history: the key had this value all the time, and no watch was told.
+    /// Rewrites history: the key had this value all the time, and no watch delivers it.
     pub(super) fn put_unwatched(&mut self, key: &str, value: &[u8]) {
         let kv = Kv { key: key.to_owned(), value: value.to_vec(), mod_revision: self.revision, lease: 0 };
         self.history.push(KeyEvent::Put(kv.clone()));
@@ -161,7 +161,7 @@ impl Data {
         Some((lease.expires.saturating_duration_since(Instant::now()), lease.granted))
     }
 
-    /// Ends the leases whose time is over.
+    /// Ends the leases that have expired.
     pub(super) fn expire(&mut self) {
         let now = Instant::now();
         let over = self.leases.iter().filter(|(_, lease)| lease.expires <= now).map(|(id, _)| *id);

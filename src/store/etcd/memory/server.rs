@@ -184,7 +184,7 @@ impl MemoryEtcd {
         result
     }
 
-    /// Ends leases whose time is over, when it is over.
+    /// Ends the leases that have expired, at this time.
     pub(super) fn expire_at(&self, at: Instant) {
         let etcd = self.clone();
         tokio::spawn(async move {

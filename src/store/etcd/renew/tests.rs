@@ -1,4 +1,4 @@
-//! Whose key it is, for everything that can be found in it.
+//! The verdict about our key, for everything that can be found in it.
 
 use std::time::Duration;
 
