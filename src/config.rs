@@ -45,7 +45,7 @@ pub use node::{InterfaceChoice, NodeConfig};
 pub use origin::{Origin, Setting};
 pub use overlay::{BackendChoice, OverlayConfig};
 pub use position::{line_and_column, one_line};
-pub use store::{EtcdConfig, EtcdTls, LEASE_TTL, StoreConfig};
+pub use store::{EtcdConfig, EtcdTls, StoreConfig};
 pub use template::template;
 
 // Earlier names of these types, until the modules that use them are moved.

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::error::ConfigError;
 use super::key::{Kind, Preset, keys};
@@ -101,12 +100,7 @@ pub struct EtcdConfig {
     pub revoke_on_exit: bool,
     /// What our lease announces about encryption; the node fills it in.
     pub announced: Option<Announced>,
-    /// Time to live of our lease: [`LEASE_TTL`], except in tests.
-    pub lease_ttl: Duration,
 }
-
-/// Time to live of a lease. It is flanneld's (`subnetTTL` in `pkg/subnet/etcd/local_manager.go`).
-pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Files with the certificates for a connection to etcd.
 #[derive(Debug, Clone)]
@@ -163,7 +157,6 @@ impl EtcdConfig {
             subnet_env: settings.path(&node::SUBNET_ENV)?,
             revoke_on_exit: settings.is_set(&REVOKE_ON_EXIT),
             announced: None,
-            lease_ttl: LEASE_TTL,
         })
     }
 }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::config::{EtcdConfig, StoreConfig};
-use crate::store::{EtcdSettings, Settings, Tls};
+use crate::store::{EtcdSettings, LEASE_TTL, Settings, Tls};
 
 /// Settings of the configured store.
 pub(super) fn settings(store: &StoreConfig) -> Settings {
@@ -25,6 +25,6 @@ pub(super) fn etcd_settings(etcd: &EtcdConfig) -> EtcdSettings {
         subnet_env: etcd.subnet_env.clone(),
         revoke_on_exit: etcd.revoke_on_exit,
         announced: etcd.announced,
-        lease_ttl: etcd.lease_ttl,
+        lease_ttl: LEASE_TTL,
     }
 }
