@@ -3,8 +3,8 @@
 //! It decides nothing about leases and touches no kernel route: the one route to the overlay device
 //! stays.
 //!
-//! Invariant: after [`Publisher::apply`] has returned, the next packet of every worker meets the new
-//! map.
+//! Invariant: after [`Publisher::apply`] has returned, the next packet of every worker meets the
+//! new map.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
