@@ -47,9 +47,3 @@ pub use overlay::{BackendChoice, OverlayConfig};
 pub use position::{line_and_column, one_line};
 pub use store::{EtcdConfig, EtcdTls, StoreConfig};
 pub use template::template;
-
-// Earlier names of these types, until the modules that use them are moved.
-pub use {
-    DataplaneConfig as Dataplane, EtcdConfig as Etcd, EtcdTls as Tls, InterfaceChoice as Interface,
-    NodeConfig as Node, Setting as Value, StoreConfig as Store, line_and_column as place,
-};

@@ -12,7 +12,7 @@ use super::error::CliError;
 use super::options::ConfigOptions;
 use super::output::{Format, print};
 use super::runtime::runtime;
-use crate::config::{Etcd, Store};
+use crate::config::{EtcdConfig, StoreConfig};
 use crate::node::NodeError;
 use crate::node::admin::{self, LeaseTable, NetworkShown, PoolShown, Released};
 
@@ -80,18 +80,22 @@ pub(super) struct Common {
 impl Common {
     /// The etcd settings. These commands are about etcd, whichever store the daemon of this host
     /// uses.
-    fn etcd(&self) -> Result<Etcd, NodeError> {
+    fn etcd(&self) -> Result<EtcdConfig, NodeError> {
         let mut sources = self.config.sources();
         sources.options.push(("store", "kind", "etcd".into()));
         match sources.load()?.store {
-            Store::Etcd(etcd) => Ok(*etcd),
-            Store::File { .. } => {
+            StoreConfig::Etcd(etcd) => Ok(*etcd),
+            StoreConfig::File { .. } => {
                 Err(NodeError::Invalid("store.kind = \"file\" has no leases: set store.endpoints".into()))
             }
         }
     }
 
-    fn call<T, F>(&self, command: impl FnOnce(Etcd) -> F, text: fn(&T) -> String) -> Result<(), CliError>
+    fn call<T, F>(
+        &self,
+        command: impl FnOnce(EtcdConfig) -> F,
+        text: fn(&T) -> String,
+    ) -> Result<(), CliError>
     where
         T: Serialize,
         F: Future<Output = Result<T, NodeError>>,

@@ -101,7 +101,7 @@ pub(super) fn overlay_mtu(
 /// The cluster's port. If the store names one, a different one in the configuration is an error.
 fn port(config: &Config, opened: &Opened) -> Result<u16, NodeError> {
     let ours = config.overlay.port;
-    let is_port = |value: &&crate::config::Value| value.section == "overlay" && value.key == "port";
+    let is_port = |value: &&crate::config::Setting| value.section == "overlay" && value.key == "port";
     let origin = config.values.iter().find(is_port).map_or(Origin::Default, |value| value.origin.clone());
     match opened.cluster.port {
         Some(port) if port != ours && origin != Origin::Default => Err(NodeError::Invalid(format!(

@@ -59,7 +59,7 @@ impl Material {
     /// The same, and what our lease will tell of it.
     pub(super) fn announce(config: &mut Config) -> Result<Option<Self>, NodeError> {
         let material = Self::load(config)?;
-        if let config::Store::Etcd(etcd) = &mut config.store {
+        if let config::StoreConfig::Etcd(etcd) = &mut config.store {
             etcd.announced = material.as_ref().map(|material| material.announced);
         }
         Ok(material)
@@ -79,8 +79,8 @@ impl Material {
 
 fn name(config: &Config) -> String {
     let named = match &config.store {
-        config::Store::Etcd(etcd) => etcd.node_name.clone(),
-        config::Store::File { .. } => None,
+        config::StoreConfig::Etcd(etcd) => etcd.node_name.clone(),
+        config::StoreConfig::File { .. } => None,
     };
     named.unwrap_or_else(|| {
         std::fs::read_to_string("/proc/sys/kernel/hostname")
