@@ -1,4 +1,4 @@
-//! The daemon as a process: start, kill, restart, reload, stop, and what it says when it cannot.
+//! The daemon as a process: start, kill, restart, reload, stop, and why it refuses to start.
 
 mod support;
 
@@ -19,13 +19,13 @@ use support::{HOPSACK, Scrape, attempt, edit, eventually, hopsack, http, json, l
 const READY: Duration = Duration::from_secs(10);
 
 on_every_engine! {
-    tcp_survives_kill_9_and_the_device_is_adopted
-    a_million_forged_datagrams_are_each_accounted_for
-    a_removed_device_ends_the_daemon_with_exit_code_1
-    pings_are_lost_only_while_the_daemon_is_away
+    tcp_survives_kill_9_and_device_is_adopted
+    million_forged_datagrams_are_all_counted
+    removed_device_ends_the_daemon
+    pings_are_lost_only_while_the_daemon_is_down
 }
 
-fn tcp_survives_kill_9_and_the_device_is_adopted(engine: &str) {
+fn tcp_survives_kill_9_and_device_is_adopted(engine: &str) {
     let lab = lab_on(engine, "kill9", 2, Family::V4);
     let host = lab.host(1).netns.clone();
     let device = || json(&run(&host, &["ip", "-j", "-d", "addr", "show", "hopsack0"]))[0].clone();
@@ -48,7 +48,8 @@ fn tcp_survives_kill_9_and_the_device_is_adopted(engine: &str) {
         let before = transfer.received();
         eventually("bytes flow", || transfer.received() > before + 1_000_000);
         lab.daemon(1).kill9().expect("killed");
-        // While nobody has the device open its route stays: pods' packets don't leak out by another.
+        // While no process has the device open its route stays, so that no packet of a pod leaves
+        // by another device.
         assert_eq!(routes().0.as_array().map(Vec::len), routes_before.0.as_array().map(Vec::len));
         lab.daemon(1).start().expect("started");
         lab.daemon(1).wait_ready(READY).expect("ready");
@@ -69,20 +70,20 @@ fn tcp_survives_kill_9_and_the_device_is_adopted(engine: &str) {
 }
 
 #[test]
-fn a_clean_stop_leaves_nothing_and_so_does_clean_after_kill_9() {
+fn clean_stop_and_clean_command_leave_nothing() {
     let lab = lab("stop", 1, Family::V4);
     let (host, daemon) = (&lab.host(1).netns, lab.daemon(1));
     let config = daemon.config_path().to_string_lossy().into_owned();
     let there = || attempt(host, &["ip", "link", "show", "hopsack0"]).contains("mtu");
 
-    // SIGTERM: device, routes and socket go; subnet.env stays, as Flannel's does.
+    // SIGTERM removes device, routes and socket; subnet.env stays, as Flannel's does.
     assert!(there() && daemon.control_path().exists());
     let status = daemon.terminate().expect("it ends").expect("it is our child");
     assert_eq!(status.code(), Some(0));
     assert!(!there() && !daemon.control_path().exists());
     assert!(lab.host(1).directory.join("subnet.env").exists());
 
-    // kill -9: everything stays for the next start, or for `clean`.
+    // After kill -9 everything stays for the next start, or for `clean`.
     daemon.start().expect("started");
     daemon.wait_ready(READY).expect("ready");
     let refused = attempt(host, &[HOPSACK, "clean", "--config", &config]);
@@ -105,14 +106,14 @@ fn a_clean_stop_leaves_nothing_and_so_does_clean_after_kill_9() {
     let again = run(host, &[HOPSACK, "clean", "--config", &config]);
     assert!(again.contains("nothing"), "{again}");
 
-    // And it starts again from nothing.
+    // The daemon starts again from nothing.
     daemon.start().expect("started");
     daemon.wait_ready(READY).expect("ready");
     assert!(there());
 }
 
 #[test]
-fn an_edit_is_in_force_at_once_and_a_bad_one_never() {
+fn edit_takes_effect_at_once_and_a_bad_one_never() {
     let lab = lab("edit", 2, Family::V4);
     let (netns, cluster) = (lab.host(1).netns.clone(), lab.cluster_path());
     let status = || lab.daemon(1).status().expect("it answers");
@@ -121,7 +122,7 @@ fn an_edit_is_in_force_at_once_and_a_bad_one_never() {
     };
     assert_eq!(status()["peers"], 1);
 
-    // A bad edit: refused with its place, and forwarding goes on.
+    // A bad edit is refused with line and column, and forwarding goes on.
     edit(&cluster, "10.244.2.0/24", "10.244.2.0/2four");
     eventually("the bad edit is reported", || status()["store_trouble"].is_string());
     let trouble = status()["store_trouble"].to_string();
@@ -132,7 +133,7 @@ fn an_edit_is_in_force_at_once_and_a_bad_one_never() {
     assert_eq!(Scrape::of(&netns).get("hopsack_store_connected"), 0);
     assert!(status()["ready"].as_bool().expect("a bool") && whole());
 
-    // Mended, with one host more.
+    // The edit is corrected, and one host is added.
     edit(&cluster, "10.244.2.0/2four", "10.244.2.0/24");
     let mut file = std::fs::OpenOptions::new().append(true).open(&cluster).expect("the cluster file");
     writeln!(file, "[[hosts]]\nname = \"h9\"\npublic = [\"192.0.2.9\"]\nsubnets = [\"10.244.9.0/24\"]")
@@ -140,7 +141,7 @@ fn an_edit_is_in_force_at_once_and_a_bad_one_never() {
     eventually("the new host is a peer", || status()["peers"] == 2);
     assert!(status()["store_trouble"].is_null() && whole());
 
-    // Gone again, told by SIGHUP.
+    // The host is removed, and SIGHUP makes the daemon read the file.
     let text = std::fs::read_to_string(&cluster).expect("the cluster file");
     let (without, _) = text.split_once("[[hosts]]\nname = \"h9\"").expect("it is there");
     std::fs::write(&cluster, without).expect("written");
@@ -149,14 +150,14 @@ fn an_edit_is_in_force_at_once_and_a_bad_one_never() {
     eventually("the host is gone", || status()["peers"] == 1);
     assert!(lab.daemon(1).log().contains("SIGHUP"));
 
-    // The store away altogether is no event for packets either.
+    // A missing file does not interrupt forwarding either.
     std::fs::remove_file(&cluster).expect("removed");
     eventually("that is reported", || status()["store_trouble"].is_string());
     assert!(whole());
 }
 
 #[test]
-fn commands_and_endpoints_tell_one_story() {
+fn commands_and_metrics_report_the_same() {
     let lab = lab("tell", 3, Family::V4);
     let netns = &lab.host(1).netns;
     let config = lab.daemon(1).config_path().to_string_lossy().into_owned();
@@ -191,7 +192,7 @@ fn commands_and_endpoints_tell_one_story() {
     assert!(http(netns, "/metrics").contains("application/openmetrics-text"));
     assert!(http(netns, "/metrics").trim_end().ends_with("# EOF"));
     assert!(http(netns, "/nowhere").starts_with("HTTP/1.1 404"));
-    // Garbage on the control socket is answered, not fatal.
+    // An invalid request is answered, and the daemon goes on.
     let error = lab.daemon(1).ask("{\"command\":\"reboot\"}").expect_err("no such command").to_string();
     assert!(error.contains("reboot"), "{error}");
     assert_eq!(lab.daemon(1).status().expect("it still answers")["ready"], true);
@@ -199,14 +200,15 @@ fn commands_and_endpoints_tell_one_story() {
     assert!(env.starts_with("FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n"), "{env}");
 }
 
-/// A million datagrams at the port, from a peer and from strangers; the daemon's account must add up to the last one.
-fn a_million_forged_datagrams_are_each_accounted_for(engine: &str) {
+/// A million datagrams come to the port, from a peer and from unknown addresses. The daemon's
+/// counters must add up to the last one.
+fn million_forged_datagrams_are_all_counted(engine: &str) {
     const TOTAL: u64 = 1_000_000;
     let lab = lab_on(engine, "forged", 2, Family::V4);
     let (target, host) = (SocketAddr::new(lab.host(1).public, 8285), lab.host(1).netns.clone());
-    let stranger: IpAddr = [192, 0, 2, 99].into();
+    let unknown: IpAddr = [192, 0, 2, 99].into();
     run(&lab.host(2).netns, &["ip", "addr", "add", "192.0.2.99/24", "dev", "eth0"]);
-    // What is delivered must not be answered by the pod: silence is easier to count.
+    // The pod must not answer: answers would be counted as well.
     run(&lab.pod(1).netns, &["ip", "route", "del", "default"]);
     let rx_packets = || {
         let link = json(&run(&host, &["ip", "-j", "-s", "link", "show", "hopsack0"]));
@@ -224,7 +226,7 @@ fn a_million_forged_datagrams_are_each_accounted_for(engine: &str) {
     let bind = |address: IpAddr| {
         in_netns(&lab.host(2).netns, move || UdpSocket::bind((address, 0))).expect("netns").expect("bound")
     };
-    let (peer, stranger) = (bind(peer), bind(stranger));
+    let (peer, unknown) = (bind(peer), bind(unknown));
     let received = || Scrape::of(&host).get("hopsack_udp_datagrams_total");
     let lost = || Scrape::of(&host).dropped("ingress", "socket_queue_full");
     let (start, lost_before) = (received(), lost());
@@ -232,22 +234,24 @@ fn a_million_forged_datagrams_are_each_accounted_for(engine: &str) {
     let mut sent = 0;
     while sent < TOTAL {
         for _ in 0..1000 {
-            let from = if forger.next().is_multiple_of(4) { &stranger } else { &peer };
+            let from = if forger.next().is_multiple_of(4) { &unknown } else { &peer };
             from.send_to(forger.datagram(), target).expect("sent");
             sent += 1;
         }
-        // Not faster than it reads: a full socket queue is counted, but would test the kernel and not us.
+        // Send no faster than the daemon reads: a full socket queue is counted, but it would test
+        // the kernel.
         eventually("the daemon keeps up", || received() - start + lost() - lost_before + 3000 > sent);
     }
     eventually("all have arrived", || received() - start + lost() - lost_before == sent);
 
-    // What the kernel has been given counts when it has said that it took it.
-    let fates = |scrape: &Scrape| scrape.get("hopsack_ingress_packets_total") + scrape.all_dropped("ingress");
-    let fated = || {
+    // A packet counts as delivered when the kernel has accepted it.
+    let accounted =
+        |scrape: &Scrape| scrape.get("hopsack_ingress_packets_total") + scrape.all_dropped("ingress");
+    let adds_up = || {
         let now = Scrape::of(&host);
-        now.get("hopsack_udp_datagrams_total") - start == fates(&now) - fates(&before)
+        now.get("hopsack_udp_datagrams_total") - start == accounted(&now) - accounted(&before)
     };
-    eventually("received = delivered + dropped", fated);
+    eventually("received = delivered + dropped", adds_up);
     let after = Scrape::of(&host);
     let grown = |name: &str| after.get(name) - before.get(name);
     let dropped = after.all_dropped("ingress") - before.all_dropped("ingress");
@@ -309,21 +313,21 @@ impl Forger {
         self.buffer.clear();
         self.buffer.extend(&self.valid[which]);
         match kind {
-            // As it is.
+            // Unchanged.
             0 | 1 => {}
-            // Cut short, or with something behind it.
+            // Shortened, or with bytes appended.
             2 => {
                 let length = self.next() % (self.buffer.len() + 40);
                 self.buffer.resize(length, 0xaa);
             }
-            // A few bits turned.
+            // With a few bits flipped.
             3 => {
                 for _ in 0..=self.next() % 4 {
                     let (at, bit) = (self.next() % self.buffer.len(), self.next() % 8);
                     self.buffer[at] ^= 1 << bit;
                 }
             }
-            // Noise.
+            // Random bytes.
             _ => {
                 let length = self.next() % 100;
                 self.buffer.clear();
@@ -356,7 +360,7 @@ impl Bench {
         &self.lab.host(1).netns
     }
 
-    /// `hopsack run` with options; it must refuse.
+    /// Runs `hopsack run` with options; it must end with `code`.
     fn refused(&self, before: &[&str], options: &[&str], code: i32) -> String {
         let config = self.config.to_string_lossy();
         let mut argv = before.to_vec();
@@ -382,7 +386,7 @@ impl Bench {
 }
 
 #[test]
-fn a_wrong_configuration_is_refused_in_one_sentence() {
+fn wrong_configuration_is_refused_with_code_2() {
     let bench = Bench::new("wrong");
     let cluster = bench.lab.cluster_path();
     let good = std::fs::read_to_string(&cluster).expect("the cluster file");
@@ -407,7 +411,7 @@ fn a_wrong_configuration_is_refused_in_one_sentence() {
         let error = bench.refused(&[], options, 2);
         assert!(error.contains(says), "{options:?}: {error}");
     }
-    // The file itself.
+    // Errors of the file itself.
     let config = std::fs::read_to_string(&bench.config).expect("the configuration");
     std::fs::write(&bench.config, config.replace("device =", "devise =")).expect("written");
     let error = bench.refused(&[], &[], 2);
@@ -418,7 +422,7 @@ fn a_wrong_configuration_is_refused_in_one_sentence() {
     assert!(text(&output).contains("cannot read /nowhere/hopsack.toml"), "{}", text(&output));
     assert_eq!(hopsack(&["run", "--no-such-option"]).status.code(), Some(2));
 
-    // The cluster file.
+    // Errors of the cluster file.
     let host = "[[hosts]]\nname = \"h2\"\npublic = [\"192.0.2.2\"]\nsubnets = [\"10.244.2.0/24\"]\n";
     for (from, to, says) in [
         ("10.244.2.0/24", "10.244.2.0/99", "is not a prefix"),
@@ -436,7 +440,7 @@ fn a_wrong_configuration_is_refused_in_one_sentence() {
 }
 
 #[test]
-fn a_host_that_cannot_is_told_why_in_one_sentence() {
+fn missing_ability_is_refused_with_code_1() {
     let bench = Bench::new("cannot");
     let netns = bench.netns().to_owned();
 
@@ -451,10 +455,10 @@ fn a_host_that_cannot_is_told_why_in_one_sentence() {
     assert!(error.contains("cannot serve metrics on 127.0.0.1:9285"), "{error}");
     drop(listener);
 
-    for somebody_s in
+    for foreign in
         [["link", "add", "hopsack0", "type", "bridge"], ["tuntap", "add", "hopsack0", "mode", "tun"]]
     {
-        run(&netns, &[&["ip"][..], &somebody_s].concat());
+        run(&netns, &[&["ip"][..], &foreign].concat());
         let error = bench.refused(&[], &[], 1);
         assert!(error.contains("a device named hopsack0 is there already and is not hopsack's"), "{error}");
         run(&netns, &["ip", "link", "del", "hopsack0"]);
@@ -463,7 +467,7 @@ fn a_host_that_cannot_is_told_why_in_one_sentence() {
     let error = bench.refused(&["setpriv", "--bounding-set", "-net_admin"], &[], 1);
     assert!(error.contains("CAP_NET_ADMIN") && error.contains("run it as root"), "{error}");
 
-    // No /dev/net/tun: an empty /dev/net of this process's own.
+    // A host without /dev/net/tun: this process gets an empty /dev/net of its own.
     let script = "mount -t tmpfs tmpfs /dev/net && exec \"$@\"";
     let error = bench.refused(&["unshare", "--mount", "sh", "-c", script, "sh"], &[], 1);
     assert!(error.contains("/dev/net/tun") && error.contains("modprobe tun"), "{error}");
@@ -471,7 +475,7 @@ fn a_host_that_cannot_is_told_why_in_one_sentence() {
     let error = bench.refused(&[], &["--node-subnet-env", "/proc/nowhere/subnet.env"], 1);
     assert!(error.contains("cannot write /proc/nowhere/subnet.env"), "{error}");
 
-    // `check` says the same beforehand, and is content otherwise.
+    // `check` finds the same beforehand, and nothing on a good host.
     let config = bench.config.to_string_lossy().into_owned();
     let fine = run(&netns, &[HOPSACK, "check", "--config", &config]);
     assert!(!fine.contains("FAIL"), "{fine}");
@@ -481,7 +485,7 @@ fn a_host_that_cannot_is_told_why_in_one_sentence() {
 }
 
 #[test]
-fn two_daemons_do_not_share_what_is_one_s_own() {
+fn two_daemons_share_neither_port_nor_device() {
     let lab = lab("two", 1, Family::V4);
     let netns = &lab.host(1).netns;
     let config = lab.daemon(1).config_path().to_string_lossy().into_owned();
@@ -495,15 +499,15 @@ fn two_daemons_do_not_share_what_is_one_s_own() {
     assert!(said.contains("UDP port 8285 is in use"), "{said}");
     let said = second(&[&own[..], &["--overlay-port", "9999"]].concat());
     assert!(said.contains("hopsack0 is in use by another process"), "{said}");
-    assert_eq!(lab.daemon(1).status().expect("the first is unharmed")["ready"], true);
+    assert_eq!(lab.daemon(1).status().expect("the first one still answers")["ready"], true);
     assert!(
         ping(&lab.pod(1).netns, Ping::to(lab.host(1).subnet_v4.network())).expect("ping runs").is_whole()
     );
 }
 
-/// systemd's side of the conversation: READY=1, a status, and STOPPING=1 on a socket in NOTIFY_SOCKET.
+/// The daemon sends READY=1, a status, and STOPPING=1 to the socket in NOTIFY_SOCKET.
 #[test]
-fn systemd_is_told() {
+fn systemd_gets_state_and_status() {
     let bench = Bench::new("notify");
     let path = bench.lab.host(1).directory.join("notify.sock");
     let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("bound");
@@ -517,13 +521,13 @@ fn systemd_is_told() {
             .spawn()
             .expect("ip runs"),
     );
-    let mut told = String::new();
+    let mut received = String::new();
     let mut until = |word: &str| {
         let mut buffer = [0; 4096];
-        while !told.contains(word) {
+        while !received.contains(word) {
             let length =
-                socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {word} ({error}): {told}"));
-            told += &String::from_utf8_lossy(&buffer[..length]);
+                socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {word} ({error}): {received}"));
+            received += &String::from_utf8_lossy(&buffer[..length]);
         }
     };
     until("READY=1");
@@ -533,7 +537,7 @@ fn systemd_is_told() {
     assert!(child.0.wait().expect("it ends").success());
 }
 
-/// A child that does not outlive its test.
+/// A child process that is killed when its test ends.
 struct Stopped(Child);
 
 impl Drop for Stopped {
@@ -543,17 +547,17 @@ impl Drop for Stopped {
     }
 }
 
-fn a_removed_device_ends_the_daemon_with_exit_code_1(engine: &str) {
+fn removed_device_ends_the_daemon(engine: &str) {
     let lab = lab_on(engine, "gone", 1, Family::V4);
     run(&lab.host(1).netns, &["ip", "link", "del", "hopsack0"]);
     eventually("it ends", || lab.daemon(1).pid().is_none());
     let log = lab.daemon(1).log();
     assert!(log.contains("the overlay device is gone"), "{log}");
     lab.daemon(1).start().expect("started");
-    lab.daemon(1).wait_ready(READY).expect("as systemd would have it");
+    lab.daemon(1).wait_ready(READY).expect("the restart by systemd succeeds");
 }
 
-fn pings_are_lost_only_while_the_daemon_is_away(engine: &str) {
+fn pings_are_lost_only_while_the_daemon_is_down(engine: &str) {
     let lab = lab_on(engine, "away", 2, Family::V6);
     let how = Ping { count: 10_000, interval: Duration::from_millis(5), ..Ping::to(lab.pod(2).v6) };
     let pinger = Pinger::start(&lab.pod(1).netns, how).expect("ping runs");
@@ -568,7 +572,7 @@ fn pings_are_lost_only_while_the_daemon_is_away(engine: &str) {
 }
 
 #[test]
-fn flannelds_command_line_runs_this_daemon() {
+fn flanneld_command_line_runs_this_daemon() {
     let store = Store::Etcd { members: 1 };
     let lab = Lab::up(Options { hosts: 2, store, ..Options::unique("dropin", HOPSACK) }).expect("up");
     lab.daemon(2).terminate().expect("it ends");

@@ -1,4 +1,4 @@
-//! Packets through real daemons between real namespaces: what pods see, on every engine and underlay.
+//! Packets through real daemons between namespaces: what pods see, on every engine and underlay.
 //!
 //! Each test has a lab of its own and runs beside the others. No test asserts a speed.
 
@@ -22,28 +22,28 @@ use support::{Scrape, attempt, eventually, lab_on, run};
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 on_every_engine! {
-    pods_meet_over_ipv4
-    pods_meet_over_ipv6
-    a_gigabyte_each_way_at_once_arrives_as_it_left
-    a_narrower_path_brings_too_big_with_its_mtu
+    pods_reach_each_other_over_ipv4
+    pods_reach_each_other_over_ipv6
+    gigabyte_each_way_arrives_unchanged
+    smaller_path_mtu_is_reported_to_the_pod
 }
 
-fn pods_meet_over_ipv4(engine: &str) {
-    pods_meet(&lab_on(engine, "v4", 3, Family::V4), 1472);
+fn pods_reach_each_other_over_ipv4(engine: &str) {
+    pods_reach_each_other(&lab_on(engine, "v4", 3, Family::V4), 1472);
 }
 
-fn pods_meet_over_ipv6(engine: &str) {
-    pods_meet(&lab_on(engine, "v6", 3, Family::V6), 1452);
+fn pods_reach_each_other_over_ipv6(engine: &str) {
+    pods_reach_each_other(&lab_on(engine, "v6", 3, Family::V6), 1452);
 }
 
-fn pods_meet(lab: &Lab, mtu: u16) {
+fn pods_reach_each_other(lab: &Lab, mtu: u16) {
     assert_eq!(lab.overlay_mtu(), mtu);
     every_pod_reaches_every_pod(lab);
     exactly_the_mtu_passes(lab, mtu);
-    a_router_tells_senders_that_ignore_the_mtu(lab, mtu);
+    router_answers_senders_that_ignore_the_mtu(lab, mtu);
     large_datagrams_arrive_whole(lab);
     traceroute_shows_each_host_once(lab);
-    an_address_that_nobody_owns_is_unreachable(lab);
+    address_without_lease_is_unreachable(lab);
 }
 
 fn every_pod_reaches_every_pod(lab: &Lab) {
@@ -82,8 +82,9 @@ fn exactly_the_mtu_passes(lab: &Lab, mtu: u16) {
     }
 }
 
-/// A pod whose own link takes more than the overlay: the answer must come from the router on its host.
-fn a_router_tells_senders_that_ignore_the_mtu(lab: &Lab, mtu: u16) {
+/// The link of the pod takes more than the overlay: the answer must come from the router on its
+/// host.
+fn router_answers_senders_that_ignore_the_mtu(lab: &Lab, mtu: u16) {
     let (host, pod) = (lab.host(3), lab.pod(3));
     run(&host.netns, &["ip", "link", "set", "pod", "mtu", "1500"]);
     run(&host.netns, &["ip", "link", "set", "cni0", "mtu", "1500"]);
@@ -119,7 +120,8 @@ fn large_datagrams_arrive_whole(lab: &Lab) {
 fn traceroute_shows_each_host_once(lab: &Lab) {
     for (family, option) in [(Family::V4, "-4"), (Family::V6, "-6")] {
         let to = lab.pod(2).address(family).to_string();
-        // One probe at a time: of many at once the target's kernel answers only the first few (icmp_ratelimit).
+        // One probe at a time: of many at once the target's kernel answers the first few only
+        // (icmp_ratelimit).
         let argv = ["traceroute", option, "-n", "-N", "1", "-q", "1", "-w", "2", &to];
         let output = run(&lab.pod(1).netns, &argv);
         let hops: Vec<&str> =
@@ -130,28 +132,28 @@ fn traceroute_shows_each_host_once(lab: &Lab) {
     }
 }
 
-fn an_address_that_nobody_owns_is_unreachable(lab: &Lab) {
+fn address_without_lease_is_unreachable(lab: &Lab) {
     let pod = &lab.pod(1).netns;
-    for (option, nobody, says) in [
+    for (option, unowned, says) in [
         ("-4", "10.244.250.9", "Destination Net Unreachable"),
         ("-6", "fd00:244:0:250::9", "Destination unreachable: No route"),
     ] {
-        let output = attempt(pod, &["ping", option, "-n", "-c", "1", "-W", "2", nobody]);
+        let output = attempt(pod, &["ping", option, "-n", "-c", "1", "-W", "2", unowned]);
         assert!(output.contains(says), "{output}");
     }
-    // 500 questions within a second or so, all dropped; a burst and a trickle of answers.
+    // 500 pings within about a second are all dropped; the answers are limited in rate.
     let before = Scrape::of(&lab.host(1).netns);
     let output = attempt(pod, &["ping", "-n", "-f", "-c", "500", "-W", "1", "10.244.250.9"]);
     let after = Scrape::of(&lab.host(1).netns);
     let grown = |name: &str| after.get(name) - before.get(name);
     assert_eq!(after.dropped("egress", "no_route") - before.dropped("egress", "no_route"), 500, "{output}");
-    let (sent, kept) =
+    let (sent, suppressed) =
         (grown("hopsack_icmp_sent_total{type=\"unreachable\"}"), grown("hopsack_icmp_suppressed_total"));
-    assert_eq!(sent + kept, 500);
+    assert_eq!(sent + suppressed, 500);
     assert!((1..=250).contains(&sent), "{sent} of 500 were answered");
 }
 
-/// The first address of the pod's subnet: its host's bridge.
+/// The first address of the pod's subnet, which the bridge of its host has.
 fn gateway(pod: &Pod, family: Family) -> IpAddr {
     match base(pod, family) {
         IpAddr::V4(base) => (base.to_bits() + 1).to_be_bytes().into(),
@@ -159,7 +161,7 @@ fn gateway(pod: &Pod, family: Family) -> IpAddr {
     }
 }
 
-/// The base of the pod's subnet (/24 or /64): its host's overlay device.
+/// The base of the pod's subnet (/24 or /64), which the overlay device of its host has.
 fn base(pod: &Pod, family: Family) -> IpAddr {
     match pod.address(family) {
         IpAddr::V4(v4) => (v4.to_bits() & !0xff).to_be_bytes().into(),
@@ -167,8 +169,8 @@ fn base(pod: &Pod, family: Family) -> IpAddr {
     }
 }
 
-/// HOPSACK_SOAK_GIB and HOPSACK_SOAK_UNDERLAYS (in the words of `hopsack lab bench`) make it a longer one.
-fn a_gigabyte_each_way_at_once_arrives_as_it_left(engine: &str) {
+/// HOPSACK_SOAK_GIB and HOPSACK_SOAK_UNDERLAYS (as in `hopsack lab bench`) make the test longer.
+fn gigabyte_each_way_arrives_unchanged(engine: &str) {
     let gib = std::env::var("HOPSACK_SOAK_GIB").map_or(1, |gib| gib.parse().expect("a number of GiB"));
     let underlays = std::env::var("HOPSACK_SOAK_UNDERLAYS").unwrap_or_else(|_| "pass".into());
     for underlay in underlays.split(',') {
@@ -185,7 +187,7 @@ fn a_gigabyte_each_way_at_once_arrives_as_it_left(engine: &str) {
     }
 }
 
-/// Moves so many bytes each way, and returns the two hashes, which are the same at both ends.
+/// Moves so many bytes each way, and returns the two hashes, which are equal at both ends.
 fn each_way_at_once(lab: &Lab, bytes: usize) -> [String; 2] {
     let address = SocketAddr::new(lab.pod(2).address(Family::V4), 7001);
     let listener =
@@ -200,7 +202,7 @@ fn each_way_at_once(lab: &Lab, bytes: usize) -> [String; 2] {
             let (mut hash, mut state, mut block) = (Sha256::new(), seed, vec![0u8; 1 << 16]);
             for _ in 0..bytes / block.len() {
                 for word in block.chunks_exact_mut(8) {
-                    // xorshift64: cheap, and no two blocks alike.
+                    // xorshift64 is cheap, and no two blocks are equal.
                     state ^= state << 13;
                     state ^= state >> 7;
                     state ^= state << 17;
@@ -237,46 +239,49 @@ fn each_way_at_once(lab: &Lab, bytes: usize) -> [String; 2] {
     hashes
 }
 
-/// What a ping waits for beside many streams: queues that are never empty. Who fills them is told, by a mark if it knows ECN.
-fn many_streams_are_told_that_a_queue_stands(engine: &str) {
+/// Many streams keep queues from ever being empty, and a ping would wait there. The streams that
+/// fill them get drops, or marks if they use ECN.
+fn many_streams_get_congestion_signals(engine: &str) {
     let lab = lab_on(engine, "standing", 2, Family::V4);
-    let told = || {
+    let signals = || {
         let [one, two] = [1, 2].map(|number| Scrape::of(&lab.host(number).netns));
         let drops = one.dropped("egress", "standing_queue") + two.dropped("ingress", "standing_queue");
         [drops, one.get("hopsack_queue_marks_total") + two.get("hopsack_queue_marks_total")]
     };
-    for knows_ecn in [false, true] {
+    for uses_ecn in [false, true] {
         for number in [1, 2] {
-            let sysctl = format!("net.ipv4.tcp_ecn={}", u8::from(knows_ecn));
+            let sysctl = format!("net.ipv4.tcp_ecn={}", u8::from(uses_ecn));
             run(&lab.pod(number).netns, &["sysctl", "-qw", &sysctl]);
         }
-        let before = told();
+        let before = signals();
         let amount = Amount::Time(Duration::from_secs(600));
         let flow = Flow { from: lab.pod(1), to: lab.pod(2), family: Family::V4, amount, verify: true };
         let streams: Vec<_> = (0..16).map(|_| Transfer::start(flow).expect("connected")).collect();
-        eventually("somebody is told", || told()[usize::from(knows_ecn)] > before[usize::from(knows_ecn)]);
+        eventually("a stream gets a signal", || {
+            signals()[usize::from(uses_ecn)] > before[usize::from(uses_ecn)]
+        });
         streams.iter().for_each(Transfer::finish);
         for stream in streams {
             stream.wait().expect("every byte right");
         }
-        // With ECN some are dropped all the same: what TCP sends again is not to be marked (RFC 3168 §6.1.5).
-        assert!(knows_ecn || told()[1] == 0);
+        // With ECN some are dropped as well: a retransmission must not be marked (RFC 3168 §6.1.5).
+        assert!(uses_ecn || signals()[1] == 0);
     }
 }
 
-mod many_streams_are_told {
+mod many_streams {
     #[test]
     fn batch() {
-        super::many_streams_are_told_that_a_queue_stands("batch");
+        super::many_streams_get_congestion_signals("batch");
     }
 
     #[test]
     fn uring() {
-        super::many_streams_are_told_that_a_queue_stands("uring");
+        super::many_streams_get_congestion_signals("uring");
     }
 }
 
-fn a_narrower_path_brings_too_big_with_its_mtu(engine: &str) {
+fn smaller_path_mtu_is_reported_to_the_pod(engine: &str) {
     for (underlay, route, outer) in [(Family::V4, "192.0.2.2", 28), (Family::V6, "2001:db8:64::2", 48)] {
         let lab = lab_on(engine, "pmtu", 2, underlay);
         run(&lab.host(1).netns, &["ip", "route", "add", route, "dev", "eth0", "mtu", "1400"]);

@@ -1,4 +1,4 @@
-//! Reports of this host: its place in the cluster, its devices, and the kernel's step of `explain`.
+//! Reports of this host: its address, its subnets, its devices, and the kernel's step of `explain`.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,12 +31,12 @@ pub(super) struct HostPart {
     device: String,
     pub(super) kernel: Reader,
     problems: Arc<Problems>,
-    place: Mutex<Place>,
+    position: Mutex<Position>,
 }
 
-/// This host's place in the overlay and on the underlay, which may change while the node runs.
+/// Addresses, MTU and interface of this host, which may change while the node runs.
 #[derive(Debug)]
-struct Place {
+struct Position {
     local: Local,
     interface: String,
 }
@@ -50,23 +50,23 @@ impl HostPart {
         kernel: Reader,
         problems: Arc<Problems>,
     ) -> Self {
-        let place = Mutex::new(Place { local, interface });
-        Self { name, networks, device, kernel, problems, place }
+        let position = Mutex::new(Position { local, interface });
+        Self { name, networks, device, kernel, problems, position }
     }
 
     /// Records a new address, MTU or underlay interface.
     pub(super) fn moved(&self, local: Local, interface: String) {
-        *self.place() = Place { local, interface };
+        *self.position() = Position { local, interface };
     }
 
-    fn place(&self) -> MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    fn position(&self) -> MutexGuard<'_, Position> {
+        self.position.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn explain_kernel(&self, explanation: &mut Explanation) {
         let to = explanation.address;
         explanation.device = self.kernel.route_to(to).await.ok().flatten();
-        let own = self.place().local.subnets.iter().filter(|subnet| subnet.contains(&to)).max().copied();
+        let own = self.position().local.subnets.iter().filter(|subnet| subnet.contains(&to)).max().copied();
         if let Some(subnet) = own {
             explanation.subnet = Some(subnet.to_string());
             explanation.host = Some(self.name.clone());
@@ -102,11 +102,11 @@ impl HostPart {
 
 impl Part for HostPart {
     fn status(&self, status: &mut Status) {
-        let place = self.place();
-        let local = &place.local;
+        let position = self.position();
+        let local = &position.local;
         status.node.clone_from(&self.name);
         status.public_ip = local.public;
-        status.interface.clone_from(&place.interface);
+        status.interface.clone_from(&position.interface);
         status.device.clone_from(&self.device);
         status.mtu = local.mtu;
         status.port = local.port;
@@ -115,7 +115,7 @@ impl Part for HostPart {
     }
 
     fn routes(&self, rows: &mut Vec<RouteRow>) {
-        let local = &self.place().local;
+        let local = &self.position().local;
         rows.extend(local.subnets.iter().map(|subnet| RouteRow {
             subnet: subnet.to_string(),
             host: self.name.clone(),
