@@ -359,7 +359,7 @@ fn etcd_is_cut_off_and_compacted() {
         chaos.cut();
         chaos.add_foreign_lease(1);
         chaos.add_foreign_lease(1);
-        let gone = format!("{SUBNETS}/10.244.{}.0-24", 100 + chaos.strangers);
+        let gone = format!("{SUBNETS}/10.244.{}.0-24", 100 + chaos.foreign_leases);
         chaos.ask(1, async move |mut client| {
             let deleted = client.delete(gone, None).await?;
             if forgets {

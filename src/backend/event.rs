@@ -34,7 +34,7 @@ pub enum DuplicateSubnet {
         cause: String,
         /// The sentence is to be logged.
         log: bool,
-        /// The store is to be asked who holds the subnet.
+        /// The store is to be asked which host holds the subnet.
         verify: bool,
     },
     /// No such packet has come for a while.

@@ -49,8 +49,8 @@ pub async fn check(config: &Config) -> Vec<Finding> {
         }),
     );
     let running = running_daemon(&config.node.control_socket());
-    if let Some(who) = &running {
-        findings.add("daemon", Ok(format!("runs{who}: port and device are its own")));
+    if let Some(process) = &running {
+        findings.add("daemon", Ok(format!("runs{process}: port and device belong to it")));
     }
     if let Err(error) = check_network(config, running.is_some(), &mut findings).await {
         findings.add("netlink", Err(error));

@@ -4,8 +4,8 @@
 //! A source in our own subnet means that a sender forges, or that two hosts use one subnet because
 //! one of them was cut off from the store for longer than its lease (flannel#1289). A datagram
 //! proves neither, and a sender of datagrams must not be able to stop a node. So the problem names
-//! both hosts, and the node asks its store who holds the subnet; only the store's answer can end
-//! the node. All these packets are dropped one by one where they come in.
+//! both hosts, and the node asks its store which host holds the subnet; only the store's answer can
+//! end the node. All these packets are dropped one by one where they come in.
 //!
 //! Invariant: the workers' counters are read, never reset; the log has at most one line a minute
 //! for an address.
