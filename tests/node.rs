@@ -113,6 +113,39 @@ fn clean_stop_and_clean_command_leave_nothing() {
 }
 
 #[test]
+fn disturbed_kernel_objects_are_repaired() {
+    let lab = lab("repair", 1, Family::V4);
+    let netns = lab.host(1).netns.clone();
+    let file = lab.host(1).directory.join("subnet.env");
+    let show = |argv: &[&str]| json(&run(&netns, argv));
+    let state = || {
+        let forward = run(&netns, &["sysctl", "-n", "net.ipv4.ip_forward"]);
+        (
+            show(&["ip", "-j", "addr", "show", "hopsack0"]),
+            show(&["ip", "-j", "route", "show", "dev", "hopsack0"]),
+            show(&["ip", "-j", "-6", "route", "show", "dev", "hopsack0", "proto", "182"]),
+            (forward, std::fs::read_to_string(&file).ok()),
+        )
+    };
+    let before = state();
+    let repairs =
+        |object: &str| Scrape::of(&netns).get(&format!("hopsack_repairs_total{{object=\"{object}\"}}"));
+    // The kernel gives no notice of the file: the turn that repairs the MTU repairs it too.
+    let file_and_mtu = format!("rm {} && ip link set hopsack0 mtu 1400", file.display());
+    for (object, disturbance) in [
+        ("link", "ip link set hopsack0 down"),
+        ("address", "ip addr flush dev hopsack0"),
+        ("route", "ip route flush dev hopsack0 proto 182"),
+        ("sysctl", "sysctl -qw net.ipv4.ip_forward=0"),
+        ("file", &file_and_mtu),
+    ] {
+        let count = repairs(object);
+        run(&netns, &["sh", "-c", disturbance]);
+        eventually(disturbance, || repairs(object) > count && state() == before);
+    }
+}
+
+#[test]
 fn edit_takes_effect_at_once_and_a_bad_one_never() {
     let lab = lab("edit", 2, Family::V4);
     let (netns, cluster) = (lab.host(1).netns.clone(), lab.cluster_path());
