@@ -83,9 +83,6 @@ impl PacketIo for PlainIo {
         budget: &mut Budget,
         account: &Account,
     ) {
-        if budget.next() == 0 {
-            return;
-        }
         account.counters.system_calls.add(1);
         *received = receiver.receive(socket, budget.ask_for_all()).unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::WouldBlock {
@@ -108,9 +105,13 @@ impl PacketIo for PlainIo {
         table: &Table,
         now: Nanos,
     ) -> Result<(), WorkerError> {
-        endpoints.send(tx_batch.block(), table, now);
-        tx_batch.clear(&mut endpoints.narrow_paths, now);
-        endpoints.write_merged(coalescer, now);
+        if !tx_batch.is_empty() {
+            endpoints.send(tx_batch.block(), table, now);
+            tx_batch.clear(&mut endpoints.narrow_paths, now);
+        }
+        if !coalescer.is_empty() {
+            endpoints.write_merged(coalescer, now);
+        }
         Ok(())
     }
 }

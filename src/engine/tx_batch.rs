@@ -105,7 +105,7 @@ impl TxBatch {
     /// which there is no key. The caller uses the route table that routed the packets, before
     /// another one is in use and before the block is sent.
     pub(super) fn seal(&mut self, worker: usize, table: &Table, now: Nanos, counters: &Counters) {
-        if !table.seals() {
+        if self.is_empty() || !table.seals() {
             return;
         }
         self.open.clear();
@@ -140,8 +140,10 @@ impl TxBatch {
         self.used > BATCH_BYTES || self.block.messages().len() > MAX_BATCH - MESSAGES_PER_READ
     }
 
+    /// Whether nothing was put into the batch since it was cleared. A batch is not empty if all of
+    /// its packets were dropped for want of a key: it must still be cleared.
     pub(super) fn is_empty(&self) -> bool {
-        self.block.messages().is_empty()
+        self.used == 0
     }
 
     pub(super) fn block(&self) -> &TxBlock {

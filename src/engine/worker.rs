@@ -53,7 +53,7 @@ pub(super) trait PacketIo: Send + 'static {
         buffers: &'b mut Self::Buffers,
         endpoints: &Endpoints,
     ) -> Option<io::Result<&'b [u8]>>;
-    /// Receives the messages of the turn, unless [`PacketIo::begin`] has.
+    /// Receives the messages of a turn that asks for some, unless [`PacketIo::begin`] has.
     fn receive(
         &mut self,
         buffers: &mut Self::Buffers,
@@ -63,7 +63,8 @@ pub(super) trait PacketIo: Send + 'static {
     );
     /// The messages of the turn.
     fn messages(buffers: &Self::Buffers) -> impl Iterator<Item = io::Result<Received<'_>>>;
-    /// Sends and writes all that is pending, and counts the results.
+    /// Sends and writes all that is pending, and counts the results. Often nothing is pending for
+    /// one of both, and that one must then cost nothing.
     fn flush(
         &mut self,
         endpoints: &mut Endpoints,
@@ -91,12 +92,19 @@ pub(super) struct Scratch<I: PacketIo> {
 
 /// A worker of the batch engine or the ring engine.
 pub(super) struct Worker<I> {
+    table: Cache<Arc<ArcSwap<Table>>, Arc<Table>>,
+    parts: Parts<I>,
+}
+
+/// All of a worker except for the route table, which is loaded once for each turn.
+struct Parts<I> {
     io: I,
     endpoints: Endpoints,
+    /// The account of `endpoints`, to count while they are borrowed.
+    account: Arc<Account>,
     receive: UdpSocket,
     /// The budgets for frames and for messages.
     budgets: [Budget; 2],
-    table: Cache<Arc<ArcSwap<Table>>, Arc<Table>>,
     verify: VerifySource,
     slow_path: Arc<SlowPathQueue>,
 }
@@ -113,23 +121,30 @@ impl<I: PacketIo> Worker<I> {
         options: WorkerOptions,
         (account, table, slow_path): Shared,
     ) -> Self {
-        Self {
+        let parts = Parts {
             io,
-            endpoints: Endpoints::new(queue.tun, queue.send, account, options.offload, number),
+            endpoints: Endpoints::new(queue.tun, queue.send, account.clone(), options.offload, number),
+            account,
             receive: queue.receive,
             budgets: I::budgets(),
-            table: Cache::new(table),
             verify: options.verify,
             slow_path,
-        }
+        };
+        Self { table: Cache::new(table), parts }
     }
+}
 
+impl<I: PacketIo> Parts<I> {
     /// Forwards the frames of the turn to the network. Returns how many there were and their bytes.
-    fn egress(&mut self, scratch: &mut Scratch<I>, now: Nanos) -> Result<(usize, usize), WorkerError> {
-        let Self { io, endpoints, budgets, table, slow_path, .. } = self;
+    fn egress(
+        &mut self,
+        scratch: &mut Scratch<I>,
+        table: &Table,
+        now: Nanos,
+    ) -> Result<(usize, usize), WorkerError> {
+        let Self { io, endpoints, budgets, slow_path, .. } = self;
         let Scratch { buffers, pending, .. } = scratch;
-        let (table, worker): (&Table, usize) = (table.load(), endpoints.worker);
-        let (mut count, mut bytes) = (0, 0);
+        let (worker, mut count, mut bytes) = (endpoints.worker, 0, 0);
         endpoints.egress_state.mark_next_bulk(budgets[0].warns());
         while let Some(frame) = io.next_frame(buffers, endpoints) {
             let frame = frame.map_err(WorkerError::of_read)?;
@@ -155,12 +170,16 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Forwards the messages of the turn to the TUN. Returns how many there were and their bytes.
-    fn ingress(&mut self, scratch: &mut Scratch<I>, now: Nanos) -> Result<(usize, usize), WorkerError> {
-        let Self { io, endpoints, receive, budgets, table, verify, .. } = self;
+    fn ingress(
+        &mut self,
+        scratch: &mut Scratch<I>,
+        table: &Table,
+        now: Nanos,
+    ) -> Result<(usize, usize), WorkerError> {
+        let Self { io, endpoints, account, receive, budgets, verify, .. } = self;
         let Scratch { buffers, pending, ingress_state } = scratch;
-        let (table, account): (&Table, _) = (table.load(), endpoints.account.clone());
         let counters = &account.counters;
-        io.receive(buffers, receive, &mut budgets[1], &account);
+        io.receive(buffers, receive, &mut budgets[1], account);
         ingress_state.set_time(now);
         ingress_state.mark_next_bulk(budgets[1].warns());
         let (mut count, mut bytes) = (0, 0);
@@ -200,29 +219,37 @@ impl<I: PacketIo> ScheduledWorker for Worker<I> {
     }
 
     fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
-        [self.endpoints.tun.as_fd(), self.receive.as_fd()]
+        [self.parts.endpoints.tun.as_fd(), self.parts.receive.as_fd()]
     }
 
     fn budgets(&self) -> &[Budget; 2] {
-        &self.budgets
+        &self.parts.budgets
     }
 
     fn budgets_mut(&mut self) -> &mut [Budget; 2] {
-        &mut self.budgets
+        &mut self.parts.budgets
     }
 
     fn account(&self) -> &Account {
-        &self.endpoints.account
+        &self.parts.account
     }
 
     fn turn(&mut self, scratch: &mut Scratch<I>) -> Result<usize, WorkerError> {
-        let requested = self.budgets.each_ref().map(Budget::next);
-        self.io.begin(&mut scratch.buffers, requested)?;
-        self.endpoints.account.counters.turns.add(1);
-        let now = now();
-        let moved = [self.egress(scratch, now)?, self.ingress(scratch, now)?];
-        self.io.flush(&mut self.endpoints, &mut scratch.pending, self.table.load(), now)?;
-        for (budget, (count, bytes)) in self.budgets.iter_mut().zip(moved) {
+        let Self { table, parts } = self;
+        let requested = parts.budgets.each_ref().map(Budget::next);
+        parts.io.begin(&mut scratch.buffers, requested)?;
+        parts.account.counters.turns.add(1);
+        let (table, now): (&Table, _) = (table.load(), now());
+        let mut moved = [(0, 0); 2];
+        if requested[0] > 0 {
+            moved[0] = parts.egress(scratch, table, now)?;
+        }
+        if requested[1] > 0 {
+            moved[1] = parts.ingress(scratch, table, now)?;
+        }
+        parts.io.flush(&mut parts.endpoints, &mut scratch.pending, table, now)?;
+        // A direction that was not asked brought nothing: the last turn found its queue empty.
+        for (budget, (count, bytes)) in parts.budgets.iter_mut().zip(moved) {
             budget.brought(count, bytes, now);
         }
         Ok(moved.iter().map(|(_, bytes)| bytes).sum())
