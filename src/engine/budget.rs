@@ -102,6 +102,8 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const NOW: Nanos = Nanos::from_secs(1);
@@ -136,5 +138,31 @@ mod tests {
         }
         assert!(drain(&mut budget, 20, 60_000).iter().all(|asked| *asked <= 4));
         assert!(drain(&mut budget, 1000, 100).contains(&32));
+    }
+
+    /// A turn calls [`Budget::brought`] for each direction, also for one that it did not ask.
+    #[test]
+    fn queue_management_starts_anew_after_idle_turn() {
+        const BUSY_TURNS: u64 = 20;
+        let mut budget = Budget::new(32);
+        // Takes turns that never empty the queue, a millisecond apart. Returns how many there were
+        // until one of them warned.
+        let turns_until_warning = |budget: &mut Budget, start: Nanos| {
+            (0..BUSY_TURNS).find(|turn| {
+                budget.is_ready(start);
+                let count = budget.next();
+                budget.brought(count, count * 1500, start + Duration::from_millis(*turn));
+                budget.warns()
+            })
+        };
+        budget.brought(0, 0, NOW);
+        let after_idle_turn = turns_until_warning(&mut budget, NOW);
+        assert!(after_idle_turn.is_some_and(|turns| turns > 5), "{after_idle_turn:?}");
+        let later = NOW + Duration::from_secs(1);
+        budget.brought(0, 0, later);
+        assert!(!budget.warns(), "an idle turn ends a warning");
+        budget.brought(0, 0, later + Duration::from_secs(1));
+        let again = turns_until_warning(&mut budget, later + Duration::from_secs(1));
+        assert_eq!(again, after_idle_turn, "the second without packets does not count as a full queue");
     }
 }
