@@ -59,6 +59,7 @@ impl PacketIo for PlainIo {
         Ok(())
     }
 
+    #[inline]
     fn next_frame<'b>(
         &mut self,
         buffers: &'b mut PlainBuffers,

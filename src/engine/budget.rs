@@ -45,6 +45,7 @@ impl Budget {
     }
 
     /// How many packets the next turn asks for. It is 0 if the last turn emptied the queue.
+    #[inline]
     pub(super) fn next(&self) -> usize {
         self.next
     }
@@ -91,6 +92,7 @@ impl Budget {
     }
 
     /// Whether a sender of bulk should be warned that the queue is never empty.
+    #[inline]
     pub(super) fn warns(&self) -> bool {
         self.warns
     }

@@ -84,16 +84,19 @@ impl Endpoints {
     }
 
     /// Whether the kernel takes trains.
+    #[inline]
     pub(super) fn may_segment(&self, now: Nanos) -> bool {
         self.segmentation.is_on(now)
     }
 
     /// Whether a packet for the TUN may be merged with others.
+    #[inline]
     fn may_merge(&self, packet: &IpPacket<'_>, now: Nanos) -> bool {
         self.merging.is_on(now) && (self.may_merge_udp || packet.protocol() != protocol::UDP)
     }
 
     /// Adds a packet for the TUN to `coalescer`, merged with others if that is allowed.
+    #[inline]
     pub(super) fn merge(
         &self,
         coalescer: &mut Coalescer,
@@ -104,6 +107,7 @@ impl Endpoints {
     }
 
     /// Counts a message that the kernel took.
+    #[inline]
     pub(super) fn sent(&self, sent: &TxMessage) {
         let (counters, record) = (&self.account.counters, &sent.record);
         counters.egress_sends.add(1);
@@ -317,6 +321,7 @@ impl Endpoints {
     }
 
     /// Counts a write that the kernel took.
+    #[inline]
     pub(super) fn written(&self, packets: u64, bytes: u64) {
         self.account.counters.ingress_writes.add(1);
         self.account.counters.ingress.forwarded_many(packets, bytes);

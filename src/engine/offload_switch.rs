@@ -23,6 +23,7 @@ impl OffloadSwitch {
         Self { wanted, off_until: None }
     }
 
+    #[inline]
     pub(super) fn is_on(&self, now: Nanos) -> bool {
         self.wanted && self.off_until.is_none_or(|until| now >= until)
     }

@@ -38,6 +38,7 @@ pub(super) struct TxMessage {
 
 impl TxMessage {
     /// A train of datagrams with one packet each, not ECN-capable.
+    #[inline]
     pub(super) fn train(start: usize, len: usize, segment_size: usize, destination: SocketAddr) -> Self {
         let message = Message::train(start, len, segment_size, destination);
         let record = Record {
@@ -51,6 +52,7 @@ impl TxMessage {
     }
 
     /// Another part of the same train, at `start`, with one packet in each datagram.
+    #[inline]
     pub(super) fn part(&self, start: usize, len: usize, segment_size: usize) -> Self {
         let message = Message { start, len, segment_size, errno: 0, ..self.message };
         let packets = message.datagrams();
@@ -59,6 +61,7 @@ impl TxMessage {
     }
 
     /// How many datagrams the message is.
+    #[inline]
     pub(super) fn datagrams(&self) -> u64 {
         self.message.datagrams()
     }
@@ -79,30 +82,36 @@ impl TxBlock {
         Self { memory, messages, records }
     }
 
+    #[inline]
     pub(super) fn memory(&self) -> &[u8] {
         &self.memory
     }
 
+    #[inline]
     pub(super) fn memory_mut(&mut self) -> &mut [u8] {
         &mut self.memory
     }
 
     /// The messages, in the order in which they are sent.
+    #[inline]
     pub(super) fn messages(&self) -> &[Message] {
         &self.messages
     }
 
     /// A message with its record.
+    #[inline]
     pub(super) fn get(&self, index: usize) -> TxMessage {
         TxMessage { message: self.messages[index], record: self.records[index] }
     }
 
     /// A message and its record, to lengthen the message.
+    #[inline]
     pub(super) fn get_mut(&mut self, index: usize) -> (&mut Message, &mut Record) {
         (&mut self.messages[index], &mut self.records[index])
     }
 
     /// All messages with their records.
+    #[inline]
     pub(super) fn iter(&self) -> impl Iterator<Item = TxMessage> {
         let pairs = self.messages.iter().zip(&self.records);
         pairs.map(|(message, record)| TxMessage { message: *message, record: *record })
@@ -123,6 +132,7 @@ impl TxBlock {
     }
 
     /// Adds a message. The caller keeps to [`MAX_BATCH`].
+    #[inline]
     pub(super) fn push(&mut self, TxMessage { message, record }: TxMessage) {
         debug_assert!(self.messages.len() < MAX_BATCH);
         self.messages.push(message);
@@ -130,6 +140,7 @@ impl TxBlock {
     }
 
     /// All messages, for the kernel.
+    #[inline]
     pub(super) fn batch(&mut self) -> Batch<'_> {
         Batch { memory: &self.memory, messages: &mut self.messages }
     }
@@ -141,6 +152,7 @@ impl TxBlock {
     }
 
     /// The bytes of a message.
+    #[inline]
     pub(super) fn bytes(&self, message: &Message) -> &[u8] {
         &self.memory[message.contents()]
     }

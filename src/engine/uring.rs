@@ -98,6 +98,7 @@ impl PacketIo for RingIo {
         self.ring.receive(&mut memory.buffers, requested).map_err(enter_failed)
     }
 
+    #[inline]
     fn next_frame<'b>(
         &mut self,
         RingBuffers { buffers, next_read }: &'b mut RingBuffers,

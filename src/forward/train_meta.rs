@@ -19,6 +19,7 @@ impl TrainMeta {
     /// The outer ECN field for datagrams to `peer`: a copy of the inner field (the normal mode of
     /// RFC 6040), or Not-ECT (its compatibility mode).
     #[must_use]
+    #[inline]
     pub fn outer_ecn(&self, peer: &Peer) -> Ecn {
         if peer.abilities.ecn { self.ecn } else { Ecn::NotEct }
     }

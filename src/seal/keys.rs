@@ -46,6 +46,7 @@ impl Keys {
 
     /// The keys that seal; `None` before the first handshake, and after the keys have worn out.
     #[must_use]
+    #[inline]
     pub fn sealing(&self) -> Option<&SealingKeys> {
         self.sealing.as_deref()
     }

@@ -47,30 +47,35 @@ pub struct Message {
 impl Message {
     /// A train of datagrams for `destination`, with outer headers that say "not ECN-capable".
     #[must_use]
+    #[inline]
     pub fn train(start: usize, len: usize, segment_size: usize, destination: SocketAddr) -> Self {
         Self { segment_size, destination: Some(destination), ..Self::frame(start, len) }
     }
 
     /// A frame to write to a TUN.
     #[must_use]
+    #[inline]
     pub fn frame(start: usize, len: usize) -> Self {
         Self { destination: None, ecn: Ecn::NotEct, start, len, segment_size: len, errno: 0 }
     }
 
     /// The range of the memory that the message is.
     #[must_use]
+    #[inline]
     pub fn contents(&self) -> Range<usize> {
         self.start..self.start + self.len
     }
 
     /// Whether the message is more than one datagram, so that it needs UDP_SEGMENT.
     #[must_use]
+    #[inline]
     pub fn is_train(&self) -> bool {
         self.len > self.segment_size
     }
 
     /// How many datagrams the message is.
     #[must_use]
+    #[inline]
     pub fn datagrams(&self) -> u64 {
         self.len.div_ceil(self.segment_size.max(1)).max(1) as u64
     }

@@ -130,6 +130,7 @@ impl Coalescer {
 
     /// The memory that holds the runs.
     #[must_use]
+    #[inline]
     pub fn memory(&self) -> &[u8] {
         &self.memory
     }
@@ -148,6 +149,7 @@ impl Coalescer {
 
     /// Whether there is no run.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }

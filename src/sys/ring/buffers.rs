@@ -85,6 +85,7 @@ impl Buffers {
     }
 
     /// Stores the result of a read or a receive.
+    #[inline]
     pub(super) fn set_result(&mut self, is_frame: bool, number: usize, result: i32) {
         self.results[usize::from(!is_frame)][number] = result;
     }
@@ -97,18 +98,21 @@ impl Buffers {
 
     /// How many reads this turn has made.
     #[must_use]
+    #[inline]
     pub fn reads(&self) -> usize {
         self.results[0].len()
     }
 
     /// The frame that a read has brought; `None` if it found the queue empty.
     #[must_use]
+    #[inline]
     pub fn frame(&self, number: usize) -> Option<io::Result<&[u8]>> {
         self.bytes(0, number)
     }
 
     /// The messages that this turn has received, in their order. A receive that found the queue
     /// empty yields nothing; other errors are yielded.
+    #[inline]
     pub fn messages_received(&self) -> impl Iterator<Item = io::Result<Received<'_>>> {
         (0..self.results[1].len()).filter_map(|number| Some((number, self.bytes(1, number)?))).map(
             |(number, bytes)| {
@@ -127,6 +131,7 @@ impl Buffers {
         )
     }
 
+    #[inline]
     fn bytes(&self, kind: usize, number: usize) -> Option<io::Result<&[u8]>> {
         let result = *self.results[kind].get(number)?;
         match usize::try_from(result) {
