@@ -22,7 +22,7 @@ use hopsack::sys::netns::in_netns;
 use hopsack::sys::udp;
 use seccomp::{When, refuse};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use support::host::{Host, OPTIONS, fib, host};
+use support::host::{Host, OPTIONS, host, table};
 use support::{HOPSACK, attempt, eventually, lab_on, run};
 
 fn packets_pass(lab: &Lab) -> bool {
@@ -108,7 +108,7 @@ fn engine(name: &str, host: &Host) -> Engine {
         let ring = host.queue_io.ring().expect("io_uring");
         Io::Uring(vec![(queue_io, ring)])
     };
-    Engine::start(io, OPTIONS, fib(), failed).expect("started")
+    Engine::start(io, OPTIONS, table(), failed).expect("started")
 }
 
 fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> usize {

@@ -17,7 +17,7 @@ use counting::allocations;
 use etherparse::PacketBuilder;
 use hopsack::engine::{Engine, EngineView, Io, WorkerError};
 use support::eventually;
-use support::host::{Host, OPTIONS, fib, host};
+use support::host::{Host, OPTIONS, host, table};
 
 /// Packets that wait in each queue: a TUN holds 500.
 const BACKLOG: u64 = 480;
@@ -50,7 +50,7 @@ fn turns_make_few_calls_and_no_allocation() {
     let (queue_io, ring) = (host.queue_io(), host.queue_io.ring().expect("io_uring"));
     let ring_descriptor = ring.as_raw_fd();
     let (failure, failed) = mpsc::channel();
-    let engine = Engine::start(Io::Uring(vec![(queue_io, ring)]), OPTIONS, fib(), move |error| {
+    let engine = Engine::start(Io::Uring(vec![(queue_io, ring)]), OPTIONS, table(), move |error| {
         let _ = failure.send(error);
     });
     let engine = engine.expect("started");

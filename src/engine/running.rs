@@ -52,10 +52,10 @@ impl Engine {
     pub fn start(
         io: Io,
         options: WorkerOptions,
-        fib: Table,
+        table: Table,
         on_failure: impl Fn(WorkerError) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let view = EngineView::new(&io, fib)?;
+        let view = EngineView::new(&io, table)?;
         let device = DeviceHandle::of(&io, options.offload)?;
         let on_failure = OnFailure(Arc::new(on_failure));
         let stop = Arc::new(Event::new()?);
@@ -97,13 +97,13 @@ impl Engine {
     }
 
     fn threads_for(&self, io: Io) -> io::Result<Vec<NamedThread>> {
-        let (EngineView { fib, accounts, slow_path, .. }, options) = (&self.view, self.options);
+        let (EngineView { table, accounts, slow_path, .. }, options) = (&self.view, self.options);
         let accounts = accounts.iter().cloned();
         let bulk = LastBulk::default();
         let spin = || Spin::new(options.busy_poll_us, bulk.clone());
         // The other direction and the pods need the other half of the CPUs.
         let shared_threads = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() / 2);
-        let shared = |account| (account, fib.clone(), slow_path.clone());
+        let shared = |account| (account, table.clone(), slow_path.clone());
         match io {
             Io::Simple(io) => {
                 let account = accounts.take(1).next().ok_or(io::ErrorKind::InvalidInput)?;

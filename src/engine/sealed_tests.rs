@@ -60,16 +60,16 @@ impl Harness {
         let peer = UdpSocket::bind("127.0.0.2:0").expect("bound");
         peer.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         let mut sessions = Sessions::new(lifetime);
-        let fib = fib(1, &peer, &mut sessions);
+        let table = table(1, &peer, &mut sessions);
         let options =
             WorkerOptions { verify: VerifySource::Subnet, offload: Offload::TcpAndUdp, busy_poll_us: 0 };
-        let engine = Engine::start(kind(queues), options, fib, |error| panic!("{error}")).expect("started");
+        let engine = Engine::start(kind(queues), options, table, |error| panic!("{error}")).expect("started");
         let (view, there) = (engine.view(), Session::default());
         Self { engine: Some(engine), view, tuns, addresses, peer, there, sessions, handshakes: 0 }
     }
 
     fn here(&self) -> Arc<Session> {
-        self.view.fib().peers()[0].session.clone().expect("sealed")
+        self.view.table().peers()[0].session.clone().expect("sealed")
     }
 
     fn handshake(&mut self) {
@@ -156,7 +156,7 @@ impl Drop for Harness {
 }
 
 /// The route table of host 1, which has the engine; host 2 is the peer.
-fn fib(generation: u64, peer: &UdpSocket, sessions: &mut Sessions) -> Table {
+fn table(generation: u64, peer: &UdpSocket, sessions: &mut Sessions) -> Table {
     let port = peer.local_addr().expect("bound").port();
     let announced = Announced { mode: Mode::Sealed, port: 1, fingerprint: Fingerprint([0; 32]) };
     let lease = |n: u8| Lease {
@@ -176,9 +176,9 @@ fn fib(generation: u64, peer: &UdpSocket, sessions: &mut Sessions) -> Table {
         policy: Policy { mode: Mode::Sealed, require: false },
     };
     let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)), v6: None };
-    let mut fib = Table::compile(generation, &rib, &networks, &local);
-    fib.equip(sessions);
-    fib
+    let mut table = Table::compile(generation, &rib, &networks, &local);
+    table.equip(sessions);
+    table
 }
 
 /// A datagram from host `from` to host `to`, with the plain text and a number.
@@ -324,7 +324,7 @@ fn new_keys_and_tables_lose_no_packet() {
             harness.write(0, VnetHeader::default(), &packet);
             if number % 3 == 0 {
                 generation += 1;
-                let table = fib(generation, &harness.peer, &mut harness.sessions);
+                let table = table(generation, &harness.peer, &mut harness.sessions);
                 harness.view.publish(table);
             }
             if number % 20 == 0 {
@@ -349,7 +349,7 @@ fn refused_message_is_never_sent_in_clear() {
     let socket = udp::bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
     let peer = UdpSocket::bind("127.0.0.2:0").expect("bound");
     peer.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-    let (table, to) = (fib(1, &peer, &mut Sessions::default()), peer.local_addr().expect("bound"));
+    let (table, to) = (table(1, &peer, &mut Sessions::default()), peer.local_addr().expect("bound"));
     let (here, there) = (table.peers()[0].session.clone().expect("sealed"), Session::default());
     for (session, role) in [(&*here, Role::Initiator), (&there, Role::Responder)] {
         let agreement = Agreement::of(&here.hello(1), &there.hello(1), role);

@@ -19,7 +19,7 @@ use crate::sys::udp;
 #[derive(Debug, Clone)]
 pub struct EngineView {
     name: &'static str,
-    pub(super) fib: Arc<ArcSwap<Table>>,
+    pub(super) table: Arc<ArcSwap<Table>>,
     pub(super) accounts: Vec<Arc<Account>>,
     receiving: Arc<ReceivingSockets>,
     workers: usize,
@@ -42,11 +42,11 @@ impl ReceivingSockets {
 }
 
 impl EngineView {
-    pub(super) fn new(io: &Io, fib: Table) -> std::io::Result<Self> {
+    pub(super) fn new(io: &Io, table: Table) -> std::io::Result<Self> {
         let sockets = ArcSwap::from_pointee(io.receiving()?);
         Ok(Self {
             name: io.name(),
-            fib: Arc::new(ArcSwap::from_pointee(fib)),
+            table: Arc::new(ArcSwap::from_pointee(table)),
             accounts: (0..io.workers()).map(|_| Arc::default()).collect(),
             receiving: Arc::new(ReceivingSockets { sockets, earlier_drops: AtomicU64::new(0) }),
             workers: io.workers(),
@@ -68,14 +68,14 @@ impl EngineView {
     }
 
     /// Publishes a route table: workers use it from their next turn on.
-    pub fn publish(&self, fib: Table) {
-        self.fib.store(Arc::new(fib));
+    pub fn publish(&self, table: Table) {
+        self.table.store(Arc::new(table));
     }
 
     /// The route table in use.
     #[must_use]
-    pub fn fib(&self) -> Arc<Table> {
-        self.fib.load_full()
+    pub fn table(&self) -> Arc<Table> {
+        self.table.load_full()
     }
 
     /// The queue in which workers put packets that their own sockets do not send.

@@ -66,7 +66,7 @@ impl EndpointState {
 
     async fn attempt(self: &Rc<Self>, peer: &Rc<QuicPeer>) -> Result<(), HandshakeError> {
         let (name, announced) = {
-            let table = self.view.fib();
+            let table = self.view.table();
             let (route, announced) = encrypting_peer(&table, peer.address).ok_or(HandshakeError::NoLease)?;
             (route.name.clone(), announced)
         };
@@ -86,7 +86,7 @@ impl EndpointState {
     pub(super) async fn accept(self: Rc<Self>) {
         while let Some(incoming) = self.endpoint.accept().await {
             let source = incoming.remote_address().ip();
-            if encrypting_peer(&self.view.fib(), source).is_none() {
+            if encrypting_peer(&self.view.table(), source).is_none() {
                 self.refuse_unknown(source, incoming);
                 continue;
             }
@@ -137,7 +137,7 @@ impl EndpointState {
         connection: Connection,
         received_number: Option<u64>,
     ) -> Result<(), HandshakeError> {
-        let table = self.view.fib();
+        let table = self.view.table();
         let Some((route, announced)) = encrypting_peer(&table, peer.address) else {
             CloseReason::NoLease.close(&connection);
             return Err(HandshakeError::NoLease);
@@ -200,7 +200,7 @@ impl EndpointState {
             let is_unreachable = !peer.is_connected();
             self.status.count_failed(peer.address, is_unreachable.then(|| error.clone()));
             if peer.warning.allows() {
-                let table = self.view.fib();
+                let table = self.view.table();
                 let host = table.peer_by_address(peer.address).map_or("?", |route| route.name.as_str());
                 tracing::warn!(
                     host, peer = %peer.address, reason = error.code(), %error,

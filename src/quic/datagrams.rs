@@ -33,7 +33,7 @@ impl EndpointState {
         let slow_path = self.view.slow_path().clone();
         loop {
             let trains = slow_path.take().await;
-            let table = self.view.fib();
+            let table = self.view.table();
             for train in trains {
                 if encrypting_peer(&table, train.to).is_some() {
                     self.enqueue(train);
@@ -130,7 +130,7 @@ impl EndpointState {
     fn refuse_too_long(&self, peer: &QuicPeer, connection: &Connection, packet: &[u8]) {
         let mtu = inner_mtu(connection);
         self.report_path_mtu(peer, mtu);
-        self.writer.borrow_mut().too_big(&self.view.fib(), packet, mtu);
+        self.writer.borrow_mut().too_big(&self.view.table(), packet, mtu);
     }
 
     /// Reads packets from a connection and writes them to the overlay device, until it ends.
@@ -138,7 +138,7 @@ impl EndpointState {
         let connection = &tracked.connection;
         while let Ok(first) = connection.read_datagram().await {
             peer.active_at.set(Instant::now());
-            let table = self.view.fib();
+            let table = self.view.table();
             let mut writer = self.writer.borrow_mut();
             // The writer counts the packets that it does not admit.
             let _ = writer.admit(&table, peer.address, &first);

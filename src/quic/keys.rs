@@ -95,7 +95,7 @@ impl EndpointState {
     /// Forgets a peer's keys. The connection that brought them has ended and there is no other, so
     /// the peer may have forgotten them as well.
     pub(super) fn forget_keys(&self, peer: &QuicPeer) {
-        if let Some(session) = session(&self.view.fib(), peer) {
+        if let Some(session) = session(&self.view.table(), peer) {
             session.forget();
         }
     }
@@ -122,7 +122,7 @@ impl EndpointState {
 
     /// Whether packets were sealed for a peer since the last call.
     pub(super) fn has_sealed_packets(&self, peer: &QuicPeer) -> bool {
-        let keys = session(&self.view.fib(), peer).and_then(|session| session.status(now()));
+        let keys = session(&self.view.table(), peer).and_then(|session| session.status(now()));
         let packets = keys.map_or(0, |status| status.packets);
         peer.sealed_packets.replace(packets) != packets
     }

@@ -101,7 +101,7 @@ impl EndpointState {
 
     /// The FIB has changed: closes the connections to peers that are no longer in it.
     pub(super) fn refresh(self: &Rc<Self>) {
-        let table = self.view.fib();
+        let table = self.view.table();
         let is_gone = |peer: &Rc<QuicPeer>| encrypting_peer(&table, peer.address).is_none();
         for peer in self.all_peers().into_iter().filter(is_gone) {
             self.peers.borrow_mut().remove(&peer.address);
@@ -156,7 +156,7 @@ impl EndpointState {
             // were sealed with the old keys.
             self.forget_keys(&peer);
         }
-        self.dial_all(&self.view.fib());
+        self.dial_all(&self.view.table());
     }
 
     /// This host has another certificate or another trust: replaces all connections, one by one.
@@ -166,7 +166,7 @@ impl EndpointState {
                 self.endpoint.set_server_config(Some(server_config));
                 *self.client_config.borrow_mut() = client_config;
                 *self.trust.borrow_mut() = trust;
-                self.dial_all(&self.view.fib());
+                self.dial_all(&self.view.table());
             }
             Err(error) => {
                 tracing::error!(%error, "new certificate not usable: the old one stays in use");

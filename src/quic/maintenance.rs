@@ -15,7 +15,7 @@ use crate::forward::{DropReason, Table};
 impl EndpointState {
     /// Called twice a second.
     pub(super) fn tick(self: &Rc<Self>) {
-        let table = self.view.fib();
+        let table = self.view.table();
         self.collect_socket_counters();
         for peer in self.all_peers() {
             if peer.waiting_since.get().is_some_and(|since| since.elapsed() >= MAX_WAIT) {

@@ -56,7 +56,7 @@ pub fn host(label: &str) -> Host {
 }
 
 /// A table with this host and its peer.
-pub fn fib() -> Table {
+pub fn table() -> Table {
     let lease = |n: u8| Lease {
         name: format!("h{n}"),
         subnets: vec![format!("10.1.{n}.0/24").parse().expect("a prefix")],

@@ -88,10 +88,10 @@ impl FibPart {
     }
 
     /// The address lies in no subnet to which packets can be sent.
-    fn to_nowhere(&self, explanation: &mut Explanation, fib: &Table) {
+    fn to_nowhere(&self, explanation: &mut Explanation, table: &Table) {
         let to = explanation.address;
         let lost =
-            fib.unreachable().iter().find(|lost| lost.subnets.iter().any(|subnet| subnet.contains(&to)));
+            table.unreachable().iter().find(|lost| lost.subnets.iter().any(|subnet| subnet.contains(&to)));
         if let Some(lost) = lost {
             explanation.subnet = longest_match(&lost.subnets, explanation);
             explanation.host = Some(lost.name.clone());
@@ -131,16 +131,16 @@ impl FibPart {
 
 impl Part for FibPart {
     fn status(&self, status: &mut Status) {
-        let fib = self.view.fib();
-        status.peers = fib.peers().len();
-        let unreachable = fib.unreachable().iter();
+        let table = self.view.table();
+        status.peers = table.peers().len();
+        let unreachable = table.unreachable().iter();
         status.unreachable = unreachable.map(|lost| format!("{}: {}", lost.name, lost.reason)).collect();
     }
 
     /// Leaves the encryption of peers without keys empty: the part of the encrypted connections
     /// knows it.
     fn peers(&self, rows: &mut Vec<PeerRow>) {
-        rows.extend(self.view.fib().peers().iter().map(|peer| {
+        rows.extend(self.view.table().peers().iter().map(|peer| {
             let keys = keys(peer);
             let encryption = match peer.protection {
                 Protection::Clear => "none".to_owned(),
@@ -159,7 +159,7 @@ impl Part for FibPart {
     }
 
     fn routes(&self, rows: &mut Vec<RouteRow>) {
-        for peer in self.view.fib().peers() {
+        for peer in self.view.table().peers() {
             rows.extend(peer.subnets.iter().map(|subnet| RouteRow {
                 subnet: subnet.to_string(),
                 host: peer.name.clone(),
@@ -170,25 +170,25 @@ impl Part for FibPart {
     }
 
     fn explain<'a>(&'a self, explanation: &'a mut Explanation) -> Pending<'a> {
-        let fib = self.view.fib();
-        match fib.lookup(explanation.address) {
+        let table = self.view.table();
+        match table.lookup(explanation.address) {
             Some(Hop::Peer(peer)) => self.to_peer(explanation, peer),
             Some(Hop::Local) => to_own_subnet(explanation),
-            None => self.to_nowhere(explanation, &fib),
+            None => self.to_nowhere(explanation, &table),
         }
         Box::pin(std::future::ready(()))
     }
 
     fn metrics(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
-        let fib = self.view.fib();
-        let routes: usize = fib.peers().iter().map(|peer| peer.subnets.len()).sum();
+        let table = self.view.table();
+        let routes: usize = table.peers().iter().map(|peer| peer.subnets.len()).sum();
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         encoder.gauge("routes", "Subnets of peers to which packets can be sent", gauge(routes))?;
-        encoder.gauge("peers", "Hosts to which packets can be sent", gauge(fib.peers().len()))?;
+        encoder.gauge("peers", "Hosts to which packets can be sent", gauge(table.peers().len()))?;
         let help = "Hosts in the store to which no packet can be sent";
-        encoder.gauge("unreachable_hosts", help, gauge(fib.unreachable().len()))?;
+        encoder.gauge("unreachable_hosts", help, gauge(table.unreachable().len()))?;
         let help = "Number of route tables published since the start";
-        encoder.gauge("fib_generation", help, fib.generation().cast_signed())?;
+        encoder.gauge("fib_generation", help, table.generation().cast_signed())?;
         let help = "Seconds from when the store reported a change until the new route table was in use";
         encoder.histogram("fib_publish_seconds", help, &self.publish_seconds)
     }

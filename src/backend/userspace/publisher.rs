@@ -60,7 +60,7 @@ impl Publisher {
     /// Compiles and publishes. Returns when the table was in use; logs the leases that have no
     /// route from here on.
     pub(super) fn apply(&mut self, rib: &Rib) -> Instant {
-        let generation = self.view.fib().generation() + 1;
+        let generation = self.view.table().generation() + 1;
         let mut table = Table::compile(generation, rib, &self.networks, &self.local);
         table.equip(&mut self.sessions);
         table.limit_mtus(&self.path_mtus);

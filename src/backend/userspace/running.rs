@@ -72,7 +72,7 @@ impl Userspace {
     }
 
     pub(in crate::backend) fn peers(&self) -> usize {
-        self.parts.engine.view().fib().peers().len()
+        self.parts.engine.view().table().peers().len()
     }
 
     pub(in crate::backend) fn keep(&self) -> Result<(), BackendError> {
@@ -117,15 +117,15 @@ impl Userspace {
     pub(in crate::backend) fn check_sources(&mut self) -> DuplicateSubnet {
         let Parts { name, engine, publisher, .. } = &self.parts;
         let (view, now) = (engine.view(), Instant::now());
-        let fib = view.fib();
+        let table = view.table();
         if let Some(from) = self.spoofing.check(view.accounts(), now) {
-            let host = fib.peer_by_address(from).map_or("?", |peer| peer.name.as_str());
+            let host = table.peer_by_address(from).map_or("?", |peer| peer.name.as_str());
             tracing::warn!(
                 host, peer = %from,
                 "dropped packets of a host with sources in no subnet of its own (spoofed_source)"
             );
         }
-        self.duplicate_subnet.check(view.accounts(), &fib, (name, publisher.local()), now)
+        self.duplicate_subnet.check(view.accounts(), &table, (name, publisher.local()), now)
     }
 
     pub(in crate::backend) fn renew_if_due(&mut self, config: &Config) -> Result<Renewal, BackendError> {
