@@ -3,25 +3,33 @@
 
 use quinn::{Connection, VarInt};
 
-/// Application error code of a CONNECTION_CLOSE frame. The numbers are part of the protocol.
+/// Why a connection ends: the application error code and the text of a CONNECTION_CLOSE frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CloseReason {
     /// The daemon stops.
-    Stopping = 0,
+    Stopping,
     /// The certificate is not the one of the lease at the peer's address.
-    Untrusted = 1,
+    Untrusted,
     /// A newer connection took over.
-    Replaced = 2,
+    Replaced,
+    /// This host has another underlay address. New connections replace the old ones.
+    Moved,
     /// The connection carried no packets for the idle timeout.
-    Idle = 3,
+    Idle,
     /// No lease at the peer's address announces encryption.
-    NoLease = 4,
+    NoLease,
 }
 
 impl CloseReason {
-    /// The code on the wire.
+    /// The code on the wire. The numbers are part of the protocol.
     pub(super) fn code(self) -> VarInt {
-        VarInt::from_u32(self as u32)
+        VarInt::from_u32(match self {
+            Self::Stopping => 0,
+            Self::Untrusted => 1,
+            Self::Replaced | Self::Moved => 2,
+            Self::Idle => 3,
+            Self::NoLease => 4,
+        })
     }
 
     /// The sentence on the wire, for the peer's log.
@@ -30,6 +38,7 @@ impl CloseReason {
             Self::Stopping => b"the daemon stops",
             Self::Untrusted => b"the certificate is not the one of the lease at this address",
             Self::Replaced => b"a newer connection took over",
+            Self::Moved => b"this host has another address",
             Self::Idle => b"the connection was idle",
             Self::NoLease => b"no lease at this address announces encryption",
         }

@@ -149,7 +149,7 @@ impl EndpointState {
         self.local_address.set(address);
         for peer in self.all_peers() {
             for tracked in peer.remove_all() {
-                CloseReason::Replaced.close(&tracked.connection);
+                CloseReason::Moved.close(&tracked.connection);
             }
             self.status.change(peer.address, |status| status.since = None);
             // Peers take a host at another address for another host, and cannot open packets that
