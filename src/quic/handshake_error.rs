@@ -51,10 +51,12 @@ impl HandshakeError {
         }
     }
 
-    /// The peer dialled this host at the same moment, or does not know this host yet. This is
-    /// normal unless it persists.
+    /// The peer closed the connection because it dialled this host at the same moment, or does not
+    /// know this host yet. This is normal unless it persists. The same error found by this host is
+    /// no refusal.
     pub(super) fn is_refusal(&self) -> bool {
-        self.transport_code() == Some(TransportErrorCode::CONNECTION_REFUSED)
+        let Self::Handshake(ConnectionError::ConnectionClosed(close)) = self else { return false };
+        close.error_code == TransportErrorCode::CONNECTION_REFUSED
     }
 
     /// QUIC's error code, whichever end found the error.
