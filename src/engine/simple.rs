@@ -196,7 +196,7 @@ impl Reservation for Reserved<'_, '_> {
         match self.exit {
             Exit::Socket(peer) => self.net.send(peer, TrainMeta { bytes, ..self.train }),
             Exit::SlowPath(peer) => self.net.divert(peer, TrainMeta { bytes, ..self.train }),
-            Exit::Refused => {}
+            Exit::Refused => debug_assert!(false, "a refused train is not committed"),
         }
     }
 }

@@ -396,7 +396,7 @@ impl Reservation for Reserved<'_> {
                 batch.diverted.push(SlowPathPackets::new(peer, &batch.scratch[..bytes], train.stride));
             }
             // The scratch memory keeps the packets until the next train overwrites them.
-            Exit::Refused => {}
+            Exit::Refused => debug_assert!(false, "a refused train is not committed"),
         }
     }
 }

@@ -44,6 +44,9 @@ pub trait Reservation {
     /// Queues or sends the first `bytes` bytes of the room, which are whole packets. The
     /// implementor decides how packets are framed, bare or in bundles, within what the peer
     /// announces.
+    ///
+    /// A reservation for [`Exit::Refused`] is never committed: its caller reads what was written,
+    /// and drops the guard.
     fn commit(self, bytes: usize);
 }
 
