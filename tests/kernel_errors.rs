@@ -46,7 +46,9 @@ fn batch_engine_runs_if_io_uring_is_forbidden() {
         let lab = lab_on("auto", "seccomp", 2, Family::V4);
         assert!(packets_pass(&lab));
         let status = lab.daemon(1).status().expect("it answers");
-        assert_eq!(status["engine"], "batch", "{}", status["engine_reason"]);
+        let reason = status["engine_reason"].as_str().expect("text");
+        assert_eq!(status["engine"], "batch", "{reason}");
+        assert!(reason.contains("kernel.io_uring_disabled"), "the reason names the setting: {reason}");
         let config = lab.daemon(1).config_path().to_string_lossy().into_owned();
         let check = run(&lab.host(1).netns, &[HOPSACK, "check", "--config", &config]);
         assert!(check.contains("io_uring"), "the check names it and succeeds: {check}");
@@ -64,6 +66,8 @@ fn batch_engine_runs_if_ring_cannot_be_made() {
         assert!(packets_pass(&lab));
         let status = lab.daemon(1).status().expect("it answers");
         assert_eq!(status["engine"], "batch", "{}", status["engine_reason"]);
+        let log = lab.daemon(1).log();
+        assert_eq!(log.matches("code=\"io_uring_failed\"").count(), 1, "it is reported once: {log}");
     });
 }
 

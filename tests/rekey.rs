@@ -234,6 +234,7 @@ fn packets_go_by_quic_when_a_certificate_expires() {
 
     // The host warns when a third of the validity is left, and reads the new certificate unasked.
     within(40, "a warning", || has_logged(&lab, 2, &["WARN", "hours=0"]));
+    assert!(!has_logged(&lab, 2, &["fingerprint="]), "no new certificate is in use before it is signed");
     give(2, 15);
     eventually("the host uses the new certificate", || uses_certificate(&lab, 2, &certificate));
     flows(&transfer);
@@ -242,7 +243,10 @@ fn packets_go_by_quic_when_a_certificate_expires() {
     // connection carries the packets.
     within(40, "the keys expire", || !has_keys(1) && !has_keys(2));
     eventually("the reason is logged", || has_logged_failure(&lab, 1, 2, "certificate_expired"));
-    assert_eq!(explain(&lab, 1, 2)["outcome"], "sent");
+    let explanation = explain(&lab, 1, 2);
+    assert_eq!(explanation["outcome"], "sent", "{explanation}");
+    let steps = explanation["steps"].as_array().expect("a list");
+    assert!(steps.iter().any(|step| step["code"] == "send_quic"), "{explanation}");
     flows(&transfer);
     assert!(reaches(&lab, 1, 2) && reaches(&lab, 2, 1));
 

@@ -62,6 +62,11 @@ struct Results<'a> {
     buffers: Option<&'a mut Buffers>,
 }
 
+/// The error of a ring that was used after a call of it had failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the ring has failed before")]
+struct BrokenRing;
+
 /// The ring of one worker.
 pub struct Ring {
     io: IoUring,
@@ -160,7 +165,7 @@ impl Ring {
     /// Marks the ring as broken until all requests are submitted.
     fn begin(&mut self) -> io::Result<()> {
         if std::mem::replace(&mut self.is_broken, true) {
-            return Err(io::Error::other("the ring has failed before"));
+            return Err(io::Error::other(BrokenRing));
         }
         Ok(())
     }

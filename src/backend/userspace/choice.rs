@@ -38,8 +38,9 @@ impl Choice {
             (EngineChoice::Batch, _) => (EngineKind::Batch, configured()),
             (EngineChoice::Uring, Ok(())) => (EngineKind::Uring, configured()),
             (EngineChoice::Uring, Err(error)) => {
-                let reason = format!("dataplane.engine asks for uring, but {}", NoRing(error));
-                tracing::warn!(reason, "using the batch engine");
+                let no_ring = NoRing(error);
+                let reason = format!("dataplane.engine asks for uring, but {no_ring}");
+                tracing::warn!(code = no_ring.code(), reason, "using the batch engine");
                 (EngineKind::Batch, reason)
             }
             (EngineChoice::Auto, Ok(())) => (EngineKind::Uring, "io_uring is there".to_owned()),
@@ -58,8 +59,9 @@ impl Choice {
     /// start cannot, because descriptors or memory have run short.
     pub(super) fn fall_back(&mut self, error: &io::Error) {
         self.engine = EngineKind::Batch;
-        self.reason = format!("{}, at this start", NoRing(error));
-        tracing::warn!(reason = self.reason, "using the batch engine");
+        let no_ring = NoRing(error);
+        self.reason = format!("{no_ring}, at this start");
+        tracing::warn!(code = no_ring.code(), reason = self.reason, "using the batch engine");
     }
 
     /// The reason for this engine, and the offloads that the device has accepted.
@@ -82,6 +84,18 @@ impl Choice {
 /// Why there is no ring, and what would change that.
 #[derive(Debug)]
 pub struct NoRing<'a>(pub &'a io::Error);
+
+impl NoRing<'_> {
+    /// A stable name for each cause, for the log.
+    fn code(&self) -> &'static str {
+        match self.0.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => "io_uring_forbidden",
+            Some(libc::ENOSYS) => "io_uring_missing",
+            Some(_) => "io_uring_failed",
+            None => "io_uring_too_old",
+        }
+    }
+}
 
 impl fmt::Display for NoRing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
