@@ -38,31 +38,35 @@
 //! stays in use.
 //!
 //! # Modules, in reading order
-//! Each uses only what stands above it in this list (`tests/layers.rs`).
+//! Each module uses only modules that stand above it in this list (`tests/layers.rs`). A pure
+//! module uses no clock, file, socket, thread or log.
 //!
-//! * [`time`]: monotonic time as plain numbers. Pure.
-//! * [`packet`]: packets as bytes: views, checksums, ICMP errors, splitting and merging. Pure.
-//! * [`seal`]: sealed packets: keys, envelope, replay window. Pure.
-//! * [`route`]: what the store has told us (RIB), and what packets meet (FIB). Pure.
-//! * [`forward`]: the two straight lines, the drop reasons, the counters. Pure.
-//! * [`desired`]: what the kernel should hold, and the steps that lead there. Pure.
-//! * [`api`]: requests and answers of the control socket, as plain data. Pure.
-//! * [`control`]: the control socket: server and client.
-//! * [`observe`]: status, drops, explain, metrics and problems, collected from the parts that
-//!   register themselves.
-//! * [`pki`]: certificates, which identify hosts.
-//! * [`config`]: this host's configuration, in four layers.
-//! * [`store`]: the map from subnets to hosts, in etcd or in a file.
-//! * [`sys`]: system calls; the only module with `unsafe`.
-//! * [`netlink`]: links, addresses and routes in the kernel.
-//! * [`reconcile`]: keeps the kernel and our files as desired.
-//! * [`engine`]: threads that move packets.
-//! * [`quic`]: encrypted connections, which carry packets and make keys for sealed ones.
-//! * [`backend`]: puts a map into effect.
-//! * [`node`]: the daemon: start, one select loop, stop.
-//! * [`cni`]: the answers of the CNI plugin.
-//! * [`lab`]: clusters of network namespaces on one machine, for trying, tests and benches.
-//! * [`cli`]: the command line.
+//! * [`time`] represents points of monotonic time as plain numbers. Pure.
+//! * [`packet`] reads and writes packets as bytes: views, checksums, ICMP errors, splitting and
+//!   merging. Pure.
+//! * [`seal`] encrypts packets for a peer and opens its packets: keys, envelope, replay window.
+//!   Pure.
+//! * [`route`] holds what the store has told us (RIB), and compiles it into what packets meet
+//!   (FIB). Pure.
+//! * [`forward`] decides for each packet where it goes or why it is dropped, and counts it. Pure.
+//! * [`desired`] describes what the kernel should hold, and finds the steps that lead there. Pure.
+//! * [`api`] defines the requests and answers of the control socket as plain data. Pure.
+//! * [`control`] is the control socket, both server and client.
+//! * [`observe`] collects status, drops, explain, metrics and problems from the parts that register
+//!   themselves.
+//! * [`pki`] makes and checks the certificates that identify hosts.
+//! * [`config`] reads this host's configuration from defaults, file, environment and command line.
+//! * [`store`] reads and writes the map from subnets to hosts, in etcd or in a file.
+//! * [`sys`] makes system calls; it is the only module with `unsafe`.
+//! * [`netlink`] reads and changes links, addresses and routes in the kernel.
+//! * [`reconcile`] keeps the kernel and our files as desired.
+//! * [`engine`] runs the threads that move packets.
+//! * [`quic`] holds encrypted connections, which carry packets and make keys for sealed ones.
+//! * [`backend`] puts a map into effect.
+//! * [`node`] is the daemon: it starts all parts, runs one select loop, and stops.
+//! * [`cni`] answers the calls of the CNI plugin.
+//! * [`lab`] builds clusters of network namespaces on one machine, for trying, tests and benches.
+//! * [`cli`] is the command line.
 
 pub mod api;
 pub mod backend;
