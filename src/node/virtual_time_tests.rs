@@ -229,6 +229,22 @@ async fn mtu_of_the_underlay_reaches_subnet_env() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn refused_mtu_is_a_problem_until_it_is_in_place() {
+    let etcd = etcd();
+    let host = Host::new(&etcd, 1);
+    let mut node = host.start().await;
+    host.kernel.host().refuse = Some(|step| step.object() == Object::File);
+    host.set_mtu(1400);
+    until("the MTU is refused", &mut node, |node| has(node, ProblemCode::RepairFailed)).await;
+    run(&mut node, Duration::from_secs(30)).await;
+    assert!(has(&node, ProblemCode::RepairFailed), "the problem stays");
+    assert!(host.subnet_env().contains("FLANNEL_MTU=1500"), "{}", host.subnet_env());
+    host.kernel.host().refuse = None;
+    until("the MTU is in place", &mut node, |node| !has(node, ProblemCode::RepairFailed)).await;
+    assert!(host.subnet_env().contains("FLANNEL_MTU=1400"), "{}", host.subnet_env());
+}
+
+#[tokio::test(start_paused = true)]
 async fn deleted_subnet_env_is_written_again_within_ten_seconds() {
     let etcd = etcd();
     let host = Host::new(&etcd, 1);
