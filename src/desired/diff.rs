@@ -132,7 +132,8 @@ pub enum Obstacle {
     Foreign,
 }
 
-/// A device that steps cannot bring to its desired state. The rows on it are left as they are.
+/// A device that steps cannot bring to its desired state. Its addresses, routes and
+/// settings are left as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unmet {
     /// Name of the device.
@@ -164,7 +165,7 @@ pub fn diff(actual: &Actual, desired: &Desired) -> Diff {
     let unmet = unmet(actual, desired);
     let blocked: BTreeSet<&str> = unmet.iter().map(|unmet| unmet.link.as_str()).collect();
     let mut steps = Vec::new();
-    steps.extend(sysctls(actual, desired));
+    steps.extend(sysctls(actual, desired, &blocked));
     steps.extend(links(actual, desired, &blocked));
     let wanted = desired.addresses.difference(&actual.addresses);
     steps.extend(wanted.filter(|row| !blocked.contains(row.link.as_str())).cloned().map(Step::AddAddress));
@@ -188,8 +189,14 @@ fn unmet(actual: &Actual, desired: &Desired) -> Vec<Unmet> {
     desired.links.values().filter_map(unmet).collect()
 }
 
-fn sysctls<'a>(actual: &'a Actual, desired: &'a Desired) -> impl Iterator<Item = Step> + 'a {
-    let differs = |sysctl: &&Sysctl| match actual.sysctls.get(&sysctl.key) {
+fn sysctls<'a>(
+    actual: &'a Actual,
+    desired: &'a Desired,
+    blocked: &'a BTreeSet<&str>,
+) -> impl Iterator<Item = Step> + 'a {
+    let is_blocked = |sysctl: &Sysctl| sysctl.link().is_some_and(|link| blocked.contains(link));
+    let differs = move |sysctl: &&Sysctl| match actual.sysctls.get(&sysctl.key) {
+        _ if is_blocked(sysctl) => false,
         Some(value) => *value != sysctl.value,
         None => sysctl.required,
     };

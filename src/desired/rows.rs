@@ -101,6 +101,15 @@ impl Sysctl {
             })
             .collect()
     }
+
+    /// The device (or `all`, or `default`) that the setting belongs to; `None` if it belongs to no
+    /// device.
+    #[must_use]
+    pub fn link(&self) -> Option<&str> {
+        let row =
+            self.key.strip_prefix("net/ipv4/conf/").or_else(|| self.key.strip_prefix("net/ipv6/conf/"))?;
+        row.split_once('/').map(|(link, _)| link)
+    }
 }
 
 /// A file with all of its content. It is never removed when the daemon ends; `hopsack clean` does

@@ -133,7 +133,9 @@ proptest! {
             desired.routes.iter().filter(|row| reachable(&row.link)).map(keys).collect::<Vec<_>>(),
             after.routes.iter().filter(ours).map(keys).collect::<Vec<_>>()
         );
-        for sysctl in desired.sysctls.iter().filter(|row| row.required || before.sysctls.contains_key(&row.key)) {
+        let is_blocked = |link: &str| desired.links.contains_key(link) && !reachable(link);
+        let possible = desired.sysctls.iter().filter(|row| !row.link().is_some_and(is_blocked));
+        for sysctl in possible.filter(|row| row.required || before.sysctls.contains_key(&row.key)) {
             prop_assert_eq!(after.sysctls.get(&sysctl.key), Some(&sysctl.value));
         }
         for file in &desired.files {
@@ -216,6 +218,18 @@ fn settings_come_before_links_and_files_after_routes() {
     actual.links.insert("hopsack0".into(), ours("hopsack0", false, 1500));
     let objects: Vec<Object> = diff(&actual, &desired).steps.iter().map(Step::object).collect();
     assert_eq!(objects, [Object::Sysctl, Object::Link, Object::Address, Object::Route, Object::File]);
+}
+
+#[test]
+fn settings_of_a_missing_device_are_no_steps() {
+    let sysctl = |key: &str| Sysctl { key: key.into(), value: "1".into(), required: true };
+    let mut desired = Desired::default();
+    desired.add_link(ours("hop.0", true, 1472));
+    desired.sysctls.insert(sysctl("net/ipv4/conf/hop.0/accept_local"));
+    desired.sysctls.insert(sysctl("net/ipv4/ip_forward"));
+    let diff = diff(&Actual::default(), &desired);
+    assert_eq!(diff.steps, [Step::SetSysctl(sysctl("net/ipv4/ip_forward"))]);
+    assert_eq!(diff.unmet, [Unmet { link: "hop.0".into(), obstacle: Obstacle::Missing }]);
 }
 
 #[test]
