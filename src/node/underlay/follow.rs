@@ -57,9 +57,15 @@ impl Node {
         if in_order { Ok(()) } else { self.follow_underlay().await }
     }
 
-    /// One sentence about an address that the interface lacks.
+    /// One sentence about an address that the interface lacks, or that the store does not admit.
     fn missing_address(&self, found: &Underlay) -> String {
         let (public, interface) = (self.public_address.public(), &found.interface);
+        if found.addresses.contains(&public) {
+            return format!(
+                "the cluster file does not name {public}, the address of {interface}, for this host: write it \
+                 there; forwarding goes on as before"
+            );
+        }
         let there: Vec<String> = found.addresses.iter().map(ToString::to_string).collect();
         let there = there.join(", ");
         let fix = match found.addresses.iter().any(|address| !self.store.admits(*address)) {
