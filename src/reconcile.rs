@@ -17,6 +17,7 @@ mod reader;
 #[cfg(test)]
 mod recording;
 mod repairs;
+mod repetition;
 #[cfg(test)]
 mod tests;
 mod turn;

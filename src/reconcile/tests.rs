@@ -1,7 +1,9 @@
 //! The reconciler over a host in memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::repetition::WINDOW;
 use super::*;
 use crate::api::ProblemCode;
 use crate::desired::{ALIAS, Address, Desired, File, Link, LinkKind, Object, ROUTE_PROTOCOL, Route, Sysctl};
@@ -91,6 +93,61 @@ async fn failed_repair_is_a_problem_until_it_succeeds() {
     reconciler.repair().await;
     assert!(problems.list().is_empty());
     assert_eq!(reconciler.repairs().get(Object::Route), 1);
+}
+
+/// Another program clears `net.ipv4.ip_forward`, and the reconciler sets it again.
+async fn clear_and_repair(recording: &Recording, reconciler: &mut Reconciler) {
+    recording.host().actual.sysctls.insert("net/ipv4/ip_forward".into(), "0".into());
+    reconciler.repair().await;
+}
+
+fn repeated(problems: &Problems) -> Vec<String> {
+    let list = problems.list().into_iter();
+    list.filter(|row| row.code == ProblemCode::RepairRepeated).map(|row| row.object).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn third_repair_within_a_minute_is_a_problem() {
+    let (recording, mut reconciler, problems) = host();
+    reconciler.change(desired()).await.expect("all in place");
+    for _ in 0..2 {
+        clear_and_repair(&recording, &mut reconciler).await;
+        tokio::time::advance(Duration::from_secs(29)).await;
+    }
+    recording.host().actual.files.clear();
+    reconciler.repair().await;
+    assert!(problems.list().is_empty(), "repairs of several objects do not add up");
+    clear_and_repair(&recording, &mut reconciler).await;
+    assert_eq!(repeated(&problems), ["net.ipv4.ip_forward"]);
+    assert!(problems.list()[0].cause.contains("net.ipv4.ip_forward"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_repairs_are_no_problem() {
+    let (recording, mut reconciler, problems) = host();
+    reconciler.change(desired()).await.expect("all in place");
+    for _ in 0..10 {
+        clear_and_repair(&recording, &mut reconciler).await;
+        tokio::time::advance(Duration::from_secs(31)).await;
+    }
+    assert!(problems.list().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeated_repair_ends_after_a_quiet_minute() {
+    let (recording, mut reconciler, problems) = host();
+    reconciler.change(desired()).await.expect("all in place");
+    for _ in 0..3 {
+        clear_and_repair(&recording, &mut reconciler).await;
+    }
+    tokio::time::advance(Duration::from_secs(50)).await;
+    clear_and_repair(&recording, &mut reconciler).await;
+    tokio::time::advance(WINDOW - Duration::from_secs(1)).await;
+    reconciler.repair().await;
+    assert_eq!(repeated(&problems).len(), 1, "each repair begins the minute anew");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    reconciler.repair().await;
+    assert!(problems.list().is_empty());
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::error::ReconcileError;
 use super::kernel::Kernel;
 use super::repairs::Repairs;
+use super::repetition::Repetition;
 use crate::api::ProblemCode;
 use crate::desired::{Desired, Object, ROUTE_PROTOCOL, Step, diff};
 use crate::netlink::Notice;
@@ -45,6 +46,7 @@ pub struct Reconciler {
     problems: Arc<Problems>,
     /// Names of the objects that have a problem since the last turn.
     failing: BTreeSet<String>,
+    repetition: Repetition,
     last: Instant,
     due: Instant,
 }
@@ -54,8 +56,16 @@ impl Reconciler {
     #[must_use]
     pub fn new(kernel: Kernel, problems: Arc<Problems>) -> Self {
         let now = Instant::now();
-        let (desired, repairs, failing) = (Desired::default(), Arc::default(), BTreeSet::new());
-        Self { kernel, desired, repairs, problems, failing, last: now, due: now + PERIOD }
+        Self {
+            kernel,
+            desired: Desired::default(),
+            repairs: Arc::default(),
+            problems,
+            failing: BTreeSet::new(),
+            repetition: Repetition::default(),
+            last: now,
+            due: now + PERIOD,
+        }
     }
 
     /// The counters of repairs.
@@ -87,6 +97,7 @@ impl Reconciler {
             tracing::warn!(object = step.object().word(), %step, "repaired");
             self.repairs.count(step.object());
         }
+        self.repetition.note(&turn.done, self.last, &self.problems);
         self.report(&turn.failures);
     }
 
