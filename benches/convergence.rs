@@ -4,8 +4,8 @@
 //! The first part is pure and measures the compilation of a table. The second part runs a daemon in
 //! a lab with a real etcd, changes leases, and reads `hopsack_fib_publish_seconds`: the time from
 //! the arrival of an event in the process to the publication of its table. The time that an event
-//! waits in the socket while the daemon is busy is not included. The daemon's share of a CPU, which
-//! is printed beside it, shows whether that time can be long.
+//! waits in the socket while the daemon is busy is not included. The bench also prints the daemon's
+//! share of a CPU, which shows whether that time can be long.
 //!
 //! `cargo bench --bench convergence`; HOPSACK_CHANGES (1000), HOPSACK_LEASES (5000),
 //! HOPSACK_SECONDS (20).

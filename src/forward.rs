@@ -5,7 +5,7 @@
 //! what a UDP receive delivered and pushes it towards the TUN. Each packet ends in exactly one
 //! place: it is pushed, or it is counted under a [`DropReason`]. Packets leave through [`ToNet`]
 //! and [`ToTun`], which the engines implement with system calls or rings. Both functions read one
-//! [`Table`]: the prefixes of a [`Fib`](crate::route::Fib) with the [`Peers`] beside it.
+//! [`Table`]: the prefixes of a [`Fib`](crate::route::Fib), and the [`Peers`] that they lead to.
 //!
 //! Nothing here knows a descriptor, a clock, a thread or a log, and nothing allocates after
 //! construction.

@@ -46,8 +46,8 @@
 //!   merging. Pure.
 //! * [`seal`] encrypts packets for a peer and opens its packets: keys, envelope, replay window.
 //!   Pure.
-//! * [`route`] holds what the store has told us (RIB), and compiles it into what packets meet
-//!   (FIB). Pure.
+//! * [`route`] holds what the store has told us (RIB), and compiles it into the map in which
+//!   packets are looked up (FIB). Pure.
 //! * [`forward`] decides for each packet where it goes or why it is dropped, and counts it. Pure.
 //! * [`desired`] describes what the kernel should hold, and finds the steps that lead there. Pure.
 //! * [`api`] defines the requests and answers of the control socket as plain data. Pure.

@@ -1,6 +1,6 @@
 //! Observation of the running daemon: status, drops, explain, metrics, readiness and problems.
 //!
-//! Each subsystem implements [`Part`] beside its own code and is added to the [`Registry`]. The
+//! Each subsystem implements [`Part`] next to its own code and is added to the [`Registry`]. The
 //! registry collects every answer from the parts and knows no subsystem: adding a subsystem changes
 //! nothing here. Problems that last are kept in one list ([`Problems`]), which `status`, `/readyz`,
 //! the metrics, the log and systemd's status line all show.

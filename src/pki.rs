@@ -1,11 +1,11 @@
 //! Identities of nodes: key pairs, certificates, a cluster's CA, and the rules of trust.
 //!
 //! A node has an [`Identity`]: a key and a certificate. The operator provides them, or the node
-//! makes them at its first start. [`Trust`] is the rule by which a node accepts certificates of
-//! others. With a CA, it accepts a certificate that the CA has signed for the name of the other
-//! node. Without a CA, it accepts the certificate with the SHA-256 that the other node's lease
-//! announces ([`Fingerprint`]). An [`Authority`] is the CA itself, for `hopsack pki`. openssl can
-//! make the same files.
+//! makes them at its first start. [`Trust`] is the rule for accepting certificates of others. With
+//! a CA, it accepts a certificate that the CA has signed for the name of the other node. Without a
+//! CA, it accepts the certificate with the SHA-256 that the other node's lease announces
+//! ([`Fingerprint`]). An [`Authority`] is the CA itself, for `hopsack pki`. openssl can make the
+//! same files.
 //!
 //! It opens no connection and knows no lease. [`verify::Verifier`] tells TLS whether a certificate
 //! is valid at all. [`Trust::admits`] tells after the handshake whether it belongs to a given node.

@@ -8,7 +8,7 @@
 //! authenticates them and yields the keys ([`crate::seal`]). The connection then carries only the
 //! packets for which there is no key yet.
 //!
-//! The parts, in the order in which a packet meets them:
+//! The parts, in the order in which a packet passes through them:
 //! - `endpoint`: the thread, its runtime, and the handle by which the node controls it
 //! - `state`: what all tasks of the thread share
 //! - `queue`, `peer`: packets that wait for one peer, and its connections

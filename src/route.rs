@@ -1,12 +1,12 @@
 //! Routes in a router's two senses: the [`Rib`] holds what the store has told us, the [`Fib`] is
-//! what packets meet.
+//! the map in which a packet's destination is looked up.
 //!
 //! A [`Lease`] says that a host owns subnets. A [`Change`] is all that passes from a store to the
 //! node. [`Rib::apply`] applies changes, and [`compile()`] turns the result into an immutable
-//! [`Fib`] and the list of hosts to which it refers.
+//! [`Fib`] and the list of its hosts.
 //!
 //! Nothing here knows a store, a clock, a socket, a thread or a key. What changes without a change
-//! of routes (keys, path MTUs) stands in `forward::Peers`.
+//! of routes (keys, path MTUs) is in `forward::Peers`.
 //!
 //! Invariant: for any order and repetition of deliveries, a RIB ends in the state of a fresh list
 //! at the highest revision that it has seen (property test `rib_equals_a_fresh_list`).

@@ -28,7 +28,7 @@ fn is_gone(name: &str) -> bool {
 fn plausible(metric: Metric) -> Range<f64> {
     match metric {
         Metric::Tcp1 | Metric::Tcp4 => 1e6..1e12,
-        // The round trips beside it may starve the stream during this short run.
+        // The round trips at the same time may starve the stream during this short run.
         Metric::BulkTcp | Metric::Bulk16Tcp => 0.0..1e12,
         Metric::CpuPerGb => 0.01..1e4,
         Metric::RttP50

@@ -375,7 +375,7 @@ fn etcd_is_cut_off_and_compacted() {
         chaos.recovers(1);
         for (host, before) in chaos.hosts().zip(before) {
             let after = chaos.scrape(host).get(compacted);
-            assert_eq!(after, before + u64::from(forgets), "h{host} lists anew only if it must");
+            assert_eq!(after, before + u64::from(forgets), "h{host} lists again only if it must");
         }
     }
     chaos.ends_well();

@@ -1,8 +1,8 @@
 //! hopsack and a real flanneld (udp backend) in one cluster, on one etcd.
 //!
-//! Run by scripts/interop-flannel, which sets `FLANNELD` to flanneld's program: Debian has no package of it, so that
-//! `cargo test` leaves this file out by name (Cargo.toml). h1 runs hopsack, h2 runs flanneld; between them IPv4 only,
-//! which is what flanneld's udp backend has.
+//! Run by scripts/interop-flannel, which sets `FLANNELD` to flanneld's program: Debian has no
+//! package of it, so that `cargo test` leaves this file out by name (Cargo.toml). h1 runs hopsack,
+//! h2 runs flanneld; between them IPv4 only, which is what flanneld's udp backend has.
 
 mod support;
 
@@ -162,7 +162,7 @@ impl Drop for Mixed {
 }
 
 #[test]
-fn hopsack_first_then_flanneld_and_each_survives_the_others_restart() {
+fn flanneld_joins_hopsack_and_each_survives_restarts() {
     let mut mixed = Mixed::new("mixed");
     mixed.start_hopsack();
     mixed.start_flanneld();
@@ -218,7 +218,7 @@ fn flanneld_first_then_hopsack() {
 /// What flanneld's proxy makes of datagrams that are not as it would send them. It is what hopsack
 /// relies on (any source port) and what it must never send (too long, IPv6).
 #[test]
-fn flanneld_takes_any_source_cuts_what_is_long_and_misreads_ipv6() {
+fn flanneld_checks_no_source_and_misreads_ipv6() {
     let mut mixed = Mixed::new("odd");
     mixed.start_flanneld();
     let (sender, pod) = (mixed.lab.host(1).netns.clone(), mixed.lab.pod(2).clone());
@@ -244,12 +244,14 @@ fn flanneld_takes_any_source_cuts_what_is_long_and_misreads_ipv6() {
         socket.recv_from(&mut buffer).ok()
     };
 
-    // From an address that is in no lease, from any port, with an inner source that is in no lease either.
+    // From an address that is in no lease, from any port, with an inner source that is in no lease
+    // either.
     mixed.eventually("flanneld forwards a stranger's packet", || {
         arrives(&four, &inner(100))
             .is_some_and(|(length, from)| length == 100 && from.ip() == IpAddr::from([10, 244, 77, 7]))
     });
-    // Its buffer has the MTU of its TUN: one byte more is cut off, and the kernel drops what is left.
+    // Its buffer has the MTU of its TUN: one byte more is cut off, and the kernel drops what is
+    // left.
     let truncated = || {
         let text = run(&mixed.lab.host(2).netns, &["cat", "/proc/net/netstat"]);
         let mut rows = text.lines().filter_map(|line| line.strip_prefix("IpExt: "));
@@ -262,7 +264,8 @@ fn flanneld_takes_any_source_cuts_what_is_long_and_misreads_ipv6() {
     let before = truncated();
     assert_eq!(arrives(&four, &inner(1472 - 27)), None, "one byte more does not");
     assert_eq!(truncated(), before + 1, "it was cut");
-    // The byte where IPv4 has its TTL and the word where it has its checksum are in IPv6's source address.
+    // The byte where IPv4 has its TTL and the word where it has its checksum are in IPv6's source
+    // address.
     let source: [u8; 16] = "fd00:244:0:77::7".parse::<Ipv6Addr>().expect("an address").octets();
     let mut packet = Vec::new();
     let builder = PacketBuilder::ipv6(source, pod.v6.octets(), 64).udp(7, 5000);

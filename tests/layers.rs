@@ -1,10 +1,10 @@
 //! The structure of the source tree, checked by reading the source (see `layers/source.rs`).
 //!
-//! A module uses only modules in lower layers. No file takes part in an import cycle. `unsafe`
-//! stands in `src/sys` only; pure modules have no access to the world; one module names each crate
-//! that breaks often; functions, files and comment lines stay short. A violation that is still
-//! there stands in `layers/known`, word by word: the test fails on a new one, and also on a row of
-//! the table that is no longer true.
+//! A module uses only modules in lower layers. No file takes part in an import cycle. `unsafe` is
+//! in `src/sys` only; pure modules have no access to the world; one module names each crate that
+//! breaks often; functions, files and comment lines stay short. The table `layers/known` lists the
+//! violations that still exist, word by word: the test fails on a new one, and also on a row of the
+//! table that is no longer true.
 
 #[path = "layers/graph.rs"]
 mod graph;

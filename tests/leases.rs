@@ -1,4 +1,4 @@
-//! Leases as an operator meets them: daemons on a real etcd, their exit codes, logs and status, and
+//! Leases as an operator sees them: daemons on a real etcd, their exit codes, logs and status, and
 //! what pods notice. The store by itself is tested in `tests/store/`.
 
 mod support;

@@ -1,6 +1,6 @@
 //! Packets through real daemons between namespaces: what pods see, on every engine and underlay.
 //!
-//! Each test has a lab of its own and runs beside the others. No test asserts a speed.
+//! Each test has a lab of its own and runs at the same time as the others. No test asserts a speed.
 
 mod support;
 

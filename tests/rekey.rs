@@ -252,7 +252,7 @@ fn packets_go_by_quic_when_a_certificate_expires() {
     assert!(steps.iter().any(|step| step["code"] == "send_quic"), "{explanation}");
     flows(&transfer);
     // The transfer fills the queue of the connection at first, which may drop a single ping.
-    eventually("pings pass beside the transfer", || reaches(&lab, 1, 2) && reaches(&lab, 2, 1));
+    eventually("pings pass during the transfer", || reaches(&lab, 1, 2) && reaches(&lab, 2, 1));
 
     give(2, 3600);
     hang_up(&lab, 2);

@@ -151,7 +151,7 @@ mod sealed {
     }
 }
 
-/// The path takes less than the table says. Packets in the first bundles arrive all the same, and
+/// The path takes less than the table says. Packets in the first bundles arrive nevertheless, and
 /// later bundles are short enough, including the seal.
 #[test]
 fn sealed_bundles_adapt_to_the_path_mtu() {

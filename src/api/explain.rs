@@ -33,17 +33,17 @@ pub enum StepCode {
     KernelToThisHost,
     /// The kernel has no route for the address.
     KernelNoRoute,
-    /// The address lies in the subnet of a peer.
+    /// The address is in the subnet of a peer.
     RouteToPeer,
-    /// The address lies in this host's own subnet, and an interface here carries it.
+    /// The address is in this host's own subnet, and an interface here carries it.
     RouteOwnSubnet,
-    /// The address lies in this host's own subnet, but no interface here carries it.
+    /// The address is in this host's own subnet, but no interface here carries it.
     RouteOwnSubnetMissing,
-    /// The address lies in the subnet of a host to which no packet can be sent.
+    /// The address is in the subnet of a host that no packet can be sent to.
     RouteUnreachable,
     /// The address is a multicast address, which the overlay does not carry.
     RouteMulticast,
-    /// The address lies in the overlay's networks, but no lease holds it.
+    /// The address is in the overlay's networks, but no lease holds it.
     RouteNoLease,
     /// The address lies outside the overlay's networks.
     RouteOutside,

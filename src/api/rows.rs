@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A peer: another host to which packets can be sent.
+/// A peer: another host that packets can be sent to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerRow {
     /// Name of the peer in the store.
@@ -29,7 +29,7 @@ pub struct RouteRow {
     pub subnet: String,
     /// Name of the host that holds the subnet's lease.
     pub host: String,
-    /// Address and port to which packets for the subnet are sent, or `local` for this host's own
+    /// Address and port that packets for the subnet are sent to, or `local` for this host's own
     /// subnet.
     pub next_hop: String,
     /// Length in bytes of the longest inner packet that the route takes.

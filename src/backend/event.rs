@@ -32,9 +32,9 @@ pub enum DuplicateSubnet {
         from: IpAddr,
         /// One sentence for the operator.
         cause: String,
-        /// The sentence is to be logged.
+        /// Whether to log the sentence.
         log: bool,
-        /// The store is to be asked which host holds the subnet.
+        /// Whether to ask the store which host holds the subnet.
         verify: bool,
     },
     /// No such packet has come for a while.

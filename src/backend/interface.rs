@@ -107,7 +107,7 @@ impl Backend {
         }
     }
 
-    /// Number of hosts to which packets can be sent.
+    /// Number of hosts that packets can be sent to.
     #[must_use]
     pub fn peers(&self) -> usize {
         match self {
@@ -116,7 +116,7 @@ impl Backend {
         }
     }
 
-    /// What the backend made survives a crash from here on.
+    /// From now on, a crash leaves the backend's kernel objects in place.
     pub fn keep(&self) -> Result<(), BackendError> {
         match self {
             Self::Userspace(userspace) => userspace.keep(),
@@ -171,7 +171,7 @@ impl Backend {
         }
     }
 
-    /// Reports for status, explain and metrics, in the order in which a packet meets them.
+    /// Reports for status, explain and metrics, in the order in which a packet passes through them.
     #[must_use]
     pub fn parts(&self) -> Vec<Arc<dyn Part>> {
         match self {

@@ -27,7 +27,7 @@ pub enum CliError {
         .beside.display()
     )]
     NoLab {
-        /// Path beside this program, where it was expected.
+        /// Path next to this program, where it was expected.
         beside: PathBuf,
     },
     /// There is no such command.

@@ -1,6 +1,7 @@
 //! `hopsack explain`: what this host does with a packet for one address.
 //!
-//! The text for people has the answer in its first line, then what a packet meets, in that order.
+//! The text for people has the answer in its first line. The next lines show the steps of a packet
+//! in their order.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -13,8 +13,8 @@ use super::error::CliError;
 
 const PROGRAM: &str = "hopsack-lab";
 
-/// Becomes the `hopsack-lab` beside this program, or else the first one on the PATH. Returns only
-/// if neither can be executed.
+/// Becomes the `hopsack-lab` in the directory of this program, or else the first one on the PATH.
+/// Returns only if neither can be executed.
 pub(super) fn exec(args: &[OsString]) -> Result<Infallible, CliError> {
     let beside = std::env::current_exe()?.with_file_name(PROGRAM);
     let mut command = if beside.is_file() { Command::new(&beside) } else { Command::new(PROGRAM) };

@@ -1,4 +1,4 @@
-//! `hopsack peers`: the hosts to which packets can be sent.
+//! `hopsack peers`: the hosts that packets can be sent to.
 
 use super::ask::Ask;
 use super::error::CliError;

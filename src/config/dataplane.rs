@@ -31,7 +31,7 @@ keys! {
         Kind::Number { min: 0, max: 1000 },
         Preset::Number(0),
         "Microseconds for which a worker polls before it sleeps; 0 is off, 100 is a good value",
-        "A worker polls only while packets arrive shortly after one another, and never beside a bulk transfer or on a \
+        "A worker polls only while packets arrive shortly after one another, and never during a bulk transfer or on a \
          single CPU. 100 removes most of the wake-up time from requests and their answers, and costs some CPU time.";
 }
 
@@ -45,7 +45,7 @@ pub struct DataplaneConfig {
     pub workers: Option<u8>,
     /// Whether the kernel may hand over and take super packets.
     pub offload: bool,
-    /// Microseconds for which a worker may poll before it sleeps; 0: never.
+    /// A worker may poll for this many microseconds before it sleeps; 0: never.
     pub busy_poll_us: u16,
 }
 

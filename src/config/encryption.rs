@@ -78,7 +78,7 @@ pub struct SecurityConfig {
     pub own: Option<(PathBuf, PathBuf)>,
     /// Lifetime of the keys for sealed packets.
     pub rekey: Duration,
-    /// Time without packets after which a QUIC connection is closed.
+    /// A QUIC connection without packets is closed after this time.
     pub idle: Duration,
 }
 

@@ -18,7 +18,7 @@ keys! {
         Preset::Text("etcd"),
         "Where the subnet-to-host map is kept: \"etcd\" or \"file\"",
         "\"etcd\": Flannel's layout. Each host leases its subnet there, and flannelds in UDP mode may share the network.\n\
-         \"file\": a static cluster without etcd; cluster.toml beside this file is an example.";
+         \"file\": a static cluster without etcd; cluster.toml next to this file is an example.";
     PATH = "path",
         Kind::Text("an absolute path"),
         Preset::Text("/etc/hopsack/cluster.toml"),

@@ -28,7 +28,7 @@ fn shipped_file_is_the_generated_one() {
     let shipped = include_str!("../../configs/hopsack.toml");
     assert!(
         shipped == template(),
-        "write the file anew: cargo run --bin hopsack -- config --default > configs/hopsack.toml"
+        "write the file again: cargo run --bin hopsack -- config --default > configs/hopsack.toml"
     );
 }
 

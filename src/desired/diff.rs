@@ -1,9 +1,11 @@
-//! The comparison: from what is there to what should be, in steps.
+//! Compares the actual state with the desired state, and lists the steps from one to the other.
 //!
-//! Settings come first, because a device that comes up reads them; then links, addresses and
-//! routes, each of which needs what stands before it; then files, which tell other programs that
-//! the rest is in place. Removals come last, so that traffic always has one of the old and the new
-//! row.
+//! The steps have this order:
+//!
+//! - Settings come first, because a device reads them when it comes up.
+//! - Links, addresses and routes follow. An address needs its link, and a route needs an address.
+//! - Then come files. They tell other programs that the rest is in place.
+//! - Removals come last, so that traffic always has the old row or the new one.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -138,7 +140,7 @@ pub enum Obstacle {
 pub struct Unmet {
     /// Name of the device.
     pub link: String,
-    /// What stands in the way.
+    /// Why no step can do it.
     pub obstacle: Obstacle,
 }
 

@@ -21,7 +21,7 @@ pub enum LinkKind {
     /// TUN device: it exists from the moment that a process opens it, so only that process can make
     /// it.
     Tun,
-    /// Every kind that no part of the program asks for.
+    /// Any other kind of device. hopsack never creates one.
     #[default]
     Other,
 }
@@ -63,7 +63,7 @@ pub struct Address {
 pub struct Route {
     /// Destination prefix.
     pub destination: IpNet,
-    /// Name of the device by which packets leave.
+    /// Name of the device that packets leave by.
     pub link: String,
     /// Source address that the kernel prefers for packets of this host.
     pub source: Option<IpAddr>,
@@ -78,8 +78,7 @@ pub struct Sysctl {
     pub key: String,
     /// Value without the line's end.
     pub value: String,
-    /// A kernel that lacks the setting needs it as well. `false`: without the setting there is
-    /// nothing to do.
+    /// `true`: a missing setting is an error. `false`: a missing setting is ignored.
     pub required: bool,
 }
 

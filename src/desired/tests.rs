@@ -1,4 +1,5 @@
-//! Properties of the diff, over small sets of names and addresses so that rows of all kinds meet.
+//! Properties of the diff, over small sets of names and addresses so that rows of all kinds occur
+//! together.
 
 use std::path::PathBuf;
 

@@ -20,11 +20,11 @@ pub(super) struct Budget {
     max: usize,
     /// The number of packets that the next turn asks for.
     next: usize,
-    /// The number of packets that the last turn brought, of the turns that brought any.
+    /// Packets in the last turn that was not empty.
     recent: usize,
-    /// The average length of those packets in bytes.
+    /// Average length of the `recent` packets in bytes.
     average_bytes: usize,
-    /// When a packet last came alone: no other was asked for in the same turn.
+    /// When a turn last moved a single packet and did not ask for another.
     last_alone: Nanos,
     codel: Codel,
     /// Whether a sender of bulk should be warned that the queue is never empty.

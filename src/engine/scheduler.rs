@@ -1,14 +1,14 @@
 //! The scheduler: assigns workers to threads.
 //!
 //! A worker is a queue with its sockets, its account and its keys; a thread serves one worker or
-//! several. Few threads are good for packets that come alone or are small: no thread must be woken
-//! for one queue while another thread is awake, and the packets of several queues are moved in one
-//! go. But few threads are bad for packets beside a bulk transfer, because the kernel makes a
-//! thread wait that uses much CPU time. So several workers share one thread, and a worker with a
-//! bulk transfer moves to a dedicated thread until the transfer ends.
+//! several. Few threads are good for packets that arrive singly or are small: no thread must be
+//! woken for one queue while another thread is awake, and the packets of several queues are moved
+//! in one go. But few threads are bad for packets during a bulk transfer: the kernel lets a thread
+//! that uses much CPU time wait. So several workers share one thread, and a worker with a bulk
+//! transfer moves to a dedicated thread until the transfer ends.
 //!
-//! It moves no packet: it waits, and gives workers their turns. All memory that a turn needs,
-//! beside the descriptors of the worker, belongs to the thread.
+//! It moves no packet: it waits, and gives workers their turns. All memory that a turn needs
+//! belongs to the thread, except the descriptors of the worker.
 //!
 //! Invariant: a worker is on one thread at a time. So its packets keep their order, and its
 //! counters have one writer.
@@ -66,7 +66,7 @@ pub(super) type Start = Box<dyn FnOnce() -> Result<(), WorkerError> + Send>;
 /// The name of a thread and what it runs.
 pub(super) type NamedThread = (String, Start);
 
-/// Makes threads for workers, of which `shared_threads` serve about equally many workers each.
+/// Makes threads for workers. `shared_threads` of them serve about equally many workers each.
 pub(super) fn threads<W: ScheduledWorker>(
     workers: Vec<W>,
     shared_threads: usize,

@@ -1,4 +1,4 @@
-//! Engines with encryption. Sockets stand for the TUN queues, and the test plays the peer: all
+//! Engines with encryption. Sockets replace the TUN queues, and the test acts as the peer: all
 //! datagrams that leave are sealed, and all that enter must be.
 
 use std::io as std_io;

@@ -2,8 +2,8 @@
 //! sleeps in poll(2).
 //!
 //! It has the design of Flannel on purpose: it is the reference that the fast engines are compared
-//! with, packet by packet, and the fallback for systems on which no other engine runs. It uses no
-//! offloads. Functions stand in the order in which a packet meets them.
+//! with, packet by packet, and the fallback where no other engine runs. It uses no offloads.
+//! Functions are in the order in which a packet passes through them.
 //!
 //! Invariant: each read is one packet, and each train is one datagram.
 
@@ -131,7 +131,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Forwards packets from the network to the TUN, likewise.
+    /// Forwards packets from the network to the TUN, until there are no more or it is the turn of
+    /// the other direction.
     fn ingress(&mut self) {
         let Self { tun, socket, table, verify, account, receiver, ingress_state, .. } = self;
         let (table, counters) = (table.load(), &account.counters);

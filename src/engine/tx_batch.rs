@@ -18,9 +18,9 @@
 //! It does not send. Its owner sends the [`TxBlock`] when [`TxBatch::is_tight`], and at the end of
 //! a batch.
 //!
-//! Invariant: the packets for a peer stand in the messages, and in the bundles within them, in the
-//! order in which they came; the datagrams of a message stand without gaps; no message is longer
-//! than one send or the path of the peer allows.
+//! Invariant: the packets for a peer are in the messages, and in the bundles within them, in the
+//! order of their arrival; the datagrams of a message have no gaps between them; no message is
+//! longer than one send or the path of the peer allows.
 
 use std::net::SocketAddr;
 
@@ -50,7 +50,7 @@ const PLAIN_BYTES: usize = BATCH_BYTES + GAP_BYTES + SPLIT_BUFFER + SPLIT_BUFFER
 /// Bytes of a block: after the packets there is room to seal all of them, even if none were longer
 /// than an IPv4 header. Pages that nothing is sealed into stay untouched.
 const BLOCK_BYTES: usize = PLAIN_BYTES + PLAIN_BYTES / IPV4_HEADER * (IPV4_HEADER + OVERHEAD);
-/// Bytes after which a batch is sent, so that its first packet does not wait longer.
+/// A batch of this many bytes is sent, so that its first packet does not wait longer.
 const BATCH_BYTES: usize = SPLIT_BUFFER;
 /// Messages that one read can make: a message contains at least 64 segments, or 65,507 bytes of
 /// longer ones.

@@ -1,9 +1,8 @@
 //! [`TxBlock`]: memory with packets, and the messages in it that will be sent, each with its
 //! record.
 //!
-//! `sys` needs only the [`Message`]s, which therefore stand in a list of their own. What the engine
-//! counts for a message, and where its packets stand before sealing, is in the [`Record`] of the
-//! same index.
+//! `sys` needs only the [`Message`]s, so they have a list of their own. The [`Record`] of the same
+//! index says what the engine counts for a message, and where its packets are before sealing.
 //!
 //! It sends nothing. Invariant: the memory never moves or changes its length; each message has one
 //! record; there are never more than [`MAX_BATCH`] messages.
@@ -13,7 +12,7 @@ use std::net::SocketAddr;
 use crate::seal::OVERHEAD;
 use crate::sys::batch::{Batch, MAX_BATCH, Message};
 
-/// What the engine knows about a message, beside what the kernel needs.
+/// What the engine knows about a message and the kernel does not need.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Record {
     /// Inner packets in the message, for the counters.

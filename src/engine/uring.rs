@@ -6,11 +6,13 @@
 //! there is no other system call. One or two requests are plain system calls instead. If the kernel
 //! refuses a request, [`Endpoints`] recovers it by plain calls, as in the batch engine.
 //!
-//! A recovered message is sent after the messages that followed it in the same system call. That
-//! reorders a flow only at a moment at which it would have lost packets otherwise: trains that a
-//! device refuses are the first ones, and for a minute there are no more; on a path that has become
-//! narrow, a message that is too long is not sent again; and if a send queue of megabytes is full,
-//! it is full for all later messages as well.
+//! A recovered message is sent after the messages that followed it in the same system call. This
+//! reorders a flow only when the flow would otherwise have lost packets:
+//!
+//! - A device refuses a train. This happens to the first trains only: none is sent for the next
+//!   minute.
+//! - The path has become narrower. A message that is too long is not sent again.
+//! - A send queue of megabytes is full. It is full for all later messages as well.
 //!
 //! Invariant: no request is under way between two turns.
 

@@ -2,8 +2,8 @@
 //! serve it.
 //!
 //! How the worker reads, receives, sends and writes is its [`PacketIo`]; all else is the same in
-//! both engines. It has no thread: the scheduler gives it turns. Functions stand in the order in
-//! which a packet meets them.
+//! both engines. It has no thread: the scheduler gives it turns. Functions are in the order in
+//! which a packet passes through them.
 //!
 //! Invariant: when a turn ends, no packet is held: each was sent, written or counted as dropped.
 

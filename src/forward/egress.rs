@@ -20,7 +20,7 @@ use crate::time::Nanos;
 /// What egress keeps between packets: the rate limit of ICMP errors, and a buffer for one error.
 #[derive(Debug)]
 pub struct EgressState {
-    /// Whether the next bulk packet is to be marked or dropped.
+    /// Whether to mark or drop the next bulk packet.
     should_mark: bool,
     limiter: Limiter,
     scratch: Box<[u8; MAX_ERROR]>,

@@ -37,7 +37,7 @@ pub struct Arrival<'a> {
 pub struct IngressState {
     opened: Box<[u8]>,
     marker: Marker,
-    /// Whether the next bulk packet is to be marked or dropped.
+    /// Whether to mark or drop the next bulk packet.
     should_mark: bool,
     now: Nanos,
 }

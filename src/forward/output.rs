@@ -17,17 +17,15 @@ pub enum Exit<'a> {
     Socket(&'a Peer),
     /// The slow path carries it to this peer, and counts it.
     SlowPath(&'a Peer),
-    /// It does not leave. It is written all the same, so that its sender gets an ICMP error that
-    /// quotes a packet it knows.
+    /// The train does not leave. The packet is written anyway, so that the ICMP error can quote it.
     Refused,
 }
 
 /// Takes the trains that must leave by UDP. The implementor counts each packet as sent, or as
 /// dropped for [`DropReason::SendFailed`](super::DropReason::SendFailed).
 ///
-/// A train is written where it will be sent from: the caller reserves room for it, writes it there
-/// and commits it. The guard holds the whole state of a reservation, so that
-/// dropping the guard forgets the reservation.
+/// The caller reserves room for a train, writes the train into this room, and commits it. The guard
+/// holds the whole state of a reservation, so that dropping the guard forgets the reservation.
 pub trait ToNet {
     /// The guard of a reservation.
     type Reservation<'a>: Reservation
@@ -39,7 +37,7 @@ pub trait ToNet {
 
 /// Room for one train. Dropping it forgets what was written.
 pub trait Reservation {
-    /// The room: as many bytes as the train has, or fewer if the implementor has no more.
+    /// The reserved buffer. It can be shorter than the train if space is limited.
     fn buffer(&mut self) -> &mut [u8];
     /// Queues or sends the first `bytes` bytes of the room, which are whole packets. The
     /// implementor decides how packets are framed, bare or in bundles, within what the peer

@@ -1,8 +1,7 @@
-//! The hosts to which packets are sent, with the state that changes while routes stay the same:
-//! keys and path MTUs.
+//! The hosts that packets are sent to, with the state that changes while routes stay the same: keys
+//! and path MTUs.
 //!
-//! It does not know which prefix leads to which host: the [`Fib`](crate::route::Fib) beside it
-//! does.
+//! It does not know which prefix leads to which host: the [`Fib`](crate::route::Fib) does.
 //!
 //! Invariant: only a peer whose packets are sealed has a session.
 #![forbid(unsafe_code)]

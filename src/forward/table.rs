@@ -1,4 +1,4 @@
-//! The forwarding table: the prefixes of a FIB and the peers beside it, as one snapshot.
+//! The forwarding table: the prefixes of a FIB and the peers that they lead to, as one snapshot.
 //!
 //! It never changes after it was published: a change of routes is a new table.
 //!

@@ -4,7 +4,7 @@
 use super::peers::Peer;
 use crate::packet::ecn::Ecn;
 
-/// Size and ECN field of a train that is to be written and sent.
+/// Size and ECN field of a train that will be written and sent.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainMeta {
     /// Bytes of all packets.

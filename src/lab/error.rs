@@ -31,7 +31,7 @@ pub enum LabError {
         .beside.display()
     )]
     NoDaemon {
-        /// Path beside hopsack-lab, where it was expected.
+        /// Path next to hopsack-lab, where it was expected.
         beside: PathBuf,
     },
     /// etcd is not installed. A lab with a file as its store does not need it.

@@ -54,7 +54,7 @@ enum FamilyName {
 
 impl Options {
     /// Three hosts on an IPv4 underlay of MTU 1500, described by a file. `binary` is the path of
-    /// `hopsack`; `hopsack-lab` is expected beside it.
+    /// `hopsack`; `hopsack-lab` is expected in the same directory.
     pub fn named(name: impl Into<String>, binary: impl Into<PathBuf>) -> Self {
         let binary = binary.into();
         Self {

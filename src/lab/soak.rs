@@ -1,9 +1,9 @@
 //! Soak: carries traffic for an hour and looks for errors and memory growth.
 //!
 //! Verified TCP streams run in both families and both directions, and are replaced now and then.
-//! Numbered datagrams of several sizes run beside them (`datagrams`). At intervals the soak prints
-//! the daemons' memory, packets, drops by reason, and datagrams out of order. It measures no speed;
-//! the bench does.
+//! Numbered datagrams of several sizes run at the same time (`datagrams`). At intervals the soak
+//! prints the daemons' memory, packets, drops by reason, and datagrams out of order. It measures no
+//! speed; the bench does.
 //!
 //! Invariant: [`run`] returns `Ok` only if all bytes were right, no datagram overtook another one
 //! of its flow, memory did not grow, and both daemons ended in order. It always removes the lab.
@@ -43,10 +43,10 @@ pub struct SoakPlan {
 /// Lifetime of the TCP streams. Then new flows replace them.
 const RENEW: Duration = Duration::from_secs(60);
 
-/// Memory by which a daemon may grow from the middle of the soak to its end. Buffers are allocated
-/// at the start, but a page counts only from its first use, and the last pages (4 MiB of merged
-/// packets) are used only when the kernel is slow. A leak of 0.1 bytes for each packet exceeds this
-/// in an hour.
+/// A daemon may grow by this much memory from the middle of the soak to its end. Buffers are
+/// allocated at the start, but a page counts only from its first use, and the last pages (4 MiB of
+/// merged packets) are used only when the kernel is slow. A leak of 0.1 bytes for each packet
+/// exceeds this in an hour.
 const MAX_GROWTH_KIB: u64 = 8 * 1024;
 
 /// Time until all buffers have been used once. If the middle of a soak comes before this, the soak

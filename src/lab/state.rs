@@ -136,7 +136,7 @@ pub(super) fn set_record(lab: &str, record: &Record) -> Result<(), LabError> {
 /// Recorded daemons of a lab that still run.
 pub(super) fn daemons(lab: &str) -> Vec<ProcessId> {
     let directory = directory(lab);
-    // A member of etcd is recorded in the same way beside the hosts, but is not a daemon.
+    // A member of etcd is recorded in the same way as the hosts, but it is not a daemon.
     let hosts = entries(&directory).into_iter().filter(|name| name.starts_with('h'));
     let recorded = hosts.filter_map(|host| daemon(&directory.join(host)));
     recorded.filter(|id| id.alive()).collect()

@@ -20,7 +20,7 @@ use crate::packet::Family;
 pub struct Route {
     /// Destination prefix.
     pub destination: IpNet,
-    /// Index of the device by which packets leave.
+    /// Index of the device that packets leave by.
     pub index: u32,
     /// Source address that the kernel prefers for packets of this host.
     pub source: Option<IpAddr>,

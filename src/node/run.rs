@@ -64,7 +64,7 @@ impl Node {
         }
     }
 
-    /// Does what is to be done every second.
+    /// Does the work of each second.
     async fn tick(&mut self) -> Result<(), NodeError> {
         self.reports.store.set_health(self.store.health());
         self.check_sources();
@@ -98,7 +98,7 @@ impl Node {
         if self.map.is_pending() && Instant::now() >= self.map.due() {
             self.publish();
         }
-        // The file store says in a list at which addresses this host may be reached.
+        // The file store lists the addresses that this host may have.
         if listed {
             self.follow_underlay().await?;
         }

@@ -1,4 +1,4 @@
-//! The sockets at which the daemon answers: control socket and metrics.
+//! The sockets that the daemon answers on: control socket and metrics.
 
 use std::sync::Arc;
 

@@ -26,7 +26,7 @@ impl Node {
         Self::start_on(config, &capabilities, (kernel, source)).await
     }
 
-    /// Like [`Node::start`], on the host that `kernel` stands for, with a store from `source`.
+    /// Like [`Node::start`], on the host of `kernel`, with a store from `source`.
     pub(super) async fn start_on(
         mut config: Config,
         capabilities: &Capabilities,
@@ -69,7 +69,7 @@ impl Node {
         let host = HostPart::new(names, networks, (local.clone(), interface), reader, problems.clone());
         let host = Arc::new(host);
         let store_part = Arc::new(StorePart::new(store.describe(), problems));
-        // In the order in which a packet meets them.
+        // The order is that in which a packet passes through them.
         registry.add(host.clone());
         backend.parts().into_iter().for_each(|part| registry.add(part));
         registry.add(store_part.clone());

@@ -18,7 +18,7 @@ pub struct Problems {
     entries: Mutex<Vec<Entry>>,
 }
 
-/// A problem with the time at which it began. The newest cause stands last in the list.
+/// A problem and the time when it began. The newest cause is last in the list.
 #[derive(Debug)]
 struct Entry {
     code: ProblemCode,

@@ -1,5 +1,5 @@
 //! The ten bytes before each packet on a TUN queue that is opened with `IFF_VNET_HDR`. They say
-//! which checksum is still partial, and into which segments a super packet is to be split.
+//! which checksum is still partial, and into which segments a super packet must be split.
 //!
 //! It does not look at the packet: [`split`](super::split::split) checks whether the offsets lie
 //! inside it.

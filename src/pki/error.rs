@@ -106,7 +106,7 @@ pub enum PkiError {
     /// The file with the key of stateless resets is damaged.
     #[error("{0} is damaged: delete it, and a new one is made")]
     DamagedResetKey(PathBuf),
-    /// A node's name cannot stand in a certificate.
+    /// A certificate cannot contain a node's name.
     #[error(
         "{0:?} cannot be the name in a certificate: use letters, digits, '-', '_' and '.', as in a host name, and \
          give the node that name (node.name)"

@@ -1,4 +1,4 @@
-//! The rule by which a node decides that a certificate belongs to another node.
+//! The rule that decides whether a certificate belongs to another node.
 //!
 //! The answer depends on the lease at the other node's address, which TLS does not know. So
 //! [`Trust::admits`] is called after the handshake, before anything is sent or accepted. It does

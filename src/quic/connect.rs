@@ -3,7 +3,7 @@
 //!
 //! Either host may dial, and both may do so at the same moment. The host with the lower address is
 //! the leader: it refuses the other's attempt while its own is under way. If two connections are
-//! made all the same, they may reach the two hosts in different orders, so the order of arrival
+//! made nevertheless, they may reach the two hosts in different orders, so the order of arrival
 //! decides nothing. The leader numbers every connection, no matter which host dialled, and sends
 //! the number on a stream ([`super::numbering`]). Both hosts use the connection with the highest
 //! number, and close the others a while later.

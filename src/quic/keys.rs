@@ -92,8 +92,8 @@ impl EndpointState {
         });
     }
 
-    /// Forgets a peer's keys. The connection that brought them has ended and there is no other, so
-    /// the peer may have forgotten them as well.
+    /// Forgets a peer's keys. Their connection has ended and there is no other one. The peer may
+    /// have forgotten the keys too.
     pub(super) fn forget_keys(&self, peer: &QuicPeer) {
         if let Some(session) = session(&self.view.table(), peer) {
             session.forget();

@@ -59,14 +59,14 @@ impl PeerQueue {
         }
     }
 
-    /// Takes out the train that is to be sent next.
+    /// Takes out the train that must be sent next.
     pub(super) fn pop(&mut self) -> Option<SlowPathPackets> {
         let train = self.sparse.pop_front().or_else(|| self.pop_bulk())?;
         self.bytes -= train.bytes.len();
         Some(train)
     }
 
-    /// Takes out the train that is to be dropped when the queue is too long: the oldest bulk one.
+    /// When the queue is too long, takes out the train that must be dropped: the oldest bulk one.
     pub(super) fn pop_oldest(&mut self) -> Option<SlowPathPackets> {
         let train = self.pop_bulk().or_else(|| self.sparse.pop_front())?;
         self.bytes -= train.bytes.len();

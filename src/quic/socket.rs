@@ -2,9 +2,12 @@
 //!
 //! quinn hands over at most [`QUINN_DATAGRAMS`] datagrams in one call. One UDP_SEGMENT send takes
 //! 64 of them, for little more than the cost of ten, on this host and on the receiving one. So when
-//! quinn hands over a full piece, the socket waits for the next one. A train ends with a piece that
-//! is not full, with another destination or datagram length, or with a turn of the runtime in which
-//! nothing was added.
+//! quinn hands over a full piece, the socket waits for the next one. A train ends when:
+//!
+//! - a datagram is shorter than the others,
+//! - the destination or the datagram length changes, or
+//! - a turn of the runtime adds nothing.
+//!
 //!
 //! It knows nothing of QUIC. Invariant: datagrams leave in the order in which quinn hands them
 //! over. A train for which the kernel has no room stays until it has, and quinn is told to wait

@@ -98,7 +98,8 @@ impl QuicStatus {
         self.change(address, |peer| *peer = status);
     }
 
-    /// `error`: what the peer's state shows; `None` if a connection stands in spite of the failure.
+    /// `error`: what the peer's state shows; `None` if there is a connection in spite of the
+    /// failure.
     pub(super) fn count_failed(&self, address: IpAddr, error: Option<Arc<HandshakeError>>) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         self.change(address, |peer| peer.last_error = error.or(peer.last_error.take()));

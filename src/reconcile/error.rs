@@ -32,7 +32,7 @@ pub enum ReconcileError {
         error: std::io::Error,
     },
     /// A device does not exist.
-    #[error("the device {0} is gone: restart the daemon, which makes it anew")]
+    #[error("the device {0} is gone: restart the daemon, which makes it again")]
     Missing(String),
     /// A device belongs to another program.
     #[error(

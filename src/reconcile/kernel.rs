@@ -20,7 +20,7 @@ pub enum Kernel {
 }
 
 impl Kernel {
-    /// Reads everything that `desired` is to be compared with.
+    /// Reads everything that `desired` must be compared with.
     pub async fn read(&mut self, desired: &Desired) -> Result<Actual, ReconcileError> {
         match self {
             Self::Linux(linux) => linux.read(desired).await,

@@ -52,7 +52,7 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// For the host that `kernel` stands for. Nothing is desired yet.
+    /// Makes a reconciler for the host of `kernel`. Nothing is desired yet.
     #[must_use]
     pub fn new(kernel: Kernel, problems: Arc<Problems>) -> Self {
         let now = Instant::now();
@@ -74,8 +74,7 @@ impl Reconciler {
         &self.repairs
     }
 
-    /// Takes over what is desired from here on, and brings it about. It fails with the first thing
-    /// that is not in place.
+    /// Sets the desired state and applies it. It fails with the first thing that is not in place.
     pub async fn change(&mut self, desired: Desired) -> Result<(), ReconcileError> {
         self.desired = desired;
         let turn = self.turn().await;

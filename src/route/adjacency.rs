@@ -1,4 +1,4 @@
-//! The hosts to which routes lead, as their leases describe them.
+//! The hosts that routes lead to, as their leases describe them.
 //!
 //! It has no state that changes while routes stay the same: `forward::Peers` adds it.
 #![forbid(unsafe_code)]
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::abilities::Abilities;
 use super::encryption_policy::Protection;
 
-/// A host to which packets can be sent.
+/// A host that packets can be sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adjacency {
     /// The host's name in the store.

@@ -1,4 +1,4 @@
-//! Compiles a RIB into a FIB and the list of hosts to which it refers.
+//! Compiles a RIB into a FIB and the list of its hosts.
 //!
 //! It does not publish the result, and keeps nothing between two calls.
 //!
@@ -27,7 +27,7 @@ use crate::packet::Family;
 pub struct Compiled {
     /// The prefixes.
     pub fib: Fib,
-    /// The hosts to which prefixes lead, in the order of their subnets.
+    /// The hosts that prefixes lead to, in the order of their subnets.
     pub peers: Vec<Adjacency>,
     /// Underlay address and number of each peer, sorted by address.
     pub by_address: Box<[(IpAddr, u32)]>,

@@ -1,7 +1,7 @@
-//! The forwarding information base: prefixes, and the host to which each leads. Immutable, and read
-//! by all workers.
+//! The forwarding information base: it maps each prefix to a host. It is immutable, and all workers
+//! read it.
 //!
-//! It does not know anything about a host but its number: the caller keeps the hosts beside it.
+//! It stores only the number of each host. The caller keeps the host data in a separate list.
 //!
 //! Invariant: [`Fib::lookup`] equals a linear longest-prefix scan over all leases (property test
 //! `fib_equals_a_linear_scan`).

@@ -76,8 +76,8 @@ pub(super) struct PrefixTable {
 }
 
 impl PrefixTable {
-    /// Builds the table. `claims` is sorted, each prefix stands in it once, and prefixes nest or
-    /// are disjoint.
+    /// Builds the table. `claims` is sorted, each prefix is in it once, and prefixes nest or are
+    /// disjoint.
     pub(super) fn compile(regular: Option<Regular>, claims: Vec<(Prefix, u32)>) -> Self {
         let mut ranges = flatten(&claims);
         let Some(regular) = regular else {

@@ -77,7 +77,7 @@ impl SealingKeys {
         Self { epoch, since, until, workers: (0..workers).map(sender).collect() }
     }
 
-    /// Seals each packet of a train. The datagrams stand in the first bytes of `out`, each
+    /// Seals each packet of a train. The datagrams are in the first bytes of `out`, each
     /// [`OVERHEAD`] longer than its packet. On an error nothing of `out` may be sent.
     #[inline]
     pub fn seal<'o>(

@@ -12,7 +12,7 @@ pub const NIBBLE: u8 = 1;
 pub const HEADER: usize = 12;
 /// Bytes after the sealed packet: the AEAD tag.
 pub const TAG: usize = 16;
-/// Bytes by which a sealed datagram is longer than its packet.
+/// A sealed datagram is longer than its packet by this many bytes.
 pub const OVERHEAD: usize = HEADER + TAG;
 
 /// The clear part of a sealed datagram.
@@ -38,7 +38,7 @@ impl Header {
         is_whole.then_some(Self { epoch, key, counter: u64::from_be_bytes(counter) })
     }
 
-    /// The header as it stands in the datagram.
+    /// The header as bytes of the datagram.
     #[must_use]
     #[inline]
     pub fn to_bytes(self) -> [u8; HEADER] {

@@ -2,9 +2,9 @@
 //!
 //! Any worker may receive a datagram that any worker of the peer has sealed (an attacker chooses
 //! source ports, and with them our worker), so all workers share a window through atomics. A window
-//! is a ring of words. Each word has 32 bits for 32 counters, and the number of the lap around the
-//! ring to which they belong. The exchange that sets the first bit of a newer lap also replaces the
-//! older lap, so nothing is ever cleared, and no two threads both learn that a counter is new.
+//! is a ring of words. Each word holds 32 bits for 32 counters, and the number of their lap around
+//! the ring. One atomic exchange sets the first bit of a newer lap and replaces the older lap. So
+//! nothing is ever cleared, and a counter is new for one thread only.
 //!
 //! It does not authenticate: only counters of authentic datagrams may be accepted.
 //!

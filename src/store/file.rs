@@ -18,7 +18,7 @@ use super::error::{ErrorCode, StoreError};
 use super::update::{Cluster, Opened, Update};
 use crate::route::{Change, Lease};
 
-/// Interval at which the file is looked at (one `stat`).
+/// Interval between two looks at the file (one `stat`).
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// The open file.

@@ -1,10 +1,10 @@
-//! A [`Batch`]: what one call hands to the kernel, as [`Message`]s that lie in one memory.
+//! A [`Batch`]: what one call hands to the kernel, as [`Message`]s in one memory.
 //!
 //! The shape is that of `Transmit` in quinn-udp, with a range where that has a slice. A message
-//! does not say which packets are in it or whether they are sealed: the engine keeps that beside
-//! it.
+//! does not say which packets are in it or whether they are sealed: the engine keeps that in a
+//! record of its own.
 //!
-//! Invariant: a batch has at most [`MAX_BATCH`] messages, and each lies within the memory of its
+//! Invariant: a batch has at most [`MAX_BATCH`] messages, and each is within the memory of its
 //! batch.
 #![forbid(unsafe_code)]
 
@@ -17,10 +17,10 @@ use crate::packet::ecn::Ecn;
 /// case, 64 a message), and as many small messages again.
 pub const MAX_BATCH: usize = 256;
 
-/// Messages of one memory, in the order in which they are sent or written.
+/// Messages of one memory, in the order in which the kernel sends or writes them.
 #[derive(Debug, Default)]
 pub struct Batch<'a> {
-    /// The memory that all messages lie in.
+    /// The memory that holds all messages.
     pub memory: &'a [u8],
     /// The messages, at most [`MAX_BATCH`]. The call writes its result to each.
     pub messages: &'a mut [Message],

@@ -32,8 +32,8 @@ const CONTROL_HEADER: usize = unsafe { libc::CMSG_LEN(0) } as usize;
 const CONTROL_ROOM: usize = unsafe { libc::CMSG_SPACE(2) + libc::CMSG_SPACE(4) } as usize;
 const _: () = assert!(CONTROL_ROOM.is_multiple_of(8));
 
-/// All that a send needs beside the bytes. It contains pointers to itself, so it must not move
-/// between [`Outgoing::fill`] and the end of the send.
+/// All that a send needs in addition to the bytes. It contains pointers to itself, so it must not
+/// move between [`Outgoing::fill`] and the end of the send.
 #[repr(C)]
 pub(super) struct Outgoing {
     pub(super) header: libc::msghdr,

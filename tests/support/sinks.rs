@@ -1,9 +1,9 @@
-//! Stand-ins for the overlay device and the network, which keep the packets that they get.
+//! Test doubles of the overlay device and the network. They keep the packets that they get.
 
 use hopsack::forward::{Exit, Reservation, ToNet, ToTun, Train, TrainMeta};
 use hopsack::packet::IpPacket;
 
-/// Stands for the overlay device.
+/// Replaces the overlay device.
 #[derive(Debug, Default)]
 pub struct Sink {
     /// Packets that came from peers.
@@ -21,7 +21,7 @@ impl ToTun for Sink {
     }
 }
 
-/// Stands for the network.
+/// Replaces the network.
 #[derive(Debug, Default)]
 pub struct Sent {
     room: Vec<u8>,

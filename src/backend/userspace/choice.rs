@@ -47,8 +47,8 @@ impl Choice {
             (EngineChoice::Auto, Err(error)) => (EngineKind::Batch, NoRing(error).to_string()),
         };
         // A worker serves one queue; several workers may share a thread. With four queues a ping
-        // meets the queue of a bulk transfer once in four times, with two every second time. More
-        // queues scatter small packets over more and smaller batches (benches/README.md).
+        // gets into the queue of a bulk transfer once in four times; with two, every second time.
+        // More queues scatter small packets over more and smaller batches (benches/README.md).
         let several = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
         let auto = if several { 4 } else { 1 };
         let workers = if engine == EngineKind::Simple { 1 } else { config.workers.map_or(auto, usize::from) };

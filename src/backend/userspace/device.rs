@@ -1,8 +1,9 @@
 //! The overlay device: opened or adopted at the start, kept across a crash, removed at a clean end.
 //!
-//! A device that a killed daemon left is adopted as it stands, unless another engine needs it with
-//! or without queues: then it is made anew. A device of the same name that is not ours is never
-//! touched. MTU, state, addresses and routes are rows of [`desired`]; the reconciler applies them.
+//! A device that a killed daemon left is adopted as it is. If this engine needs the device with
+//! queues and it has none, or the reverse, it is made again. A device of the same name that is not
+//! ours is never touched. MTU, state, addresses and routes are rows of [`desired`]; the reconciler
+//! applies them.
 //!
 //! Invariant: until [`Device::keep`], a device that was made here vanishes with its last
 //! descriptor.

@@ -1,5 +1,4 @@
-//! Packets whose source lies where it must not: in this host's own subnet, or in no subnet of the
-//! sender.
+//! Packets with a forbidden source: in this host's own subnet, or in no subnet of the sender.
 //!
 //! A source in our own subnet means that a sender forges, or that two hosts use one subnet because
 //! one of them was cut off from the store for longer than its lease (flannel#1289). A datagram

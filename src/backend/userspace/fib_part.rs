@@ -41,11 +41,11 @@ impl FibPart {
         self.publish_seconds.observe(seconds);
     }
 
-    /// The address lies in the subnet of `peer`.
+    /// The address is in the subnet of `peer`.
     fn to_peer(&self, explanation: &mut Explanation, peer: &Peer) {
         let name = &peer.name;
         explanation.subnet = longest_match(&peer.subnets, explanation);
-        explanation.step(StepCode::RouteToPeer, format!("its address lies in a subnet of {name}"));
+        explanation.step(StepCode::RouteToPeer, format!("its address is in a subnet of {name}"));
         explanation.host = Some(name.clone());
         explanation.announced = Some(announced(peer));
         explanation.next_hop = Some(peer.endpoint.to_string());
@@ -87,7 +87,7 @@ impl FibPart {
         format!("{frame}{seal}: {overhead} bytes more a datagram")
     }
 
-    /// The address lies in no subnet to which packets can be sent.
+    /// The address is in no subnet that packets can be sent to.
     fn to_nowhere(&self, explanation: &mut Explanation, table: &Table) {
         let to = explanation.address;
         let lost =
@@ -194,8 +194,8 @@ impl Part for FibPart {
     }
 }
 
-/// The address lies in this host's own subnet. `subnet` and `host` are filled in by the part of
-/// this host.
+/// The address is in this host's own subnet. `subnet` and `host` are filled in by the part of this
+/// host.
 fn to_own_subnet(explanation: &mut Explanation) {
     if explanation.has(StepCode::KernelToThisHost) {
         return;
@@ -203,14 +203,13 @@ fn to_own_subnet(explanation: &mut Explanation) {
     let code = if explanation.has(StepCode::KernelToOtherDevice) {
         let device = explanation.device.as_deref().unwrap_or_default();
         explanation.outcome = Outcome::Local;
-        explanation.sentence =
-            format!("it lies in this host's own subnet: the kernel delivers it by {device}");
+        explanation.sentence = format!("it is in this host's own subnet: the kernel delivers it by {device}");
         StepCode::RouteOwnSubnet
     } else {
         explanation.outcome = Outcome::Dropped;
         explanation.drop = Some(DropReason::OwnSubnet.label().to_owned());
         explanation.sentence =
-            "it lies in this host's own subnet, but no interface here carries it: the sender \
+            "it is in this host's own subnet, but no interface here carries it: the sender \
                                 receives \"destination net unreachable\""
                 .to_owned();
         StepCode::RouteOwnSubnetMissing

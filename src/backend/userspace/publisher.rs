@@ -3,7 +3,7 @@
 //! It decides nothing about leases and touches no kernel route: the one route to the overlay device
 //! stays.
 //!
-//! Invariant: after [`Publisher::apply`] has returned, the next packet of every worker meets the
+//! Invariant: after [`Publisher::apply`] has returned, every worker looks up its next packet in the
 //! new map.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +58,7 @@ impl Publisher {
     }
 
     /// Compiles and publishes. Returns when the table was in use; logs the leases that have no
-    /// route from here on.
+    /// route from now on.
     pub(super) fn apply(&mut self, rib: &Rib) -> Instant {
         let generation = self.view.table().generation() + 1;
         let mut table = Table::compile(generation, rib, &self.networks, &self.local);

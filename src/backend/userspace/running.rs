@@ -98,8 +98,8 @@ impl Userspace {
         }
     }
 
-    /// Opens sockets on a new address first; then the workers start anew between these and the
-    /// queues of the device, in which packets wait meanwhile.
+    /// Opens sockets on a new address first. Then the workers start again between these and the
+    /// queues of the device. Packets wait in the queues meanwhile.
     pub(in crate::backend) async fn relocate(&mut self, local: &Local) -> Result<(), BackendError> {
         let Parts { engine, publisher, choice, tun, encryption, .. } = &mut self.parts;
         if local.public != publisher.local().public {

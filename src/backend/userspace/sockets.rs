@@ -94,8 +94,8 @@ pub(super) fn bind(address: SocketAddr) -> Result<UdpSocket, SocketError> {
     })
 }
 
-/// Binds a socket to send by, on a port that stands for this worker: a peer with as many workers
-/// answers by the worker to which this port belongs ([`udp::choose_by_source_port`]).
+/// Binds a socket for sending, on a port that belongs to this worker: a peer with as many workers
+/// answers by the worker that this port belongs to ([`udp::choose_by_source_port`]).
 fn bind_own(address: SocketAddr, number: usize, workers: usize) -> io::Result<UdpSocket> {
     /// Each port fits with a probability of one in `workers`, which are 64 at most.
     const TRIES: usize = 2000;

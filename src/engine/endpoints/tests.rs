@@ -55,7 +55,7 @@ fn refused_train_is_sent_singly_for_a_minute() {
     assert!(!endpoints.may_segment(start));
     assert!(endpoints.may_segment(start + RETRY_AFTER), "it is tried again");
 
-    // Meanwhile the trains of a block leave singly and in their order.
+    // While the offload is off, the datagrams are sent one by one, in order.
     let mut block = TxBlock::new(bytes.into());
     for (first, count) in [(0, 1), (1, 3), (4, 1)] {
         block.push(TxMessage::train(first * 128, count * 128, 128, to));

@@ -108,7 +108,7 @@ fn bulk_worker_gets_its_own_thread() {
         (0..50).for_each(|_| send(60_000));
         is_on(1, "hopsack-b1")
     });
-    senders[2].1.send(b"a single one beside it").expect("sent");
+    senders[2].1.send(b"a single one during it").expect("sent");
     until("the other workers stay", || is_on(2, "hopsack-w0"));
     until("the bulk transfer has ended", || {
         std::thread::sleep(Duration::from_millis(20));

@@ -47,7 +47,7 @@ pub(super) struct Trial {
 /// Largest loss of a rate that counts as carried.
 const MAX_LOSS: f64 = 0.01;
 
-/// Time for datagrams that are still in queues when the last one was sent.
+/// Time for datagrams that are still queued when the last one was sent.
 pub(super) const DRAIN: Duration = Duration::from_millis(50);
 
 /// Datagrams per sendmmsg. With this number, the system call itself is a small part of the cost.

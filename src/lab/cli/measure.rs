@@ -19,8 +19,8 @@ use super::print::print;
 /// The bench makes two hosts with one pod each. In each repeat, each system in turn carries the
 /// same traffic between the two pods: TCP streams, UDP floods, round trips alone and beside TCP,
 /// and connections. The table shows the median [min-max] and the ratio to kernel VXLAN in the same
-/// run. Below the table stands what set the limit: which programs used the CPUs, and how many
-/// packets one system call carried.
+/// run. The text below the table says what set the limit: which programs used the CPUs, and how
+/// many packets one system call carried.
 ///
 /// Both ends share the CPUs of this machine, so the ratios compare CPU time for each packet, not
 /// your network. Another program that runs at the same time spoils them. Compare only values of one
@@ -75,8 +75,8 @@ pub(super) struct BenchArgs {
 /// Carry traffic for an hour and look for errors and memory growth. Leaves nothing.
 ///
 /// The soak makes two hosts with one pod each. Verified TCP streams run in both families and both
-/// directions and are replaced by new ones now and then. Numbered datagrams of several sizes run
-/// beside them. At intervals a line shows the daemons' memory, packets, drops by reason, and
+/// directions and are replaced by new ones now and then. Numbered datagrams of several sizes run at
+/// the same time. At intervals a line shows the daemons' memory, packets, drops by reason, and
 /// datagrams that came out of order.
 ///
 /// The exit code is 0 only if every TCP byte was right, no datagram overtook another one of its

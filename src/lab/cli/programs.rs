@@ -16,7 +16,7 @@ pub(super) struct Programs {
     pub(super) lab: PathBuf,
 }
 
-/// Finds the `hopsack` beside this program, or else the first one on the PATH.
+/// Finds the `hopsack` in the directory of this program, or else the first one on the PATH.
 pub(super) fn find() -> Result<Programs, LabError> {
     let lab = std::env::current_exe().map_err(LabError::io("find the path of hopsack-lab"))?;
     let beside = lab.with_file_name("hopsack");

@@ -25,7 +25,7 @@ pub enum UnderlayError {
         /// Addresses of this host.
         own: Vec<IpAddr>,
     },
-    /// There is no default route by which an interface could be chosen.
+    /// Without a default route, no interface can be chosen.
     #[error("this host has no default route to choose an interface by: set node.interface or node.public_ip")]
     NoDefaultRoute,
     /// The interface has no address that other hosts could use.

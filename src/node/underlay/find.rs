@@ -16,7 +16,7 @@ use crate::reconcile::Reader;
 pub(in crate::node) struct Underlay {
     /// Interface name.
     pub(in crate::node) interface: String,
-    /// Interface index. It changes when the interface is made anew.
+    /// Interface index. It changes when the interface is made again.
     pub(in crate::node) index: u32,
     /// MTU of the interface in bytes.
     pub(in crate::node) mtu: u32,

@@ -1,6 +1,6 @@
 //! A run: consecutive packets of one flow, merged into one super packet.
 //!
-//! It holds no bytes: they stand in the coalescer's memory.
+//! It holds no bytes: they are in the coalescer's memory.
 //!
 //! Invariant: the headers of a run of one packet are never changed.
 #![forbid(unsafe_code)]
@@ -12,7 +12,7 @@ use super::super::vnet::VnetHeader;
 use super::layout::Layout;
 use super::segment::ExpectedNext;
 
-/// One run; its bytes stand in its slot.
+/// One run; its bytes are in its slot.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Run {
     /// Bytes of the run as one IP packet.

@@ -89,7 +89,7 @@ impl<'a> SplitPlan<'a> {
         }
         let size = usize::from(vnet.gso_size);
         let count = payload.len().div_ceil(size).max(1);
-        // Each of these flags belongs to one segment, and only the sender knows to which.
+        // Each flag belongs to one segment. Only the sender knows which one.
         let indivisible = tcp::SYN | tcp::RST | tcp::URG;
         if is_tcp && count > 1 && header[transport.offset + tcp::FLAGS] & indivisible != 0 {
             return Err(Malformed);

@@ -2,7 +2,7 @@
 //!
 //! It has what the store relies on: revisions, guarded writes, leases that expire in tokio's time,
 //! watches that begin at any revision, compaction, and backups that are restored. Each client (a
-//! host, by the name in its settings) has a [`Link`] of its own, which a test can cut and mend.
+//! host, by the name in its settings) has a [`Link`] of its own, which a test can cut and restore.
 //! Every call yields once, so that tasks that run "at the same time" really interleave.
 //!
 //! # How to use it

@@ -17,8 +17,7 @@ pub(crate) fn below(bound: u64) -> u64 {
     number().checked_rem(bound).unwrap_or(0)
 }
 
-/// A random time around `middle`, at most `middle / parts` shorter or longer: `parts` = 4 gives
-/// three to five quarters.
+/// A random time within `middle` ± `middle / parts`. With `parts` = 4: 0.75 to 1.25 × `middle`.
 pub(crate) fn around(middle: Duration, parts: u32) -> Duration {
     let deviation = middle / parts;
     let nanos = u64::try_from(deviation.as_nanos() * 2).unwrap_or(u64::MAX);

@@ -38,7 +38,7 @@ pub(crate) struct Snapshot {
     pub(crate) config: String,
     /// When the map was up to date, in seconds since 1970.
     written: u64,
-    /// Id of the boot in which the map was in use. A snapshot without it belongs to another boot.
+    /// Id of the boot that the map was last used in. A snapshot without it belongs to another boot.
     #[serde(default)]
     boot: String,
     /// Key of our lease.
@@ -128,11 +128,11 @@ impl Snapshot {
     /// Whether the snapshot may be used in place of etcd; if so, the network that it describes.
     ///
     /// While etcd does not answer and our lease has expired, this host cannot know which node has
-    /// our subnet. A host that has been up all the time continues with it, as a daemon would that
-    /// was not restarted: its pods run, and another node most likely could not take the subnet,
-    /// because a node that cannot reach etcd can neither renew nor join (flannel#29). A host that
-    /// was rebooted has no pods to lose and may have been down for days. It waits, rather than
-    /// share a subnet (flannel#1289).
+    /// our subnet. If the host was not rebooted, it keeps using the map, as if the daemon had not
+    /// restarted. Its pods run. Most likely no other node could take the subnet, because a node
+    /// that cannot reach etcd can neither renew nor join (flannel#29). A host that was rebooted has
+    /// no pods to lose and may have been down for days. It waits, so that it does not share a
+    /// subnet (flannel#1289).
     pub(crate) fn usable(
         &self,
         node: &NodeIdentity,

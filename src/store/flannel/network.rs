@@ -4,9 +4,10 @@
 //! It says which networks there are and which subnets of them are handed out. It hands out none
 //! itself.
 //!
-//! Invariant: a [`Network`] passed all checks of flanneld, so that a flanneld beside us accepts the
-//! same text. The other way round, everything that flanneld accepts is accepted, except an empty
-//! range (`SubnetMin` above `SubnetMax`), which flanneld notices only when it looks for a subnet.
+//! Invariant: a [`Network`] passed all checks of flanneld, so that a flanneld in the same cluster
+//! accepts the same text. The other way round, everything that flanneld accepts is accepted, except
+//! an empty range (`SubnetMin` above `SubnetMax`), which flanneld notices only when it looks for a
+//! subnet.
 //!
 //! Sources: flannel-io/flannel `pkg/subnet/config.go`. There, an omitted `Backend` means `udp`,
 //! although its documentation says `vxlan`.

@@ -29,7 +29,7 @@ pub(crate) struct ListWatch<D: Decode, S: Source> {
 /// What a message meant.
 #[derive(Debug)]
 pub(crate) enum Step<T> {
-    /// The watch is open: the cache will be kept up to date from here on.
+    /// The watch is open: the cache will be kept up to date from now on.
     Opened,
     /// The store had compacted our revision, and the list was read again.
     Compacted(Relisted),

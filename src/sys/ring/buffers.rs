@@ -31,7 +31,7 @@ pub struct Buffers {
     incoming: Box<[Incoming]>,
 }
 
-/// All that a receive needs beside the bytes.
+/// All that a receive needs in addition to the bytes.
 struct Incoming {
     header: libc::msghdr,
     name: Name,

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use super::super::udp;
 use super::*;
 
-/// A socket stands for the TUN: the ring does not notice the difference.
+/// A socket replaces the TUN: the ring does not notice the difference.
 struct Ends {
     tun: UnixDatagram,
     pod: UnixDatagram,

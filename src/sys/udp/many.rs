@@ -201,8 +201,8 @@ mod tests {
         assert_eq!(errno(send(&from, &to, (max_segments() + 1) * 100, 100)), Some(libc::EINVAL));
     }
 
-    /// Kernel contract: a control message sets the ECN field beside UDP_SEGMENT, and another
-    /// returns it beside UDP_GRO.
+    /// Kernel contract: a control message sets the ECN field together with UDP_SEGMENT, and another
+    /// returns it together with UDP_GRO.
     #[test]
     fn ecn_field_is_sent_and_received() {
         for host in ["127.0.0.1", "::1"] {

@@ -13,6 +13,6 @@ pub(in crate::backend::userspace) struct Ends<'a> {
     pub(in crate::backend::userspace) address: SocketAddr,
     /// Longest UDP payload that the underlay interface takes, in bytes.
     pub(in crate::backend::userspace) payload: u16,
-    /// How packets are to be protected.
+    /// How packets must be protected.
     pub(in crate::backend::userspace) policy: Policy,
 }

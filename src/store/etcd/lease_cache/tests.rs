@@ -77,7 +77,7 @@ fn revisions_never_decrease_after_a_restore() {
     cache.replace(&listing(&[kv("/p/subnets/10.1.2.0-24", value, 900)], 1000));
     rib.apply(snapshot(&cache));
     cache.replace(&listing(&[kv("/p/subnets/10.1.7.0-24", value, 5)], 7));
-    assert!(rib.apply(snapshot(&cache)), "a lower revision is news all the same");
+    assert!(rib.apply(snapshot(&cache)), "a lower revision is news as well");
     let (events, _) = put(&mut cache, &kv("/p/subnets/10.1.8.0-24", value, 8));
     assert!(rib.apply(Change::Delta(events)));
     let subnets: Vec<String> = rib.leases().map(|lease| lease.subnets[0].to_string()).collect();

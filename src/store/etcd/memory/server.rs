@@ -78,7 +78,7 @@ impl MemoryEtcd {
         }
     }
 
-    /// Cuts or mends the connection of one host.
+    /// Cuts or restores the connection of one host.
     pub(crate) fn set_link(&self, host: &str, link: Link) {
         let silent_since = (link == Link::Silent).then(Instant::now);
         self.change(|state| state.links.insert(host.to_owned(), (link, silent_since)));

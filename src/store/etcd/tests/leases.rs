@@ -34,7 +34,7 @@ async fn deleted_lease_is_created_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lease_that_another_host_wrote_is_lost_and_not_overwritten() {
+async fn lease_with_another_owner_is_lost_and_kept() {
     let etcd = etcd_with(NETWORK);
     for (number, thief) in [(1, hopsack("thief-id", "192.0.2.66")), (2, flanneld("192.0.2.66"))] {
         let host = Host::new(&etcd, number);
@@ -58,7 +58,7 @@ async fn lease_of_a_copy_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn subnet_of_a_host_that_was_cut_off_for_a_day_is_taken_over() {
+async fn subnet_is_taken_over_after_a_day_of_outage() {
     let etcd = etcd_with(r#"{"Network":"10.1.0.0/16","SubnetMin":"10.1.4.0","SubnetMax":"10.1.4.0"}"#);
     let (one, two) = (Host::new(&etcd, 1), Host::new(&etcd, 2));
     let mut first = one.join().await;
@@ -147,7 +147,7 @@ async fn clean_stop_gives_the_lease_back_only_if_configured() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clean_stop_during_an_outage_reports_the_lease_that_stays() {
+async fn stop_during_an_outage_reports_the_kept_lease() {
     let etcd = etcd_with(NETWORK);
     let mut host = Host::new(&etcd, 1);
     host.settings.revoke_on_exit = true;

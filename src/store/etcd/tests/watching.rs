@@ -74,7 +74,7 @@ async fn periodic_list_corrects_what_the_watch_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn compaction_of_a_quiet_store_makes_the_periodic_list_a_fresh_one() {
+async fn periodic_list_is_fresh_after_a_compaction() {
     let etcd = etcd_with(NETWORK);
     let mut node = Host::new(&etcd, 1).join().await;
     // Keys outside our prefix move the revision on, and no event of ours does.
