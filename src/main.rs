@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match Cli::parse().run(start_log) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("hopsack: {error}");
+            eprintln!("hopsack: {error} [{}]", error.code());
             ExitCode::from(error.exit_code())
         }
     }

@@ -26,6 +26,18 @@ pub enum BackendError {
 }
 
 impl BackendError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Sockets(error) => error.code(),
+            Self::Device(error) => error.code(),
+            Self::Encryption(error) => error.code(),
+            Self::NoWorker(_) => "worker_start",
+            Self::Worker(error) => error.code(),
+        }
+    }
+
     /// Whether only a change of the configuration can help.
     #[must_use]
     pub fn is_configuration(&self) -> bool {

@@ -3,15 +3,20 @@
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
+use crate::config::flanneld::FlagError;
 use crate::control::ControlError;
 use crate::node::NodeError;
+use crate::pki::PkiError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// An argument has no possible meaning, or a file that it names cannot be used.
-    #[error("{0}")]
-    Usage(String),
+    /// A flag of flanneld is wrong or refused.
+    #[error(transparent)]
+    Flag(#[from] FlagError),
+    /// A name, folder or file of an identity cannot be used.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -44,11 +49,26 @@ pub enum CliError {
 }
 
 impl CliError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Flag(error) => error.code(),
+            Self::Pki(error) => error.code(),
+            Self::Config(error) => error.code(),
+            Self::Control(error) => error.code(),
+            Self::Node(error) => error.code(),
+            Self::NoLab { .. } => "no_lab_program",
+            Self::NoCommand { .. } => "no_such_command",
+            Self::Io(_) => "io",
+        }
+    }
+
     /// 2 if another argument or another configuration fixes the error, 1 for all others.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Config(_) | Self::NoCommand { .. } => 2,
+            Self::Flag(_) | Self::Pki(_) | Self::Config(_) | Self::NoCommand { .. } => 2,
             Self::Node(error) => error.exit_code(),
             Self::Control(_) | Self::NoLab { .. } | Self::Io(_) => 1,
         }

@@ -36,6 +36,5 @@ impl Host for ThisHost {
 /// Reads the flags.
 pub(super) fn translate(flags: &[String]) -> Result<Request, CliError> {
     let environment: Vec<_> = std::env::vars().filter(|(name, _)| name.starts_with("FLANNELD_")).collect();
-    let request = flanneld::translate(flags, &environment, &ThisHost);
-    request.map_err(|error| CliError::Usage(error.to_string()))
+    Ok(flanneld::translate(flags, &environment, &ThisHost)?)
 }

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::error::CliError;
 use super::output::{Format, print, say};
-use crate::pki::{Authority, Description, PkiError};
+use crate::pki::{Authority, Description};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -67,7 +67,7 @@ pub(super) struct Folder {
 pub(super) fn pki(command: PkiCommand) -> Result<(), CliError> {
     match command {
         PkiCommand::Init { folder, name, days } => {
-            let [certificate, key] = Authority::init(&folder.dir, &name, DAY * days).map_err(fixable)?;
+            let [certificate, key] = Authority::init(&folder.dir, &name, DAY * days)?;
             say(&format!(
                 "{}: give it to every node (security.ca)\n{}: keep it secret, and on no node\n",
                 certificate.display(),
@@ -75,9 +75,9 @@ pub(super) fn pki(command: PkiCommand) -> Result<(), CliError> {
             ))
         }
         PkiCommand::Issue { name, folder, out, days } => {
-            let authority = Authority::load(&folder.dir).map_err(fixable)?;
+            let authority = Authority::load(&folder.dir)?;
             let out = out.unwrap_or(folder.dir);
-            let [certificate, key] = authority.issue(&out, &name, DAY * days).map_err(fixable)?;
+            let [certificate, key] = authority.issue(&out, &name, DAY * days)?;
             say(&format!(
                 "{}: set security.cert to it on {name}\n{}: set security.key to it on {name}, and give it to no other node\n",
                 certificate.display(),
@@ -87,14 +87,9 @@ pub(super) fn pki(command: PkiCommand) -> Result<(), CliError> {
         PkiCommand::Show { files, format } => {
             let mut all = Vec::new();
             for file in files {
-                all.extend(Description::read(&file).map_err(fixable)?);
+                all.extend(Description::read(&file)?);
             }
             print(&format, &all, |all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         }
     }
-}
-
-/// Ends with exit code 2: the user can fix the error by another name, folder or file.
-fn fixable(error: PkiError) -> CliError {
-    CliError::Usage(error.to_string())
 }

@@ -44,3 +44,15 @@ pub enum ConfigError {
         problem: String,
     },
 }
+
+impl ConfigError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "config_unreadable",
+            Self::Syntax { .. } => "config_syntax",
+            Self::Value { .. } => "config_value",
+        }
+    }
+}

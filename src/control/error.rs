@@ -41,3 +41,16 @@ pub enum ControlError {
         problem: String,
     },
 }
+
+impl ControlError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Running { .. } => "daemon_runs",
+            Self::Unwritable { .. } => "control_socket_write",
+            Self::Silent { .. } => "daemon_silent",
+            Self::Answer { .. } => "daemon_answer",
+        }
+    }
+}

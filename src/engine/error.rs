@@ -25,6 +25,16 @@ pub enum WorkerError {
 }
 
 impl WorkerError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::DeviceGone(_) => "device_gone",
+            Self::System { .. } => "worker_system_call",
+            Self::Panicked => "worker_panicked",
+        }
+    }
+
     /// The error of a read of the overlay device: EBADFD if the device was unregistered
     /// (tun_chr_read_iter in the kernel).
     pub(super) fn of_read(error: io::Error) -> Self {

@@ -16,6 +16,17 @@ pub enum NetlinkError {
     },
 }
 
+impl NetlinkError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Open(_) => "netlink_open",
+            Self::Request { .. } => "netlink_request",
+        }
+    }
+}
+
 /// Turns the crate's error into ours, with the request that failed.
 pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetlinkError {
     let what = what.into();

@@ -24,6 +24,8 @@ use crate::sys::Capabilities;
 /// One question and its answer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
+    /// Stable code of the question.
+    pub code: &'static str,
     /// What was checked.
     pub question: &'static str,
     /// The daemon can start as far as this is concerned.
@@ -36,13 +38,13 @@ pub struct Finding {
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Findings::default();
     let capabilities = Capabilities::probe();
-    findings.add("kernel", Ok(format!("Linux {}", capabilities.kernel)));
+    findings.add(Question::Kernel, Ok(format!("Linux {}", capabilities.kernel)));
     findings.add(
-        "privileges",
+        Question::Privileges,
         privileges::check(&capabilities).map(|()| "CAP_NET_ADMIN, and /dev/net/tun opens".into()),
     );
     findings.add(
-        "io_uring",
+        Question::IoUring,
         Ok(match &capabilities.ring {
             Ok(()) => "can do what the uring engine needs".into(),
             Err(error) => format!("{}; the batch engine works without it", NoRing(error)),
@@ -50,13 +52,13 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     );
     let running = running_daemon(&config.node.control_socket());
     if let Some(process) = &running {
-        findings.add("daemon", Ok(format!("runs{process}: port and device belong to it")));
+        findings.add(Question::Daemon, Ok(format!("runs{process}: port and device belong to it")));
     }
     if let Err(error) = check_network(config, running.is_some(), &mut findings).await {
-        findings.add("netlink", Err(error));
+        findings.add(Question::Netlink, Err(error));
     }
-    findings.add("subnet.env", writable(&config.node.subnet_env));
-    findings.add("control socket", writable(&config.node.control_socket()));
+    findings.add(Question::SubnetEnv, writable(&config.node.subnet_env));
+    findings.add(Question::ControlSocket, writable(&config.node.control_socket()));
     findings.0
 }
 
@@ -71,25 +73,25 @@ async fn check_network(config: &Config, running: bool, findings: &mut Findings) 
         }
         Some(_) => Err(BackendError::from(DeviceError::Taken(name.clone())).into()),
     };
-    findings.add("overlay device", device);
+    findings.add(Question::OverlayDevice, device);
     if !running {
         let free = bind_metrics(config).await.map(|_| match config.metrics {
             Some(address) => format!("{address} is free"),
             None => "off".into(),
         });
-        findings.add("metrics", free);
+        findings.add(Question::Metrics, free);
     }
 
     let underlay = match underlay::find(&Reader::Linux(netlink), &config.node).await {
         Ok(underlay) => underlay,
         Err(error) => {
-            findings.add("underlay", Err(error.into()));
+            findings.add(Question::Underlay, Err(error.into()));
             return Ok(());
         }
     };
     let addresses: Vec<_> = underlay.addresses.iter().map(ToString::to_string).collect();
     let text = format!("{}, MTU {}, {}", underlay.interface, underlay.mtu, addresses.join(", "));
-    findings.add("underlay", Ok(text));
+    findings.add(Question::Underlay, Ok(text));
 
     match &config.store {
         StoreConfig::File { .. } => check_file_store(config, &underlay, running, findings).await,
@@ -97,7 +99,7 @@ async fn check_network(config: &Config, running: bool, findings: &mut Findings) 
             // Joining would take a lease; a check only looks.
             let shown = admin::network_show(&etcd_settings(etcd)).await.map_err(NodeError::from);
             let text = |shown: admin::NetworkShown| format!("etcd has the network {}", shown.config);
-            findings.add("store", shown.map(text));
+            findings.add(Question::Store, shown.map(text));
             port(running, (underlay.addresses[0], config.overlay.port).into(), findings);
         }
     }
@@ -112,22 +114,25 @@ async fn check_file_store(
 ) {
     let (store, opened) = match Store::open(&settings(&config.store), &underlay.addresses).await {
         Ok(opened) => opened,
-        Err(error) => return findings.add("store", Err(error.into())),
+        Err(error) => return findings.add(Question::Store, Err(error.into())),
     };
-    findings.add("store", Ok(format!("{}; this host is {:?} there", store.describe(), opened.lease.name)));
+    findings.add(
+        Question::Store,
+        Ok(format!("{}; this host is {:?} there", store.describe(), opened.lease.name)),
+    );
     match local(config, underlay, &opened) {
         Ok(local) => {
-            findings.add("overlay MTU", Ok(format!("{} bytes", local.mtu)));
+            findings.add(Question::OverlayMtu, Ok(format!("{} bytes", local.mtu)));
             port(running, (local.public, local.port).into(), findings);
         }
-        Err(error) => findings.add("overlay MTU", Err(error)),
+        Err(error) => findings.add(Question::OverlayMtu, Err(error)),
     }
 }
 
 fn port(running: bool, address: SocketAddr, findings: &mut Findings) {
     if !running {
         let free = backend::check_port(address).map(|()| format!("{address} is free"));
-        findings.add("UDP port", free.map_err(NodeError::from));
+        findings.add(Question::UdpPort, free.map_err(NodeError::from));
     }
 }
 
@@ -137,11 +142,53 @@ fn writable(path: &Path) -> Result<String, NodeError> {
     let probe = above.join(format!(".hopsack-check-{}", std::process::id()));
     match std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe)) {
         Ok(()) => Ok(format!("{} can be written", path.display())),
-        Err(error) => Err(NodeError::Environment(format!(
-            "{} cannot be written: {error} in {}; run as root, or set another path",
-            path.display(),
-            above.display()
-        ))),
+        Err(error) => Err(NodeError::Environment {
+            code: "file_write",
+            text: format!(
+                "{} cannot be written: {error} in {}; run as root, or set another path",
+                path.display(),
+                above.display()
+            ),
+        }),
+    }
+}
+
+/// What is checked.
+#[derive(Debug, Clone, Copy)]
+enum Question {
+    Kernel,
+    Privileges,
+    IoUring,
+    Daemon,
+    Netlink,
+    OverlayDevice,
+    Metrics,
+    Underlay,
+    Store,
+    OverlayMtu,
+    UdpPort,
+    SubnetEnv,
+    ControlSocket,
+}
+
+impl Question {
+    /// Its stable code, and its name for people.
+    fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Kernel => ("kernel", "kernel"),
+            Self::Privileges => ("privileges", "privileges"),
+            Self::IoUring => ("io_uring", "io_uring"),
+            Self::Daemon => ("daemon", "daemon"),
+            Self::Netlink => ("netlink", "netlink"),
+            Self::OverlayDevice => ("overlay_device", "overlay device"),
+            Self::Metrics => ("metrics", "metrics"),
+            Self::Underlay => ("underlay", "underlay"),
+            Self::Store => ("store", "store"),
+            Self::OverlayMtu => ("overlay_mtu", "overlay MTU"),
+            Self::UdpPort => ("udp_port", "UDP port"),
+            Self::SubnetEnv => ("subnet_env", "subnet.env"),
+            Self::ControlSocket => ("control_socket", "control socket"),
+        }
     }
 }
 
@@ -149,9 +196,10 @@ fn writable(path: &Path) -> Result<String, NodeError> {
 struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn add(&mut self, question: &'static str, answer: Result<String, NodeError>) {
+    fn add(&mut self, question: Question, answer: Result<String, NodeError>) {
         let ok = answer.is_ok();
         let answer = answer.unwrap_or_else(|error| error.to_string());
-        self.0.push(Finding { question, ok, answer });
+        let (code, question) = question.labels();
+        self.0.push(Finding { code, question, ok, answer });
     }
 }

@@ -15,11 +15,24 @@ pub enum NodeError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The configuration does not fit what the kernel or the store says.
-    #[error("{0}")]
-    Invalid(String),
+    #[error("{text}")]
+    Invalid {
+        /// Stable code of the error.
+        code: &'static str,
+        /// One sentence for the operator.
+        text: String,
+    },
     /// This machine or process cannot do it.
-    #[error("{0}")]
-    Environment(String),
+    #[error("{text}")]
+    Environment {
+        /// Stable code of the error.
+        code: &'static str,
+        /// One sentence for the operator.
+        text: String,
+    },
+    /// The store cannot be opened, or refuses a request.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The control socket is in use or cannot be made.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -41,25 +54,36 @@ pub enum NodeError {
 }
 
 impl NodeError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Config(error) => error.code(),
+            Self::Invalid { code, .. } | Self::Environment { code, .. } => code,
+            Self::Store(error) => error.code(),
+            Self::Control(error) => error.code(),
+            Self::Netlink(error) => error.code(),
+            Self::Underlay(error) => error.code(),
+            Self::Reconcile(error) => error.code(),
+            Self::Backend(error) => error.code(),
+            Self::Lost(error) => error.code(),
+        }
+    }
+
     /// Exit code of the process: 2 if only a change of the configuration can help, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         let is_configuration = match self {
-            Self::Config(_) | Self::Invalid(_) => true,
+            Self::Config(_) | Self::Invalid { .. } => true,
+            Self::Store(error) => error.is_permanent(),
             Self::Underlay(error) => error.is_configuration(),
             Self::Backend(error) => error.is_configuration(),
-            Self::Environment(_)
+            Self::Environment { .. }
             | Self::Control(_)
             | Self::Netlink(_)
             | Self::Reconcile(_)
             | Self::Lost(_) => false,
         };
         if is_configuration { 2 } else { 1 }
-    }
-}
-
-impl From<StoreError> for NodeError {
-    fn from(error: StoreError) -> Self {
-        if error.is_permanent() { Self::Invalid(error.text) } else { Self::Environment(error.text) }
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn local(config: &Config, underlay: &Underlay, opened: &Opened) -> Re
     let known = |address: &&IpAddr| lease.public.iter().any(|public| public == **address);
     let Some(&public) = underlay.addresses.iter().find(known) else {
         let text = format!("the lease of {:?} names no address of this host", lease.name);
-        return Err(NodeError::Invalid(text));
+        return Err(NodeError::Invalid { code: "lease_without_address", text });
     };
     let mtu = overlay_mtu(config, underlay, public, &opened.cluster.networks)?;
     let policy = Policy { mode: config.security.mode, require: config.security.require };
@@ -83,17 +83,23 @@ pub(super) fn overlay_mtu(
     let mtu = config.overlay.mtu.unwrap_or(room);
     let interface = &underlay.interface;
     if mtu > room {
-        return Err(NodeError::Invalid(format!(
-            "overlay.mtu = {mtu} does not fit {interface}: its MTU of {} less {} bytes of overhead leaves {room}; \
+        return Err(NodeError::Invalid {
+            code: "mtu_too_large",
+            text: format!(
+                "overlay.mtu = {mtu} does not fit {interface}: its MTU of {} less {} bytes of overhead leaves {room}; \
              write \"auto\"",
-            underlay.mtu, overhead.total
-        )));
+                underlay.mtu, overhead.total
+            ),
+        });
     }
     if networks.v6.is_some() && mtu < 1280 {
-        return Err(NodeError::Invalid(format!(
-            "an overlay MTU of {mtu} is too small for IPv6, which needs 1280 (RFC 8200): raise the MTU of {interface}, \
+        return Err(NodeError::Invalid {
+            code: "mtu_too_small",
+            text: format!(
+                "an overlay MTU of {mtu} is too small for IPv6, which needs 1280 (RFC 8200): raise the MTU of {interface}, \
              or leave ipv6_network out"
-        )));
+            ),
+        });
     }
     Ok(mtu)
 }
@@ -104,9 +110,12 @@ fn port(config: &Config, opened: &Opened) -> Result<u16, NodeError> {
     let is_port = |value: &&crate::config::Setting| value.section == "overlay" && value.key == "port";
     let origin = config.values.iter().find(is_port).map_or(Origin::Default, |value| value.origin.clone());
     match opened.cluster.port {
-        Some(port) if port != ours && origin != Origin::Default => Err(NodeError::Invalid(format!(
-            "overlay.port = {ours} ({origin}), but the cluster's Backend.Port is {port}: take the key out"
-        ))),
+        Some(port) if port != ours && origin != Origin::Default => Err(NodeError::Invalid {
+            code: "port_mismatch",
+            text: format!(
+                "overlay.port = {ours} ({origin}), but the cluster's Backend.Port is {port}: take the key out"
+            ),
+        }),
         port => Ok(port.unwrap_or(ours)),
     }
 }

@@ -25,8 +25,11 @@ pub(super) async fn bind_metrics(config: &Config) -> Result<Option<TcpListener>,
     let Some(address) = config.metrics else { return Ok(None) };
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(Some(listener)),
-        Err(error) => Err(NodeError::Environment(format!(
-            "cannot serve metrics on {address}: {error}; set metrics.listen to a free address, or to \"\" for off"
-        ))),
+        Err(error) => Err(NodeError::Environment {
+            code: "metrics_listen",
+            text: format!(
+                "cannot serve metrics on {address}: {error}; set metrics.listen to a free address, or to \"\" for off"
+            ),
+        }),
     }
 }

@@ -32,7 +32,10 @@ impl Node {
         capabilities: &Capabilities,
         (kernel, source): (Kernel, StoreSource),
     ) -> Result<Option<Self>, NodeError> {
-        let no_signals = |error| NodeError::Environment(format!("cannot wait for signals: {error}"));
+        let no_signals = |error| NodeError::Environment {
+            code: "no_signals",
+            text: format!("cannot wait for signals: {error}"),
+        };
         let mut signals = Signals::new().map_err(no_signals)?;
         let registry = Arc::<Registry>::default();
         let servers = servers::start(&config, &registry).await?;

@@ -255,9 +255,10 @@ mod tests {
     #[tokio::test]
     async fn requests_wait_until_ready() {
         let registry = Registry::default();
-        registry.wait_for("the store does not answer");
+        let why = "a reason";
+        registry.wait_for(why);
         let Answer::Error(reason) = registry.answer(Request::Status).await else { panic!("not ready") };
-        assert!(reason.contains("the store does not answer"));
+        assert!(reason.contains(why));
         registry.set_ready();
         assert!(matches!(registry.answer(Request::Status).await, Answer::Ok(_)));
     }

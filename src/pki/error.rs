@@ -119,3 +119,29 @@ pub enum PkiError {
     #[error("cannot get random bytes from the kernel")]
     NoRandomness,
 }
+
+impl PkiError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "pki_read",
+            Self::Write { .. } => "pki_write",
+            Self::Exists(_) => "pki_exists",
+            Self::KeyIsReadable { .. } => "pki_key_is_readable",
+            Self::NotPem { .. } => "pki_not_pem",
+            Self::NoCertificate(_) => "pki_no_certificate",
+            Self::NotX509 { .. } => "pki_not_x509",
+            Self::NoPrivateKey { .. } => "pki_no_private_key",
+            Self::KeyMismatch(_) => "pki_key_mismatch",
+            Self::UnusableKey { .. } => "pki_unusable_key",
+            Self::CannotSign { .. } => "pki_cannot_sign",
+            Self::NotCa { .. } => "pki_not_ca",
+            Self::UnusableCa { .. } => "pki_unusable_ca",
+            Self::DamagedResetKey(_) => "pki_damaged_reset_key",
+            Self::Name(_) => "pki_name",
+            Self::Make(_) => "pki_make",
+            Self::NoRandomness => "pki_no_randomness",
+        }
+    }
+}

@@ -32,6 +32,18 @@ pub enum OwnCertificateError {
     Untrusted(Untrusted),
 }
 
+impl OwnCertificateError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "own_certificate_invalid",
+            Self::Name { .. } => "own_certificate_name",
+            Self::Untrusted(_) => "own_certificate_untrusted",
+        }
+    }
+}
+
 /// Whether other nodes with the same rule of trust accept the certificate of this node, called
 /// `name`.
 pub fn check_own(trust: &Trust, identity: &Identity, name: &str) -> Result<(), OwnCertificateError> {

@@ -50,3 +50,19 @@ pub enum QuicError {
     #[error("the QUIC thread ended while it started; the log has the reason")]
     Ended,
 }
+
+impl QuicError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Bind { .. } => "quic_bind",
+            Self::Socket { .. } => "quic_socket",
+            Self::PayloadSize { .. } => "quic_payload_size",
+            Self::IdleTimeout(_) => "quic_idle_timeout",
+            Self::Tls(_) | Self::Cipher(_) => "quic_tls",
+            Self::Thread(_) | Self::Runtime(_) => "quic_thread",
+            Self::Ended => "quic_panicked",
+        }
+    }
+}

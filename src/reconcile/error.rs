@@ -44,6 +44,21 @@ pub enum ReconcileError {
     Undone(String),
 }
 
+impl ReconcileError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Netlink(error) => error.code(),
+            Self::Sysctl { .. } => "sysctl_write",
+            Self::File { .. } => "file_write",
+            Self::Missing(_) => "link_missing",
+            Self::Foreign(_) => "link_foreign",
+            Self::Undone(_) => "change_undone",
+        }
+    }
+}
+
 impl From<Unmet> for ReconcileError {
     fn from(unmet: Unmet) -> Self {
         match unmet.obstacle {

@@ -23,6 +23,12 @@ impl StoreError {
         Self { code, text: text.into(), snapshot: None }
     }
 
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.code.label()
+    }
+
     /// Adds why the map on disk could not be used.
     pub(super) fn with_snapshot(mut self, refused: Option<SnapshotError>) -> Self {
         if let Some(problem) = &refused {
@@ -88,6 +94,34 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// The code as the process prints it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Credentials => "store_credentials",
+            Self::NoEndpoints => "store_no_endpoints",
+            Self::NoAddress => "store_no_address",
+            Self::NodeId => "node_id",
+            Self::Denied => "store_denied",
+            Self::Unreachable => "store_unreachable",
+            Self::NetworkMissing => "network_missing",
+            Self::NetworkInvalid => "network_invalid",
+            Self::BackendUnsupported => "backend_unsupported",
+            Self::NetworkExists => "network_exists",
+            Self::NetworkChanged => "network_changed",
+            Self::NetworkFull => "network_full",
+            Self::AddressTaken => "address_taken",
+            Self::StateCopied => "state_copied",
+            Self::ReservationOutside => "reservation_outside",
+            Self::NoSuchLease => "no_such_lease",
+            Self::Reserved => "lease_reserved",
+            Self::LeaseChanged => "lease_changed",
+            Self::FileUnreadable => "cluster_file_unreadable",
+            Self::FileInvalid => "cluster_file_invalid",
+            Self::HostNotListed => "host_not_listed",
+        }
+    }
+
     /// See [`StoreError::is_permanent`].
     #[must_use]
     pub fn is_permanent(self) -> bool {

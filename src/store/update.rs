@@ -131,6 +131,18 @@ pub struct Lost {
     pub reason: String,
 }
 
+impl Lost {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self.cause {
+            LostCause::Taken => "lease_taken",
+            LostCause::StateCopied => "state_copied",
+            LostCause::AddressTaken => "address_taken",
+        }
+    }
+}
+
 /// How a lease is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LostCause {

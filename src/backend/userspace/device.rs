@@ -56,6 +56,19 @@ pub enum DeviceError {
 }
 
 impl DeviceError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Taken(_) => "device_foreign",
+            Self::Busy(_) => "device_busy",
+            Self::Forbidden(_) => "device_forbidden",
+            Self::Open { .. } => "device_open",
+            Self::Gone(_) => "device_gone",
+            Self::Netlink(error) => error.code(),
+        }
+    }
+
     fn open(name: &str, error: io::Error) -> Self {
         let name = name.to_owned();
         match error.raw_os_error() {

@@ -39,6 +39,18 @@ pub enum SocketError {
     },
 }
 
+impl SocketError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InUse(_) => "udp_port_in_use",
+            Self::Bind { .. } => "udp_bind",
+            Self::Open { .. } => "udp_open",
+        }
+    }
+}
+
 /// The sockets of one worker.
 #[derive(Debug)]
 pub(super) struct Sockets {

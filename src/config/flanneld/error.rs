@@ -42,3 +42,20 @@ pub enum FlagError {
     )]
     BothAddresses,
 }
+
+impl FlagError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotAFlag(_) => "flag_syntax",
+            Self::Unknown(_) => "flag_unknown",
+            Self::NoValue(_) => "flag_without_value",
+            Self::BadValue { .. } => "flag_value",
+            Self::Refused { .. } => "flag_refused",
+            Self::NoInterface(_) => "flag_no_interface",
+            Self::NoRoute(_) => "flag_no_route",
+            Self::BothAddresses => "flag_both_addresses",
+        }
+    }
+}

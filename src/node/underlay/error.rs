@@ -40,6 +40,19 @@ pub enum UnderlayError {
 }
 
 impl UnderlayError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoInterface { .. } => "no_such_interface",
+            Self::NotOurs { .. } => "address_not_on_host",
+            Self::NoDefaultRoute => "no_default_route",
+            Self::NoAddress(_) => "interface_without_address",
+            Self::Gone => "interface_gone",
+            Self::Netlink(error) => error.code(),
+        }
+    }
+
     /// Whether the configuration names something that this host does not have.
     #[must_use]
     pub fn is_configuration(&self) -> bool {

@@ -30,6 +30,20 @@ pub enum EncryptionError {
 }
 
 impl EncryptionError {
+    /// Stable code of the error. The process prints it behind the sentence, in brackets.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Pki(error) => error.code(),
+            Self::NoPort => "quic_no_port",
+            Self::SamePort(_) => "quic_same_port",
+            Self::NotAccepted(error) => error.code(),
+            Self::Quic(error) => error.code(),
+            Self::SlowPath(_) => "quic_device",
+            Self::Panicked => "quic_panicked",
+        }
+    }
+
     /// Whether only a change of the configuration, or of a file that it names, can help.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
