@@ -258,7 +258,7 @@ fn expired_certificate_is_refused() {
     lab.daemon(2).start().expect("started");
     let refused = lab.daemon(2).wait_ready(READY);
     let Err(LabError::DaemonDied { status, log, .. }) = refused else { panic!("{refused:?}") };
-    assert!(status == "exit status: 2" && log.contains("own certificate"), "{status}: {log}");
+    assert!(status == "exit status: 2" && log.contains("[own_certificate_invalid]"), "{status}: {log}");
 }
 
 /// A pod of host 3 uses a source address of host 2's subnet. Host 1 drops its packets and logs the
