@@ -4,10 +4,9 @@
 //! 64 of them, for little more than the cost of ten, on this host and on the receiving one. So when
 //! quinn hands over a full piece, the socket waits for the next one. A train ends when:
 //!
-//! - a datagram is shorter than the others,
+//! - quinn hands over fewer datagrams than that, or a shorter last one,
 //! - the destination or the datagram length changes, or
 //! - a turn of the runtime adds nothing.
-//!
 //!
 //! It knows nothing of QUIC. Invariant: datagrams leave in the order in which quinn hands them
 //! over. A train for which the kernel has no room stays until it has, and quinn is told to wait
