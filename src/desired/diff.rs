@@ -239,7 +239,12 @@ fn key(route: &Route) -> (IpNet, &str) {
 /// Routes before addresses: a route may name an address as its source.
 fn removals(actual: &Actual, desired: &Desired, blocked: &BTreeSet<&str>) -> Vec<Step> {
     let managed = |link: &str| desired.links.contains_key(link) && !blocked.contains(link);
-    let is_wanted = |route: &Route| desired.routes.iter().any(|wanted| key(wanted) == key(route));
+    // `ReplaceRoute` takes away the routes in whose place the wanted one is put.
+    let is_replaced = |route: &Route| {
+        let same = |wanted: &&Route| key(wanted) == key(route);
+        desired.routes.iter().find(same).is_some_and(|wanted| !actual.routes.contains(wanted))
+    };
+    let is_wanted = |route: &Route| desired.routes.contains(route) || is_replaced(route);
     let routes = actual
         .routes
         .iter()
