@@ -265,15 +265,16 @@ impl Connected {
     async fn open(settings: &EtcdSettings) -> Result<Self, StoreError> {
         let mut endpoints = Endpoints::new(settings)?;
         let keys = Keys::new(&settings.prefix);
-        let mut last = None;
-        for _ in 0..endpoints.len() {
-            match reach(&mut endpoints, &keys).await {
-                Ok(session) => return Ok(Self { session, keys }),
-                Err(failure) => last = Some(failure),
+        // There is at least one endpoint: `Endpoints::new` refuses an empty list.
+        let mut reached = reach(&mut endpoints, &keys).await;
+        for _ in 1..endpoints.len() {
+            if reached.is_ok() {
+                break;
             }
+            reached = reach(&mut endpoints, &keys).await;
         }
-        let empty = || StoreError::new(ErrorCode::NoEndpoints, "store.endpoints is empty: name one endpoint");
-        Err(last.map_or_else(empty, Failure::into_error))
+        let session = reached.map_err(Failure::into_error)?;
+        Ok(Self { session, keys })
     }
 }
 

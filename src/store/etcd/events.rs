@@ -38,11 +38,11 @@ impl Agent {
                 Ok(false)
             }
             Step::Compacted(relisted) => {
-                self.take_list(session, relisted, |resyncs| resyncs.compacted += 1).await.map(|()| false)
+                self.take_list(session, relisted, |resyncs| resyncs.compacted += 1).await?;
+                self.leases.open(session).await?;
+                Ok(false)
             }
-            Step::Rewound(relisted) => {
-                self.take_list(session, relisted, |resyncs| resyncs.rewound += 1).await.map(|()| false)
-            }
+            Step::Rewound(relisted) => self.rewind(session, relisted).await.map(|()| false),
             Step::Changed(delta) => self.take_delta(session, delta, received).await,
             Step::Ended(reason) => {
                 let what = format!("the watch was cancelled: {reason}");
@@ -66,6 +66,7 @@ impl Agent {
     ) -> Result<(), End> {
         match self.leases.compare(session).await? {
             Comparison::Relisted(relisted) => self.take_list(session, relisted, count).await,
+            Comparison::Rewound(relisted) => self.rewind(session, relisted).await,
             Comparison::Same => {
                 self.health.send_modify(|health| count(&mut health.resyncs));
                 Ok(())
@@ -85,6 +86,12 @@ impl Agent {
                 Ok(())
             }
         }
+    }
+
+    /// Takes the list of a store that was restored from a backup, and watches from there.
+    async fn rewind(&mut self, session: &mut Session, relisted: Relisted) -> Result<(), End> {
+        self.take_list(session, relisted, |resyncs| resyncs.rewound += 1).await?;
+        Ok(self.leases.open(session).await?)
     }
 
     async fn take_list(
@@ -115,6 +122,14 @@ impl Agent {
         delta: Delta<Record>,
         received: Instant,
     ) -> Result<bool, End> {
+        let cache = self.leases.cache();
+        let events: Vec<_> =
+            delta.changed.into_iter().map(|changed| lease_cache::event(cache, changed)).collect();
+        let has_changed = !events.is_empty();
+        if has_changed {
+            self.send(Update::Change(Change::Delta(events), received)).await;
+        }
+        // The cache has the changes already, so they are sent before anything that may fail.
         let question = self.node.keys.question(&self.node.identity.id);
         for kv in &delta.others {
             if kv.key == self.node.keys.config() {
@@ -123,13 +138,6 @@ impl Agent {
                 let notice = liveness::answer(session, &self.node, kv).await?;
                 self.notify(notice).await;
             }
-        }
-        let cache = self.leases.cache();
-        let events: Vec<_> =
-            delta.changed.into_iter().map(|changed| lease_cache::event(cache, changed)).collect();
-        let has_changed = !events.is_empty();
-        if has_changed {
-            self.send(Update::Change(Change::Delta(events), received)).await;
         }
         self.report_invalid(&delta.invalid).await;
         for (key, _) in &delta.touched {
@@ -161,13 +169,14 @@ impl Agent {
     /// Looks whether another lease has our address. One of the two nodes must give way: the one
     /// that joined later.
     async fn resolve_conflict(&mut self, session: &mut Session, key: &str) -> Result<(), End> {
-        let Some(record) = self.leases.cache().get(key).filter(|record| record.kv.key != self.own.key) else {
-            return Ok(());
-        };
-        if !record.claims(&self.node.public) {
-            self.conflicts.remove(key);
+        if key == self.own.key {
             return Ok(());
         }
+        let record = self.leases.cache().get(key).filter(|record| record.claims(&self.node.public));
+        let Some(record) = record else {
+            self.conflicts.remove(key);
+            return Ok(());
+        };
         let is_another_hopsack = record.node_id().is_some_and(|id| id != self.node.identity.id);
         let joined_before_us = record.kv.mod_revision < self.own.mod_revision;
         let sentence = address_conflict(&self.node, record);

@@ -1,7 +1,7 @@
 //! The real etcd client: the few calls that we make, each with a time limit.
 //!
-//! Invariant: no call takes longer than [`PATIENCE`], and a watch whose far end is gone breaks
-//! within `PING + PING_PATIENCE`.
+//! Invariant: no call takes longer than [`PATIENCE`], and a watch breaks within
+//! `PING + PING_PATIENCE` after its far end is gone.
 //!
 //! Sources: etcd `api/etcdserverpb/rpc.proto`. An etcd server sends GOAWAY to clients that ping
 //! more often than `--grpc-keepalive-min-time` (5 s), or ping without a stream.

@@ -31,9 +31,10 @@ pub(crate) struct ListWatch<D: Decode, S: Source> {
 pub(crate) enum Step<T> {
     /// The watch is open: the cache will be kept up to date from now on.
     Opened,
-    /// The store had compacted our revision, and the list was read again.
+    /// The store had compacted our revision. The list was read again, and no watch is open.
     Compacted(Relisted),
-    /// The store was at a lower revision than we were, and the list was read again.
+    /// The store was at a lower revision than we were. The list was read again, and the open watch
+    /// is useless.
     Rewound(Relisted),
     /// Objects changed.
     Changed(Delta<T>),
@@ -57,7 +58,7 @@ pub(crate) struct Delta<T> {
     pub(crate) changed: Vec<Changed<T>>,
     /// Every key that was written or deleted, with the revision.
     pub(crate) touched: Vec<(String, i64)>,
-    /// PutResult keys that are no objects.
+    /// Written keys that are no objects.
     pub(crate) others: Vec<Kv>,
     /// Keys that are invalid and were not known as such.
     pub(crate) invalid: Vec<InvalidKey>,
@@ -72,8 +73,11 @@ pub(crate) enum Comparison {
     Same,
     /// The watch had missed changes of these keys; the cache was corrected.
     Drifted(Vec<String>, Vec<InvalidKey>),
-    /// The store does not have our revision any more, and the list was read again.
+    /// The store has compacted our revision, and the list was read again. The watch goes on.
     Relisted(Relisted),
+    /// The store is at a lower revision than we were, because it was restored from a backup. The
+    /// list was read again, and the open watch is useless.
+    Rewound(Relisted),
 }
 
 impl<D: Decode + Clone, S: Source> ListWatch<D, S> {
@@ -100,7 +104,8 @@ impl<D: Decode + Clone, S: Source> ListWatch<D, S> {
         }
     }
 
-    /// Applies a message to the cache.
+    /// Applies a message to the cache. After a list was read again, the caller takes the list
+    /// first, and then calls [`ListWatch::open`]: if opening fails, the list must not be lost.
     pub(crate) async fn apply(
         &mut self,
         source: &mut S,
@@ -108,16 +113,10 @@ impl<D: Decode + Clone, S: Source> ListWatch<D, S> {
     ) -> Result<Step<D::Object>, S::Error> {
         match message {
             Message::Opened(revision) if revision < self.cache.revision() => {
-                let relisted = self.relist(source).await?;
-                self.open(source).await?;
-                Ok(Step::Rewound(relisted))
+                Ok(Step::Rewound(self.relist(source).await?))
             }
             Message::Opened(_) => Ok(Step::Opened),
-            Message::Compacted => {
-                let relisted = self.relist(source).await?;
-                self.open(source).await?;
-                Ok(Step::Compacted(relisted))
-            }
+            Message::Compacted => Ok(Step::Compacted(self.relist(source).await?)),
             Message::Cancelled(reason) => Ok(Step::Ended(reason)),
             Message::Events(events, revision) => Ok(Step::Changed(self.take(events, revision))),
         }
@@ -161,19 +160,23 @@ impl<D: Decode + Clone, S: Source> ListWatch<D, S> {
     }
 
     /// Lists the store as it was at the revision of the cache, and corrects the cache if the watch
-    /// has missed anything.
+    /// has missed anything. After [`Comparison::Rewound`] the caller takes the list, and then
+    /// calls [`ListWatch::open`].
     pub(crate) async fn compare(&mut self, source: &mut S) -> Result<Comparison, S::Error> {
         let listing = match source.list(&self.prefix, Some(self.cache.revision())).await {
             Ok(listing) => listing,
-            // Nothing was written for so long that the store compacted our revision. There is
-            // nothing to compare with.
+            // There is nothing to compare with: either nothing was written for so long that the
+            // store compacted our revision, or the store has not reached our revision since it was
+            // restored.
             Err(error) if S::is_revision_gone(&error) => {
                 let before = self.cache.revision();
                 let relisted = self.relist(source).await?;
-                if self.cache.revision() < before {
-                    self.open(source).await?;
-                }
-                return Ok(Comparison::Relisted(relisted));
+                let is_lower = self.cache.revision() < before;
+                return Ok(if is_lower {
+                    Comparison::Rewound(relisted)
+                } else {
+                    Comparison::Relisted(relisted)
+                });
             }
             Err(error) => return Err(error),
         };

@@ -52,8 +52,10 @@ pub(super) struct State {
     pub(super) broken_before: u64,
     /// Watches that were opened before this number are cancelled.
     pub(super) cancelled_before: u64,
-    /// Number of watches that were opened.
+    /// Number of watches that were opened or refused.
     pub(super) opened: u64,
+    /// Number of the watch that is refused; 0 means none.
+    pub(super) refused: u64,
 }
 
 impl MemoryEtcd {
@@ -136,6 +138,11 @@ impl MemoryEtcd {
             state.data.restore(backup);
             state.broken_before = state.opened + 1;
         });
+    }
+
+    /// Refuses one watch: the `nth` that is opened from now on.
+    pub(crate) fn refuse_watch(&self, nth: u64) {
+        self.change(|state| state.refused = state.opened + nth);
     }
 
     /// Cancels all open watches.

@@ -157,9 +157,10 @@ impl MemorySession {
         let number = self
             .call("watch", |state| {
                 state.opened += 1;
-                state.opened
+                (state.opened != state.refused).then_some(state.opened)
             })
-            .await?;
+            .await?
+            .ok_or_else(|| Failure::unreachable(ENDPOINT, "connection reset"))?;
         Ok(MemoryWatch {
             etcd: self.etcd.clone(),
             host: self.host.clone(),

@@ -43,6 +43,31 @@ async fn flanneld_with_our_address_is_reported() {
     node.until("a notice", |node| node.notice_codes() == [NoticeCode::AddressShared]).await;
     node.run(HOUR).await;
     assert!(node.lost.is_none() && node.notices.len() == 1, "{:?}", node.notices);
+
+    etcd.delete(&lease_key("10.1.250.0/24"));
+    node.run(HOUR).await;
+    etcd.put(&lease_key("10.1.250.0/24"), &flanneld("192.0.2.1"));
+    node.until("another notice", |node| node.notices.len() == 2).await;
+}
+
+/// The list replaces the events that were compacted. It must reach the node even if the watch that
+/// follows it cannot be opened.
+#[tokio::test(start_paused = true)]
+async fn list_after_a_compaction_survives_a_refused_watch() {
+    let etcd = etcd_with(NETWORK);
+    let host = Host::new(&etcd, 1);
+    let mut node = host.join().await;
+    host.set_link(Link::Refused);
+    node.disconnected().await;
+    etcd.put(&lease_key("10.1.200.0/24"), &flanneld("198.51.100.7"));
+    etcd.put("/another/prefix", "x");
+    etcd.compact();
+    // The first watch ends with the compaction, and the second would continue from the list.
+    etcd.refuse_watch(2);
+    host.set_link(Link::Up);
+    node.sees("10.1.200.0/24").await;
+    node.connected().await;
+    assert_eq!(node.store.health().resyncs.compacted, 1);
 }
 
 #[tokio::test(start_paused = true)]
