@@ -384,7 +384,7 @@ fn finding<'a>(findings: &'a serde_json::Value, code: &str) -> &'a serde_json::V
     rows.iter().find(|row| row["code"] == code).unwrap_or_else(|| panic!("no {code}: {findings}"))
 }
 
-/// A lab whose only host has no daemon yet, to try configurations on.
+/// A lab with one host that has no daemon yet, to try configurations on.
 struct Bench {
     lab: Lab,
     config: PathBuf,

@@ -17,7 +17,7 @@ pub enum ProblemCode {
     UnderlayMtu,
     /// Another host sends packets with a source address in this host's own subnet.
     DuplicateSubnet,
-    /// The certificate cannot be loaded again, or it expires soon.
+    /// The certificate cannot be loaded again. The one in use stays in use.
     Certificate,
     /// An object that the daemon maintains differs from what it should be, and the repair failed.
     RepairFailed,

@@ -97,8 +97,8 @@ impl Step {
     }
 
     /// Whether a row goes away.
-    #[must_use]
-    pub fn is_removal(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn is_removal(&self) -> bool {
         matches!(self, Self::RemoveRoute(_) | Self::RemoveAddress(_))
     }
 }
@@ -239,7 +239,7 @@ fn key(route: &Route) -> (IpNet, &str) {
 /// Routes before addresses: a route may name an address as its source.
 fn removals(actual: &Actual, desired: &Desired, blocked: &BTreeSet<&str>) -> Vec<Step> {
     let managed = |link: &str| desired.links.contains_key(link) && !blocked.contains(link);
-    // `ReplaceRoute` takes away the routes in whose place the wanted one is put.
+    // `ReplaceRoute` puts the wanted route in the place of this one.
     let is_replaced = |route: &Route| {
         let same = |wanted: &&Route| key(wanted) == key(route);
         desired.routes.iter().find(same).is_some_and(|wanted| !actual.routes.contains(wanted))

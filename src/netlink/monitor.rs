@@ -1,12 +1,13 @@
 //! The monitor: tells which objects the kernel has changed. It reads the fixed header of each
-//! notice only, because a router with a full table may see thousands a second.
+//! notice only, because a router with a full table may see thousands a second. Notices about routes
+//! of other programs are discarded where they arrive.
 //!
-//! Invariant: if notices were lost because the socket's queue was full, the monitor says so
-//! ([`Notice::Lost`]).
+//! Invariant: memory is bounded, also while nobody asks for notices. If notices were lost because a
+//! queue was full, the monitor says so ([`Notice::Lost`]).
 
 use std::convert::Infallible;
-use std::fmt;
-use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{Stream, StreamExt};
 use rtnetlink::MulticastGroup;
@@ -14,6 +15,8 @@ use rtnetlink::packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkPayloa
 use rtnetlink::proto;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, SocketAddr, TokioSocket};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::error::NetlinkError;
 
@@ -45,20 +48,22 @@ pub enum Notice {
     Other,
 }
 
-/// Listens to the kernel's notices.
-pub struct Monitor {
-    notices: Pin<Box<dyn Stream<Item = Notice> + Send>>,
-}
+/// Notices that may wait. A host has few changes of links and addresses, so more than this means
+/// that nobody has asked for a while.
+const WAITING: usize = 256;
 
-impl fmt::Debug for Monitor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Monitor")
-    }
+/// Listens to the kernel's notices.
+#[derive(Debug)]
+pub struct Monitor {
+    notices: mpsc::Receiver<Notice>,
+    /// Whether a notice found no room.
+    lost: Arc<AtomicBool>,
 }
 
 impl Monitor {
-    /// Subscribes, in the namespace of the calling thread. It needs a tokio runtime.
-    pub fn new() -> Result<Self, NetlinkError> {
+    /// Subscribes, in the namespace of the calling thread, to changes of links, addresses and
+    /// forwarding settings, and of routes with this protocol number. It needs a tokio runtime.
+    pub fn new(route_protocol: u8) -> Result<Self, NetlinkError> {
         const GROUPS: [MulticastGroup; 7] = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
@@ -78,15 +83,42 @@ impl Monitor {
             let NetlinkPayload::InnerMessage(notice) = message.payload else { return Notice::Lost };
             notice
         });
-        Ok(Self { notices: Box::pin(notices) })
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let lost = Arc::new(AtomicBool::new(false));
+        tokio::spawn(pass_on(notices, route_protocol, sender, lost.clone()));
+        Ok(Self { notices: receiver, lost })
     }
 
     /// Waits for the next notice. Cancel safe.
     pub async fn next(&mut self) -> Notice {
-        match self.notices.next().await {
+        // The flag is set only while the channel is full, so a later call sees it.
+        if self.lost.swap(false, Ordering::Relaxed) {
+            return Notice::Lost;
+        }
+        match self.notices.recv().await {
             Some(notice) => notice,
             // The connection has ended. What looks regularly still sees changes.
             None => std::future::pending().await,
+        }
+    }
+}
+
+/// Discards what is of no interest, and queues the rest as long as there is room.
+async fn pass_on(
+    mut notices: impl Stream<Item = Notice> + Unpin,
+    route_protocol: u8,
+    sender: mpsc::Sender<Notice>,
+    lost: Arc<AtomicBool>,
+) {
+    while let Some(notice) = notices.next().await {
+        let is_foreign = matches!(notice, Notice::Route { protocol } if protocol != route_protocol);
+        if is_foreign || notice == Notice::Other {
+            continue;
+        }
+        match sender.try_send(notice) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => lost.store(true, Ordering::Relaxed),
+            Err(TrySendError::Closed(_)) => return,
         }
     }
 }
@@ -160,6 +192,23 @@ mod tests {
         header.message_type = message_type;
         let Ok(notice) = Notice::deserialize(&header, payload);
         notice
+    }
+
+    #[tokio::test]
+    async fn notices_are_filtered_and_bounded() {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let lost = Arc::new(AtomicBool::new(false));
+        let mut monitor = Monitor { notices: receiver, lost: lost.clone() };
+        let foreign = vec![Notice::Route { protocol: 2 }; 1000];
+        let mut all: Vec<Notice> = [foreign, vec![Notice::Other, Notice::Forwarding]].concat();
+        pass_on(futures_util::stream::iter(all.clone()), 182, sender.clone(), lost.clone()).await;
+        assert_eq!(monitor.next().await, Notice::Forwarding);
+        all = vec![Notice::Route { protocol: 182 }; WAITING + 1];
+        pass_on(futures_util::stream::iter(all), 182, sender, lost).await;
+        assert_eq!(monitor.next().await, Notice::Lost);
+        for _ in 0..WAITING {
+            assert_eq!(monitor.next().await, Notice::Route { protocol: 182 });
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct Route {
 }
 
 impl Netlink {
-    /// The routes of one protocol, in all tables.
+    /// The routes of one protocol in the main table, of the shape in which we make them.
     pub async fn routes(&self, protocol: u8) -> Result<Vec<Route>, NetlinkError> {
         Ok(self.dump_protocol(protocol).await?.iter().filter_map(route).collect())
     }
@@ -107,8 +107,8 @@ impl Netlink {
 
     async fn dump_protocol(&self, protocol: u8) -> Result<Vec<RouteMessage>, NetlinkError> {
         let protocol = RouteProtocol::from(protocol);
-        let mut all = self.dump(Family::V4, RouteHeader::RT_TABLE_UNSPEC, protocol).await?;
-        all.extend(self.dump(Family::V6, RouteHeader::RT_TABLE_UNSPEC, protocol).await?);
+        let mut all = self.dump(Family::V4, RouteHeader::RT_TABLE_MAIN, protocol).await?;
+        all.extend(self.dump(Family::V6, RouteHeader::RT_TABLE_MAIN, protocol).await?);
         // A kernel before 4.20 does not filter.
         all.retain(|route| route.header.protocol == protocol);
         Ok(all)
@@ -159,7 +159,8 @@ fn message(route: &Route) -> RouteMessage {
     }
 }
 
-/// A route as we make them: to a device, with a destination. `None`: it is of another shape.
+/// A route as we make them: in the main table, to a device, with the metric that the kernel gives
+/// to a route without one (IP6_RT_PRIO_USER for IPv6). `None`: it is of another shape.
 fn route(message: &RouteMessage) -> Option<Route> {
     let length = message.header.destination_prefix_length;
     let v4 = message.header.address_family == AddressFamily::Inet;
@@ -168,7 +169,8 @@ fn route(message: &RouteMessage) -> Option<Route> {
         true => IpNet::V4(Ipv4Net::new(Ipv4Addr::UNSPECIFIED, length).ok()?),
         false => IpNet::V6(Ipv6Net::new(Ipv6Addr::UNSPECIFIED, length).ok()?),
     };
-    let (mut index, mut source) = (None, None);
+    let default_metric = if v4 { 0 } else { 1024 };
+    let (mut index, mut source, mut metric) = (None, None, 0);
     for attribute in &message.attributes {
         if let RouteAttribute::Destination(to) = attribute {
             destination = IpNet::new(address(to)?, length).ok()?;
@@ -176,7 +178,13 @@ fn route(message: &RouteMessage) -> Option<Route> {
             source = address(from);
         } else if let RouteAttribute::Oif(value) = attribute {
             index = Some(*value);
+        } else if let RouteAttribute::Priority(value) = attribute {
+            metric = *value;
         }
+    }
+    let is_default = message.header.table == RouteHeader::RT_TABLE_MAIN && metric == default_metric;
+    if !is_default {
+        return None;
     }
     Some(Route { destination, index: index?, source, protocol: message.header.protocol.into() })
 }

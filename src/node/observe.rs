@@ -126,8 +126,7 @@ impl Part for HostPart {
 
     fn drops<'a>(&'a self, drops: &'a mut Drops) -> Pending<'a> {
         Box::pin(async move {
-            let links = self.kernel.links().await.unwrap_or_default();
-            let link = links.into_iter().find(|link| link.name == self.device);
+            let link = self.kernel.link(&self.device).await.ok().flatten();
             let packets = link.map_or(0, |link| link.tx_dropped);
             let meaning = "the queue of the overlay device was full, or no daemon had the device open";
             drops.add("egress", "device_queue_full", packets, meaning);

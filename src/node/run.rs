@@ -151,14 +151,24 @@ impl Node {
         self.store.reload();
         match sources.load() {
             Ok(config) => {
+                // What SIGHUP loads again.
+                let is_followed = |section: &str, key: &str| {
+                    section == "log" || (section == "security" && ["cert", "key", "ca"].contains(&key))
+                };
                 for (new, old) in config.values.iter().zip(&self.config.values) {
-                    if new.value != old.value && new.section != "log" {
+                    if new.value != old.value && !is_followed(new.section, new.key) {
                         let key = format!("{}.{}", new.section, new.key);
                         tracing::warn!(key, old = old.value, new = new.value, "change needs a restart");
                     }
                 }
                 reconfigure(&config);
                 let renewal = self.backend.renew(&config);
+                if renewal.is_ok() {
+                    // Later renewals look for the same files.
+                    let security = &mut self.config.security;
+                    security.own.clone_from(&config.security.own);
+                    security.ca.clone_from(&config.security.ca);
+                }
                 self.renewed(renewal);
                 tracing::info!("SIGHUP: configuration and map loaded again");
             }
@@ -180,8 +190,10 @@ impl Node {
             }
             Err(error) => problems.raise(
                 ProblemCode::Certificate,
-                "security.cert",
-                format!("{error}; the certificate that was loaded before stays in use"),
+                "credentials",
+                format!(
+                    "{error}; the certificate that was loaded before stays in use: fix this and send SIGHUP"
+                ),
             ),
         }
         self.report(false);

@@ -51,7 +51,7 @@ async fn answer(registry: &Registry, mut stream: TcpStream) -> io::Result<()> {
         (Some("GET"), Some("/metrics")) => ("200 OK", OPENMETRICS, registry.metrics().await),
         (Some("GET"), Some("/healthz")) => ("200 OK", PLAIN, "hopsack is running\n".to_owned()),
         (Some("GET"), Some("/readyz")) => match registry.waiting() {
-            None => ("200 OK", PLAIN, readiness(registry).await),
+            None => ("200 OK", PLAIN, readiness(registry)),
             Some(reason) => ("503 Service Unavailable", PLAIN, format!("hopsack is not ready: {reason}\n")),
         },
         (Some("GET"), _) => ("404 Not Found", PLAIN, "try /metrics, /healthz or /readyz\n".to_owned()),
@@ -67,8 +67,8 @@ async fn answer(registry: &Registry, mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// The body of `/readyz` once the start is complete: one line, and one more for each problem.
-async fn readiness(registry: &Registry) -> String {
-    let status = registry.status().await;
+fn readiness(registry: &Registry) -> String {
+    let status = registry.summary();
     let mut text = format!("hopsack is ready; its map is {} s old\n", status.map_age_seconds);
     for problem in &status.problems {
         // Writing to a String cannot fail.

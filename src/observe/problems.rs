@@ -81,7 +81,9 @@ impl Problems {
         self.entries().iter().filter(|entry| entry.code == code).map(|entry| entry.since).min()
     }
 
-    fn has_object(&self, code: ProblemCode, object: &str) -> bool {
+    /// Whether this object has a problem of this kind.
+    #[must_use]
+    pub fn has_object(&self, code: ProblemCode, object: &str) -> bool {
         self.entries().iter().any(|entry| entry.code == code && entry.object == object)
     }
 

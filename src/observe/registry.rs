@@ -67,6 +67,13 @@ impl Registry {
 
     /// The answer to `hopsack status`.
     pub async fn status(&self) -> Status {
+        let dropped_packets = self.drops().await.iter().map(|row| row.packets).sum();
+        Status { dropped_packets, ..self.summary() }
+    }
+
+    /// The status without the drops. It asks the kernel nothing, so that a probe is cheap.
+    #[must_use]
+    pub fn summary(&self) -> Status {
         let problems = self.problems.list();
         let cause = |codes: &[ProblemCode]| {
             let mut found = problems.iter().filter(|problem: &&Problem| codes.contains(&problem.code));
@@ -80,7 +87,6 @@ impl Registry {
             store_trouble: cause(&[ProblemCode::StoreUnavailable]),
             underlay_trouble: cause(&[ProblemCode::UnderlayAddress, ProblemCode::UnderlayMtu]),
             alarm: cause(&[ProblemCode::DuplicateSubnet]),
-            dropped_packets: self.drops().await.iter().map(|row| row.packets).sum(),
             ..Status::default()
         };
         status.problems = problems;

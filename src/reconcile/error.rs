@@ -39,9 +39,6 @@ pub enum ReconcileError {
         "the device {0} is not marked as one of hopsack's: remove it (ip link del {0}) and restart the daemon"
     )]
     Foreign(String),
-    /// A step succeeded and left no trace.
-    #[error("cannot {0}: another program changes it back at once")]
-    Undone(String),
 }
 
 impl ReconcileError {
@@ -54,7 +51,6 @@ impl ReconcileError {
             Self::File { .. } => "file_write",
             Self::Missing(_) => "link_missing",
             Self::Foreign(_) => "link_foreign",
-            Self::Undone(_) => "change_undone",
         }
     }
 }

@@ -25,7 +25,7 @@ pub struct Linux {
 impl Linux {
     /// Connects. The monitor comes first: changes that are made while the caller reads are told.
     pub fn new() -> Result<Self, NetlinkError> {
-        let (monitor, netlink) = (Monitor::new()?, Netlink::new()?);
+        let (monitor, netlink) = (Monitor::new(ROUTE_PROTOCOL)?, Netlink::new()?);
         Ok(Self { netlink, monitor, indexes: BTreeMap::new() })
     }
 

@@ -27,6 +27,17 @@ impl Reader {
         }
     }
 
+    /// One device; `None` if there is no device of this name.
+    pub async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        match self {
+            Self::Linux(netlink) => netlink.link(name).await,
+            #[cfg(test)]
+            Self::Recording(recording) => {
+                Ok(recording.host().links.iter().find(|link| link.name == name).cloned())
+            }
+        }
+    }
+
     /// All addresses.
     pub async fn addresses(&self) -> Result<Vec<Address>, NetlinkError> {
         match self {

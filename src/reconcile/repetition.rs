@@ -32,8 +32,8 @@ pub(super) struct Repetition(BTreeMap<String, VecDeque<Instant>>);
 impl Repetition {
     /// Takes note of the repairs of one turn. Raises the problem of an object that was repaired too
     /// often, and ends that of an object that is left alone.
-    pub(super) fn note(&mut self, repairs: &[Step], now: Instant, problems: &Problems) {
-        let repaired: BTreeMap<String, &Step> = repairs.iter().map(|step| (step.name(), step)).collect();
+    pub(super) fn note(&mut self, repairs: &[&Step], now: Instant, problems: &Problems) {
+        let repaired: BTreeMap<String, &Step> = repairs.iter().map(|step| (step.name(), *step)).collect();
         for (name, step) in repaired {
             if self.0.len() == MAX_OBJECTS && !self.0.contains_key(&name) {
                 continue;
@@ -82,7 +82,7 @@ mod tests {
         for n in 0..=255 {
             let net = std::net::Ipv4Addr::new(192, 0, 2, n).into();
             let address = Address { link: "hopsack0".to_owned(), net: ipnet::IpNet::V4(net) };
-            repetition.note(&[Step::RemoveAddress(address)], now, &problems);
+            repetition.note(&[&Step::RemoveAddress(address)], now, &problems);
         }
         assert_eq!(repetition.0.len(), MAX_OBJECTS);
         assert!(problems.list().is_empty());

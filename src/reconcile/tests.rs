@@ -95,6 +95,20 @@ async fn failed_repair_is_a_problem_until_it_succeeds() {
     assert_eq!(reconciler.repairs().get(Object::Route), 1);
 }
 
+#[tokio::test]
+async fn late_change_of_our_own_is_no_repair() {
+    let (recording, mut reconciler, problems) = host();
+    recording.host().refuse = Some(|step| step.object() == Object::Link);
+    reconciler.change(desired()).await.expect_err("refused");
+    recording.host().refuse = None;
+    reconciler.repair().await;
+    assert_eq!(repairs(&reconciler), [0; 5]);
+    assert!(problems.list().is_empty());
+    recording.host().actual.links.insert("hopsack0".into(), link(false, 1472));
+    reconciler.repair().await;
+    assert_eq!(reconciler.repairs().get(Object::Link), 1);
+}
+
 /// Another program clears `net.ipv4.ip_forward`, and the reconciler sets it again.
 async fn clear_and_repair(recording: &Recording, reconciler: &mut Reconciler) {
     recording.host().actual.sysctls.insert("net/ipv4/ip_forward".into(), "0".into());

@@ -35,6 +35,8 @@ struct Failure {
 struct Turn {
     done: Vec<Step>,
     failures: Vec<Failure>,
+    /// Whether the kernel could not be read: then nothing is known about other objects.
+    is_blind: bool,
 }
 
 /// Keeps one host as desired.
@@ -47,6 +49,12 @@ pub struct Reconciler {
     /// Names of the objects that have a problem since the last turn.
     failing: BTreeSet<String>,
     repetition: Repetition,
+    /// Objects of the last change that are not in place yet: to bring them in place later is no
+    /// repair.
+    unfinished: BTreeSet<String>,
+    /// Whether the kernel could not be read during the last change: then every object counts as
+    /// unfinished.
+    is_unread: bool,
     last: Instant,
     due: Instant,
 }
@@ -63,6 +71,8 @@ impl Reconciler {
             problems,
             failing: BTreeSet::new(),
             repetition: Repetition::default(),
+            unfinished: BTreeSet::new(),
+            is_unread: false,
             last: now,
             due: now + PERIOD,
         }
@@ -85,19 +95,35 @@ impl Reconciler {
                 tracing::debug!(%step, "changed");
             }
         }
-        self.report(&turn.failures);
+        self.unfinished = turn.failures.iter().map(|failure| failure.object.clone()).collect();
+        self.is_unread = turn.is_blind;
+        self.report(&turn);
         turn.failures.into_iter().next().map_or(Ok(()), |failure| Err(failure.error))
     }
 
     /// Looks whether everything is as desired, and repairs what is not.
     pub async fn repair(&mut self) {
         let turn = self.turn().await;
-        for step in &turn.done {
-            tracing::warn!(object = step.object().word(), %step, "repaired");
+        let (late, repaired): (Vec<&Step>, Vec<&Step>) =
+            turn.done.iter().partition(|step| self.is_unread || self.unfinished.contains(&step.name()));
+        for step in late {
+            tracing::info!(%step, "change made after all");
+        }
+        for step in &repaired {
+            // While another program undoes each repair, the problem says so, and not the log.
+            if self.problems.has_object(ProblemCode::RepairRepeated, &step.name()) {
+                tracing::debug!(object = step.object().word(), %step, "repaired");
+            } else {
+                tracing::warn!(object = step.object().word(), %step, "repaired");
+            }
             self.repairs.count(step.object());
         }
-        self.repetition.note(&turn.done, self.last, &self.problems);
-        self.report(&turn.failures);
+        self.repetition.note(&repaired, self.last, &self.problems);
+        if !turn.is_blind {
+            self.is_unread = false;
+            self.unfinished.retain(|object| turn.failures.iter().any(|failure| failure.object == *object));
+        }
+        self.report(&turn);
     }
 
     /// Waits until the kernel tells of a change. Cancel safe.
@@ -131,12 +157,16 @@ impl Reconciler {
     }
 
     /// Raises a problem for each failure, and ends those of objects that are in place again.
-    fn report(&mut self, failures: &[Failure]) {
-        let failing: BTreeSet<String> = failures.iter().map(|failure| failure.object.clone()).collect();
+    fn report(&mut self, turn: &Turn) {
+        let mut failing: BTreeSet<String> =
+            turn.failures.iter().map(|failure| failure.object.clone()).collect();
+        if turn.is_blind {
+            failing.append(&mut self.failing);
+        }
         for object in self.failing.difference(&failing) {
             self.problems.end(ProblemCode::RepairFailed, object);
         }
-        for Failure { object, error } in failures {
+        for Failure { object, error } in &turn.failures {
             self.problems.raise(ProblemCode::RepairFailed, object, error.to_string());
         }
         self.failing = failing;
@@ -148,11 +178,12 @@ impl Reconciler {
     async fn turn(&mut self) -> Turn {
         const PASSES: usize = 3;
         let mut turn = Turn::default();
-        for pass in 1..=PASSES {
+        for _ in 0..PASSES {
             let difference = match self.kernel.read(&self.desired).await {
                 Ok(actual) => diff(&actual, &self.desired),
                 Err(error) => {
                     turn.failures = vec![Failure { object: "netlink".to_owned(), error }];
+                    turn.is_blind = true;
                     break;
                 }
             };
@@ -165,10 +196,6 @@ impl Reconciler {
             for step in difference.steps {
                 let object = step.name();
                 match self.kernel.apply(&step).await {
-                    Ok(()) if pass == PASSES => {
-                        let error = ReconcileError::Undone(step.to_string());
-                        turn.failures.push(Failure { object, error });
-                    }
                     Ok(()) => turn.done.push(step),
                     Err(error) => turn.failures.push(Failure { object, error }),
                 }
