@@ -211,6 +211,29 @@ fn host_renews_its_own_certificate_in_time() {
     assert!(reaches(&lab, 2, 1));
 }
 
+/// Encryption ends at the next start. Until then the lease must stay as it is: a lease that names a
+/// certificate and no mode is invalid, and peers would ignore it.
+#[test]
+fn reload_without_encryption_keeps_the_lease() {
+    let lab = lab("reload-off", 2, Family::V4, "[security]\nmode = \"sealed\"\n");
+    let folder = lab.host(1).directory.join("pki");
+    write_self_signed(&folder, &lab.host(1).name, Duration::from_secs(365 * 24 * 3600));
+    let [certificate, key] = ["node.crt", "node.key"].map(|name| folder.join(name));
+    configure(&lab, 1, &format!("mode = \"sealed\"\ncert = {certificate:?}\nkey = {key:?}"));
+    let lab = started(lab);
+    wait_keys(&lab, 2, 1);
+    let transfer = stream(&lab, 2, 1);
+    configure(&lab, 1, "mode = \"none\"");
+    hang_up(&lab, 1);
+    eventually("the configuration was loaded", || has_logged(&lab, 1, &["security.mode"]));
+    // The lease would be written at once.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(Scrape::of(&lab.host(2).netns).get("hopsack_store_bad_keys"), 0);
+    assert_eq!(of_peer(&lab, 2, 1, "transport"), "sealed");
+    flows(&transfer);
+    ends_whole(transfer);
+}
+
 #[test]
 fn packets_go_by_quic_when_a_certificate_expires() {
     const VALIDITY: Duration = Duration::from_secs(3600);

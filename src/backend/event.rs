@@ -28,8 +28,6 @@ pub enum DuplicateSubnet {
     Seen {
         /// Name of the sender, if it has a lease.
         host: Option<String>,
-        /// Address of the sender on the underlay.
-        from: IpAddr,
         /// One sentence for the operator.
         cause: String,
         /// Whether to log the sentence.

@@ -39,8 +39,8 @@ keys! {
         Preset::Text(""),
         "File with the CA certificates of the cluster",
         "With a CA, a host must show a certificate that the CA signed for the name of this host (`hopsack pki` makes \
-         them). Without one, a host must show the certificate that its lease names; then everybody who can write to \
-         the store can replace a host.";
+         them). Without one, a host must show the certificate that its lease names; then write access to the store \
+         is enough to replace a host.";
     CERT = "cert",
         FILE_OR_NOTHING,
         Preset::Text(""),

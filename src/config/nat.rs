@@ -1,5 +1,5 @@
-//! `[nat]`: a key whose only value today is the default, so that nobody relies on what is not
-//! there.
+//! `[nat]`: one key. It accepts its default only, so that no configuration asks for masquerading,
+//! which hopsack does not have.
 #![forbid(unsafe_code)]
 
 use super::error::ConfigError;

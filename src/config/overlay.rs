@@ -39,8 +39,8 @@ keys! {
         "Check of the senders of received packets: \"subnet\", \"peer\" or \"off\"",
         "\"subnet\": the inner source address must belong to a subnet of the host that sent the datagram.\n\
          \"peer\": the datagram must come from a host of the cluster.\n\
-         \"off\": nothing is checked, as in flanneld. Then everybody who reaches the port can send packets with any \
-         source address.";
+         \"off\": nothing is checked, as in flanneld. Then any machine that reaches the port can send packets with \
+         any source address.";
 }
 
 /// The backend that puts the map into effect.

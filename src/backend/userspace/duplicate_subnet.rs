@@ -118,7 +118,7 @@ impl DuplicateSubnetMonitor {
         }
         let host = table.peer_by_address(from).map(|peer| peer.name.clone());
         let cause = cause(host.as_deref(), (name, local), from, packets);
-        DuplicateSubnet::Seen { host, from, cause, log, verify }
+        DuplicateSubnet::Seen { host, cause, log, verify }
     }
 }
 

@@ -76,7 +76,7 @@ impl Publisher {
     }
 }
 
-/// Sessions whose keys live as long as the configuration says.
+/// Sessions with the key lifetime of the configuration.
 pub(super) fn sessions(security: &SecurityConfig) -> Sessions {
     let rekey_after = security.rekey;
     let seal_for = rekey_after.saturating_mul(2);

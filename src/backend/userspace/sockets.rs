@@ -1,7 +1,7 @@
 //! The UDP sockets of the workers.
 //!
 //! All receiving sockets share the cluster's port. A worker sends by its receiving socket, or by a
-//! socket of its own whose port tells the peer which worker it belongs to.
+//! socket of its own. Its port tells the peer which worker sent the datagram.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -128,10 +128,10 @@ fn bind_own(address: SocketAddr, number: usize, workers: usize) -> io::Result<Ud
 async fn bind_patiently(address: SocketAddr) -> Result<UdpSocket, SocketError> {
     const TRIES: u32 = 10;
     for _ in 1..TRIES {
-        if let Ok(socket) = bind(address) {
-            return Ok(socket);
+        match bind(address) {
+            Err(SocketError::InUse(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+            bound => return bound,
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     bind(address)
 }

@@ -79,8 +79,10 @@ impl Node {
 
     /// The address is the same; the MTU may have changed.
     async fn keep_address(&mut self, found: Underlay) {
+        self.public_address.interface.clone_from(&found.interface);
+        self.public_address.index = found.index;
+        self.reports.host.moved(self.local.clone(), found.interface.clone());
         self.address_in_order(&found).await;
-        (self.public_address.interface, self.public_address.index) = (found.interface, found.index);
     }
 
     /// Takes other addresses into use. Sockets are bound to the first one; one of the other family
@@ -100,11 +102,11 @@ impl Node {
                 Err(error) => return Err(error.into()),
             }
             self.local = local;
-            self.relocated();
             tracing::warn!(old = %before, new = %public, "address of this host changed, and its lease with it");
         }
-        self.public_address.unpublished = !self.store.readdress(&held);
         self.public_address.set(held, found.clone());
+        self.relocated();
+        self.public_address.unpublished = !self.store.readdress(&self.public_address.held);
         if self.public_address.is_missing() {
             self.address_problem(self.missing_address(&found));
         } else {

@@ -6,14 +6,14 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 
-use super::credentials::Loaded;
+use super::credentials::{Credentials, Loaded};
 use super::ends::Ends;
 use super::error::EncryptionError;
 use super::schedule::Schedule;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::observe::Part;
-use crate::pki::{Fingerprint, reset_key};
+use crate::pki::reset_key;
 use crate::quic::{Quic, QuicEvent, QuicOptions, QuicPart};
 use crate::route::{Announced, Policy};
 
@@ -22,7 +22,8 @@ use crate::route::{Announced, Policy};
 pub(in crate::backend::userspace) struct Endpoint {
     quic: Quic,
     reports: mpsc::UnboundedReceiver<QuicEvent>,
-    fingerprint: Fingerprint,
+    /// What our lease announces. Mode and port stay as they were at the start.
+    announced: Announced,
     name: String,
     port: u16,
     policy: Policy,
@@ -59,8 +60,7 @@ impl Endpoint {
             "encryption started: packets to hosts that encrypt too are encrypted"
         );
         let (name, port) = (ends.name.to_owned(), ends.address.port());
-        let (fingerprint, policy) = (announced.fingerprint, ends.policy);
-        Ok(Self { quic, reports, fingerprint, name, port, policy, schedule })
+        Ok(Self { quic, reports, announced, name, port, policy: ends.policy, schedule })
     }
 
     pub(super) fn part(&self) -> Arc<dyn Part> {
@@ -85,26 +85,28 @@ impl Endpoint {
 
     /// Loads certificate, key and CA again, and makes a new certificate if ours expires soon. What
     /// cannot be used is refused and changes nothing. Unless `reconnect`, connections stay as they
-    /// are while the certificate is the same.
+    /// are while the certificate is the same. A configuration without encryption changes nothing
+    /// before the next start.
     pub(super) fn renew(
         &mut self,
         config: &Config,
         reconnect: bool,
     ) -> Result<Option<Announced>, EncryptionError> {
-        let loaded = Loaded::load(config)?;
+        let Credentials::Loaded(loaded) = Credentials::load(config)? else { return Ok(None) };
         loaded.check(&self.name, self.port)?;
-        let Loaded { identity, trust, announced } = loaded;
+        let Loaded { identity, trust, .. } = *loaded;
+        let announced = Announced { fingerprint: identity.fingerprint(), ..self.announced };
         self.schedule = Schedule::of(&identity);
         if identity.is_due(SystemTime::now()) {
             let left = self.schedule.not_after.duration_since(SystemTime::now()).unwrap_or_default();
             let hours = left.as_secs() / 3600;
             tracing::warn!(hours, "certificate of this host expires soon: replace it");
         }
-        if reconnect || announced.fingerprint != self.fingerprint {
+        if reconnect || announced != self.announced {
             self.quic.renew(identity, trust);
         }
-        let before = std::mem::replace(&mut self.fingerprint, announced.fingerprint);
-        Ok((before != announced.fingerprint).then_some(announced))
+        let before = std::mem::replace(&mut self.announced, announced);
+        Ok((before != announced).then_some(announced))
     }
 
     pub(super) fn stop(self) {
