@@ -43,7 +43,7 @@ const LEASES: u32 = 10_000;
 criterion_group!(benches, checksums, parse, lookup, splits, coalesces, bundling, seals, forwarding);
 criterion_main!(benches);
 
-/// Number of operations whose allocations are counted, after one that warms up.
+/// Number of operations for which allocations are counted, after one that warms up.
 const COUNTED: u64 = 100;
 
 /// Measures an operation, and counts its allocations.

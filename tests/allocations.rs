@@ -76,7 +76,7 @@ impl Tun {
 
 #[test]
 fn the_data_path_does_not_allocate() {
-    /// Number of the host whose packets are sealed.
+    /// Number of the host with sealed packets.
     const SEALED: u8 = 79;
     let announced = Announced { mode: Mode::Sealed, port: 8286, fingerprint: Fingerprint([0; 32]) };
     let lease = |n: u8| Lease {
@@ -147,7 +147,7 @@ fn the_data_path_does_not_allocate() {
     let (verify, mut state) = (VerifySource::Subnet, IngressState::default());
     let arrival = |train| Arrival { from: [192, 0, 2, 77].into(), ecn: Ecn::Ce, train };
     let unmarked = |train| Arrival { ecn: Ecn::NotEct, ..arrival(train) };
-    // A train of 44 packets from the host whose packets are sealed.
+    // A train of 44 packets from the host with sealed packets.
     let secret = udp([10, 1, SEALED, 9], [10, 1, 1, 2]).repeat(44);
     let secret = Train { bytes: &secret, stride: back.len() };
     let mut datagrams = vec![0; secret.bytes.len() + 44 * OVERHEAD];

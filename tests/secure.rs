@@ -335,7 +335,7 @@ fn send(lab: &Lab, from: usize, to: usize, count: usize) {
 /// If nothing arrives for this time, everything that was sent has arrived.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// An attacker who sends datagrams with the address of host 1 to host 2.
+/// Sends datagrams with the address of host 1 to host 2, as an attacker would.
 struct Attack<'a> {
     lab: &'a Lab,
     ear: Ear,

@@ -1,4 +1,4 @@
-//! [`PmtuCache`]: paths whose MTU is smaller than the route table says.
+//! [`PmtuCache`]: paths with a smaller MTU than the route table says.
 //!
 //! A bundle is usually as long as a bare packet to the same peer may be. On a path with a smaller
 //! MTU the kernel would refuse each bundle, and its packets would leave bare. So the length that

@@ -65,9 +65,9 @@ pub struct Counters {
     pub egress: Direction,
     /// Packets from peers to the TUN.
     pub ingress: Direction,
-    /// Outer source of the last packet whose inner source is in our own subnet.
+    /// Outer source of the last packet with an inner source in our own subnet.
     pub own_source: LastSeen,
-    /// Outer source of the last packet whose inner source is not in a subnet of its sender.
+    /// Outer source of the last packet with an inner source in no subnet of its sender.
     pub spoofed_source: LastSeen,
     /// Reads of the TUN that delivered one packet or super packet.
     pub tun_reads: Counter,
@@ -97,7 +97,7 @@ pub struct Counters {
     pub busy_polls: Counter,
     /// UDP_SEGMENT trains that the kernel refused, and that were sent as single datagrams instead.
     pub send_fallbacks: Counter,
-    /// Bundles that were too long for their path, and whose packets were sent bare instead.
+    /// Bundles that were too long for their path. Their packets were sent bare instead.
     pub bundle_fallbacks: Counter,
     /// Super packets that the TUN refused, and that were written as single packets instead.
     pub write_fallbacks: Counter,

@@ -143,9 +143,9 @@ fn unpack(datagram: &[u8], counters: &Counters, take: &mut impl FnMut(&[u8])) {
     }
 }
 
-/// Drops the datagrams of an unknown sender. The sender may be a host that uses our subnet: a host
-/// whose lease expired while it was away is not a peer any more, and an operator must be able to
-/// find it.
+/// Drops the datagrams of an unknown sender. The sender may be a host that uses our subnet: if its
+/// lease expired while it was away, it is not a peer any more, and an operator must be able to find
+/// it.
 #[cold]
 fn refuse_unknown(table: &Table, from: IpAddr, train: Train<'_>, counters: &Counters) {
     for datagram in train.datagrams() {

@@ -3,7 +3,7 @@
 //!
 //! It does not know which prefix leads to which host: the [`Fib`](crate::route::Fib) does.
 //!
-//! Invariant: only a peer whose packets are sealed has a session.
+//! Invariant: only a peer with sealed packets has a session.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -81,7 +81,7 @@ impl Peers {
         &self.all
     }
 
-    /// The peer whose datagrams come from `address`.
+    /// The peer that sends from the underlay address `address`.
     #[must_use]
     #[inline]
     pub fn by_address(&self, address: IpAddr) -> Option<&Peer> {
@@ -96,7 +96,7 @@ impl Peers {
         self.seals
     }
 
-    /// Gives each peer whose packets are sealed its session.
+    /// Gives each peer with sealed packets its session.
     pub fn equip(&mut self, sessions: &mut Sessions) {
         let sealed = |peer: &&mut Peer| peer.protection == Protection::Sealed;
         let addresses = self.all.iter_mut().filter(sealed).map(|peer| peer.endpoint.ip());

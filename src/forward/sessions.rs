@@ -1,8 +1,8 @@
-//! The sessions of all peers whose packets are sealed. They outlive forwarding tables.
+//! The sessions of all peers with sealed packets. They outlive forwarding tables.
 //!
 //! It makes no handshake.
 //!
-//! Invariant: a session whose peer is gone has no keys any more.
+//! Invariant: after its peer is gone, a session has no keys.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::seal::{Lifetime, Session};
 
-/// The sessions with peers whose packets are sealed, by underlay address.
+/// The sessions of all peers with sealed packets, by underlay address.
 #[derive(Debug, Default)]
 pub struct Sessions {
     lifetime: Lifetime,
@@ -19,7 +19,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Creates an empty set, whose sessions will use `lifetime`.
+    /// Creates an empty set. Its sessions will use `lifetime`.
     #[must_use]
     pub fn new(lifetime: Lifetime) -> Self {
         Self { lifetime, by_address: BTreeMap::new() }

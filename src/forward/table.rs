@@ -49,7 +49,7 @@ impl Table {
         }
     }
 
-    /// Gives each peer whose packets are sealed its session; sessions outlive tables.
+    /// Gives each peer with sealed packets its session; sessions outlive tables.
     pub fn equip(&mut self, sessions: &mut Sessions) {
         self.peers.equip(sessions);
     }
@@ -69,7 +69,7 @@ impl Table {
         }
     }
 
-    /// The peer whose datagrams come from `address`.
+    /// The peer that sends from the underlay address `address`.
     #[must_use]
     #[inline]
     pub fn peer_by_address(&self, address: IpAddr) -> Option<&Peer> {

@@ -53,7 +53,7 @@ impl ToTun for Sink {
     }
 }
 
-/// A table for host 1 (10.1.1.0/24), whose peers are hosts 2 and 3.
+/// A table for host 1 (10.1.1.0/24), with hosts 2 and 3 as peers.
 fn table() -> Table {
     let leases = (1..=3u8)
         .map(|n| Lease {

@@ -21,8 +21,8 @@
 //! * The second byte is sent as zero, and receivers ignore it.
 //! * *Total length* is the length of the datagram in bytes, this header and the padding included.
 //!   It must equal the datagram's length.
-//! * Entries follow without gaps, at least one. An entry is a length in two bytes, whose highest
-//!   bit is zero, and one whole IP packet of that length.
+//! * Entries follow without gaps, at least one. An entry is a length in two bytes, with its
+//!   highest bit zero, and one whole IP packet of that length.
 //! * If a length of zero stands where an entry would begin, or fewer than two bytes are left, the
 //!   rest is padding: zeros that receivers ignore. All datagrams of a train except the last have
 //!   the same length, so they are padded to it.

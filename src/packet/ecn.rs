@@ -4,8 +4,8 @@
 //! Routers of the underlay can mark only the outer header. If the mark were discarded with that
 //! header, TCP would not slow down and the queue would stay full. RFC 6040 says how the mark is
 //! carried over: [`Ecn::decapsulated`] is its table, and [`Marker`] writes the result into a copy
-//! of the packet, since the receive buffer is only borrowed. A packet whose outer header is
-//! unmarked is neither copied nor inspected.
+//! of the packet, since the receive buffer is only borrowed. A packet with an unmarked
+//! outer header is neither copied nor inspected.
 //!
 //! It does not choose the outer ECN field of packets that leave. That is a copy of the inner field
 //! for hosts that announce that they read it ("normal mode"), and Not-ECT for all others

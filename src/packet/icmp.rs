@@ -7,8 +7,8 @@
 //! is one link.
 //!
 //! Invariant: there is never an error about an ICMP error, about a fragment other than the first,
-//! or about a packet whose source is not one host (RFC 1812 §4.3.2.7, RFC 4443 §2.4(e)). So two
-//! routers can never answer each other for ever.
+//! or about a packet with a source that is not one host (RFC 1812 §4.3.2.7, RFC 4443 §2.4(e)). So
+//! two routers can never answer each other for ever.
 #![forbid(unsafe_code)]
 
 mod limiter;
@@ -143,7 +143,8 @@ fn is_one_host(address: IpAddr) -> bool {
 /// Whether the packet is an ICMP error, a redirect or a later fragment, or is too short to tell.
 fn is_error_or_unknown(packet: &IpPacket<'_>) -> bool {
     let Some(transport) = packet.transport() else {
-        // "No next header" and ESP are not ICMP errors, but a chain that is cut short may hide one.
+        // "No next header" and ESP are not ICMP errors, but a chain that is cut short may hide
+        // one.
         return true;
     };
     if !transport.first_fragment {

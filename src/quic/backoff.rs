@@ -8,8 +8,8 @@ const FIRST: Duration = Duration::from_millis(50);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// The pause after this many failures in a row. Half of it is random, so that two peers whose
-/// attempts failed at the same moment do not try again at the same moment.
+/// The pause after this many failures in a row. Half of it is random, so that two peers that
+/// failed at the same moment do not try again at the same moment.
 pub(super) fn pause(failures: u32) -> Duration {
     let longest = FIRST.saturating_mul(1 << failures.min(10).saturating_sub(1)).min(LONGEST);
     let mut random = [0; 1];

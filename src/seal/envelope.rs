@@ -188,8 +188,8 @@ impl OpeningKeys {
         Self { epoch, until: AtomicU64::new(Nanos::MAX.0), workers: (0..workers).map(receiver).collect() }
     }
 
-    /// Opens a datagram, whose header is `header`, into the start of `out`, which must have room
-    /// for it.
+    /// Opens a datagram with the header `header` into the start of `out`, which must have room for
+    /// it.
     #[inline]
     pub(super) fn open<'o>(
         &self,

@@ -49,7 +49,7 @@ pub struct Session {
 struct Control {
     /// Keys that are installed, but do not seal yet.
     pending: Option<Pending>,
-    /// Algorithm and name of the secret whose keys seal.
+    /// Algorithm and name of the secret that the sealing keys come from.
     current: Option<(Suite, Id)>,
     /// Names of the installed secrets, newest first.
     names: VecDeque<Id>,
@@ -68,7 +68,7 @@ struct Pending {
 pub struct SessionStatus {
     /// The AEAD algorithm.
     pub suite: Suite,
-    /// The epoch whose keys seal.
+    /// Epoch of the keys that seal.
     pub epoch: u8,
     /// Age of the keys that seal.
     pub age: Duration,

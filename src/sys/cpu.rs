@@ -11,8 +11,8 @@ pub fn allowed() -> io::Result<Vec<usize>> {
     // SAFETY: `set` is a cpu_set_t of the size said, for the kernel to fill; 0 is the calling
     // thread.
     match unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) } {
-        // SAFETY: CPU_ISSET reads one bit of the set and checks that it is inside.
         0 => Ok((0..8 * size_of::<libc::cpu_set_t>())
+            // SAFETY: CPU_ISSET reads one bit of the set and checks that it is inside.
             .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
             .collect()),
         _ => Err(io::Error::last_os_error()),

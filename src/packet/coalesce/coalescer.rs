@@ -29,8 +29,8 @@ pub(super) const MAX_TCP_SEGMENTS: u32 = 1024;
 const _: () = assert!(MAX_MERGED + MAX_TCP_SEGMENTS as usize * (IPV6_HEADER + 60) <= SPLIT_BUFFER);
 
 /// Bytes from the memory of one run to that of the next: a whole packet with its [`VnetHeader`],
-/// then five cache lines that put the starts of runs into different sets of an L1 cache (whose sets
-/// repeat every 4,096 bytes).
+/// then five cache lines that put the starts of runs into different sets of an L1 cache. The
+/// sets repeat every 4,096 bytes.
 const SLOT_BYTES: usize = (MAX_PACKET + VnetHeader::LEN).next_multiple_of(64) + 5 * 64;
 const _: () = assert!(!SLOT_BYTES.is_multiple_of(4096) && SLOT_BYTES.is_multiple_of(64));
 
@@ -206,7 +206,7 @@ impl Coalescer {
         Ok(())
     }
 
-    /// Closes all runs between the addresses of `packet`, whose flow is unknown (most often a
+    /// Closes all runs between the addresses of `packet`, a packet of an unknown flow (most often a
     /// fragment), so that no later packet between these addresses overtakes it.
     fn close_between(&mut self, packet: &IpPacket<'_>) {
         for (slot, run) in self.memory.chunks_exact(SLOT_BYTES).zip(&mut self.runs) {

@@ -80,8 +80,8 @@ impl<'a> Segment<'a> {
         (is_plain && network_is_valid).then_some(Self { layout, header, payload })
     }
 
-    /// Whether this packet's header continues a run, whose first packet is `first` and whose next
-    /// packet must have `next`.
+    /// Whether this packet's header continues a run. `first` is the first packet of the run, and
+    /// `next` is what its next packet must have.
     #[inline]
     pub(super) fn continues(&self, first: &[u8], next: ExpectedNext) -> bool {
         let header = self.header;

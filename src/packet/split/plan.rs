@@ -70,7 +70,7 @@ impl<'a> SplitPlan<'a> {
         Ok(Self { vnet, packet, action, count: 1, stride: length, length })
     }
 
-    /// Plans a super packet whose transport header begins at `transport.offset`.
+    /// Plans a super packet. Its transport header begins at `transport.offset`.
     fn segments(vnet: VnetHeader, packet: IpPacket<'a>, transport: Transport) -> Result<Self, Malformed> {
         let bytes = packet.bytes();
         let is_tcp = transport.protocol == protocol::TCP;

@@ -69,7 +69,7 @@ fn fates(datagram: &[u8]) -> u64 {
     bundle::entries(datagram).map_or(1, |entries| entries.count() as u64)
 }
 
-/// Input: a datagram, whose first bytes are replaced by those of a bundle. Its packets lie inside
+/// Input: a datagram. Its first bytes are replaced by those of a bundle. Its packets lie inside
 /// it, one after the other, and a new bundle of these packets returns the same packets.
 pub fn fuzz_bundle(data: &[u8]) {
     let _ = bundle::entries(data);
@@ -291,7 +291,7 @@ pub fn fuzz_open(data: &[u8]) {
     }
 }
 
-/// A table for host 1, whose peers are hosts 2 and 3, with IPv4 and IPv6. It is made once, because
+/// A table for host 1 with hosts 2 and 3 as peers, with IPv4 and IPv6. It is made once, because
 /// that takes longer than most inputs.
 static TABLE: LazyLock<Table> = LazyLock::new(|| {
     let subnets = |n: u8| {
