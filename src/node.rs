@@ -11,6 +11,7 @@
 //! cannot be reached changes nothing.
 
 pub mod admin;
+mod announcement;
 mod check;
 mod clean;
 mod error;
@@ -41,6 +42,7 @@ use crate::config::Config;
 use crate::reconcile::Reconciler;
 use crate::route::{Local, Networks};
 use crate::store::Store;
+use announcement::Announcement;
 use map::Map;
 use observe::Reports;
 use service_manager::{ServiceManager, Signals};
@@ -60,6 +62,7 @@ pub struct Node {
     reports: Reports,
     networks: Networks,
     local: Local,
+    announcement: Announcement,
     public_address: PublicAddress,
     service_manager: ServiceManager,
 }

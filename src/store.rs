@@ -26,7 +26,7 @@ pub use observe::StorePart;
 pub use settings::{EtcdSettings, LEASE_TTL, Settings, Tls};
 pub use update::{Cluster, Lost, LostCause, Notice, NoticeCode, Opened, Update};
 
-use crate::route::Announced;
+use crate::route::Abilities;
 
 /// An open store.
 #[derive(Debug)]
@@ -117,12 +117,12 @@ impl Store {
         }
     }
 
-    /// Changes what our lease announces about encryption, if the store can be written. In a cluster
-    /// file the operator writes this.
-    pub fn announce(&mut self, announced: Announced) {
+    /// Changes what our lease announces, if the store can be written. In a cluster file the
+    /// operator writes this. Returns `false` if the store is too busy now; the caller tries again.
+    pub fn announce(&mut self, abilities: Abilities) -> bool {
         match self {
-            Self::File(_) => {}
-            Self::Etcd(store) => store.announce(announced),
+            Self::File(_) => true,
+            Self::Etcd(store) => store.announce(abilities),
         }
     }
 

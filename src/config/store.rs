@@ -7,7 +7,7 @@ use super::error::ConfigError;
 use super::key::{Kind, Preset, keys};
 use super::node;
 use super::settings::Settings;
-use crate::route::Announced;
+use crate::route::Abilities;
 
 const FILE_OR_NOTHING: Kind = Kind::Text("the absolute path of a file, or \"\" for none");
 
@@ -98,8 +98,8 @@ pub struct EtcdConfig {
     pub subnet_env: PathBuf,
     /// Whether a clean stop gives the lease back.
     pub revoke_on_exit: bool,
-    /// What our lease announces about encryption; the node fills it in.
-    pub announced: Option<Announced>,
+    /// What our lease announces; the node fills it in.
+    pub abilities: Abilities,
 }
 
 /// Files with the certificates for a connection to etcd.
@@ -156,7 +156,7 @@ impl EtcdConfig {
             state_dir: settings.path(&node::STATE_DIR)?,
             subnet_env: settings.path(&node::SUBNET_ENV)?,
             revoke_on_exit: settings.is_set(&REVOKE_ON_EXIT),
-            announced: None,
+            abilities: Abilities::OURS,
         })
     }
 }

@@ -167,7 +167,7 @@ impl TxBatch {
 
     /// The length of bundles for a peer.
     fn bundle_len(&self, peer: &Peer) -> usize {
-        self.pmtu_cache.bundle_len(peer.endpoint, usize::from(peer.mtu).min(GAP_BYTES))
+        self.pmtu_cache.bundle_len(peer.endpoint, peer.longest_bundle().min(GAP_BYTES))
     }
 
     /// Chooses where the packets of a train for `peer` are written.

@@ -13,8 +13,12 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::sessions::Sessions;
+use crate::packet::Family;
 use crate::route::{Abilities, Adjacency, Protection};
 use crate::seal::{self, Session};
+
+/// No announcement makes the MTU for a host smaller: IPv6 needs links of this MTU (RFC 8200).
+const MIN_ANNOUNCED_MTU: u16 = 1280;
 
 /// A host to which packets can be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +50,15 @@ impl Peer {
     #[inline]
     pub fn overhead(&self) -> usize {
         if self.session.is_some() { seal::OVERHEAD } else { 0 }
+    }
+
+    /// Length in bytes that a bundle for the host may have before it is sealed. A packet can be
+    /// longer if the host does not announce the MTU of its link.
+    #[must_use]
+    #[inline]
+    pub fn longest_bundle(&self) -> usize {
+        let longest = self.abilities.longest_datagram(Family::of(self.endpoint.ip()));
+        usize::from(self.mtu).min(usize::from(longest).saturating_sub(self.overhead()))
     }
 
     /// Whether packets to the host are sealed, and there is a key for it.
@@ -103,6 +116,16 @@ impl Peers {
         let sessions = sessions.retain(addresses);
         for peer in self.all.iter_mut().filter(sealed) {
             peer.session = sessions.get(&peer.endpoint.ip()).cloned();
+        }
+    }
+
+    /// Limits the inner packets to each peer that announces the MTU of its link to what this link
+    /// takes. `encryption` is the number of bytes that encryption adds to a packet.
+    pub fn limit_to_links(&mut self, encryption: u16) {
+        for peer in self.all.iter_mut().filter(|peer| peer.abilities.link_mtu.is_some()) {
+            let longest = peer.abilities.longest_datagram(Family::of(peer.endpoint.ip()));
+            let encryption = if peer.protection == Protection::Clear { 0 } else { encryption };
+            peer.mtu = peer.mtu.min(longest.saturating_sub(encryption).max(MIN_ANNOUNCED_MTU));
         }
     }
 

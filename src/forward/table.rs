@@ -54,6 +54,12 @@ impl Table {
         self.peers.equip(sessions);
     }
 
+    /// Limits the inner packets to each peer that announces the MTU of its link to what this link
+    /// takes. `encryption` is the number of bytes that encryption adds to a packet.
+    pub fn limit_to_links(&mut self, encryption: u16) {
+        self.peers.limit_to_links(encryption);
+    }
+
     /// Limits the inner packets to encrypted peers to the MTU of their paths, in bytes, by address.
     pub fn limit_mtus(&mut self, paths: &BTreeMap<IpAddr, u16>) {
         self.peers.limit_mtus(paths);

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::*;
 use crate::packet::ecn::Ecn;
 use crate::packet::{IpPacket, VnetHeader, bundle};
-use crate::route::{Abilities, Change, Dialect, Lease, Local, Networks, Policy, Public, Rib};
+use crate::route::{Abilities, Change, Dialect, Lease, Local, Networks, Policy, Protection, Public, Rib};
 use crate::time::Nanos;
 
 #[derive(Default)]
@@ -295,6 +295,28 @@ fn only_peers_that_read_ecn_are_sent_marks() {
     assert_eq!(meta.outer_ecn(peer), Ecn::Ect0);
     let flanneld = Peer { abilities: Abilities::default(), ..peer.clone() };
     assert_eq!(meta.outer_ecn(&flanneld), Ecn::NotEct);
+}
+
+#[test]
+fn peers_mtu_fits_the_link_that_it_announces() {
+    let mtu = |link_mtu, protection| {
+        let adjacency = crate::route::Adjacency {
+            name: "h2".into(),
+            endpoint: SocketAddr::from(([192, 0, 2, 2], 8285)),
+            subnets: Vec::new(),
+            abilities: Abilities { link_mtu, ..Abilities::OURS },
+            protection,
+        };
+        let mut peers = Peers::new(vec![adjacency], Box::default(), 8972);
+        peers.limit_to_links(38);
+        peers.all()[0].mtu
+    };
+    let (clear, sealed) = (Protection::Clear, Protection::Sealed);
+    assert_eq!(mtu(None, clear), 8972, "our own link limits packets to a host that announces nothing");
+    assert_eq!(mtu(Some(1500), clear), 1472);
+    assert_eq!(mtu(Some(1500), sealed), 1434);
+    assert_eq!(mtu(Some(9000), clear), 8972);
+    assert_eq!(mtu(Some(576), clear), 1280, "never below what IPv6 needs");
 }
 
 #[test]

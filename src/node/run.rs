@@ -68,6 +68,7 @@ impl Node {
     async fn tick(&mut self) -> Result<(), NodeError> {
         self.reports.store.set_health(self.store.health());
         self.check_sources();
+        self.announcement.publish(&mut self.store);
         self.retry_underlay().await?;
         notify(&[NotifyState::Watchdog]);
         let renewal = self.backend.renew_if_due(&self.config);
@@ -186,7 +187,7 @@ impl Node {
             Ok(Renewal::Announce(announced)) => {
                 problems.end_all(ProblemCode::Certificate);
                 tracing::info!(fingerprint = %announced.fingerprint, "certificate of this host changed");
-                self.store.announce(announced);
+                self.announcement.encryption(announced, &mut self.store);
             }
             Err(error) => problems.raise(
                 ProblemCode::Certificate,

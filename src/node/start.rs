@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::announcement::{self, Announcement};
 use super::error::NodeError;
 use super::map::Map;
 use super::observe::{HostPart, Reports};
@@ -42,8 +43,9 @@ impl Node {
         let reader = kernel.reader();
         let underlay = underlay::find(&reader, &config.node).await?;
         let prepared = Prepared::new(&config, capabilities)?;
+        let abilities = announcement::abilities(prepared.announce(), underlay.mtu);
         if let StoreConfig::Etcd(etcd) = &mut config.store {
-            etcd.announced = prepared.announce();
+            etcd.abilities = abilities;
         }
         let opened = join::open_store((&source, &config), &underlay, &registry, &mut signals).await?;
         let Some((store, opened)) = opened else { return Ok(None) };
@@ -92,6 +94,7 @@ impl Node {
             reports,
             networks,
             local,
+            announcement: Announcement::new(abilities),
             public_address,
             service_manager,
         }))

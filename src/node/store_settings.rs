@@ -24,7 +24,7 @@ pub(super) fn etcd_settings(etcd: &EtcdConfig) -> EtcdSettings {
         state_dir: etcd.state_dir.clone(),
         subnet_env: etcd.subnet_env.clone(),
         revoke_on_exit: etcd.revoke_on_exit,
-        announced: etcd.announced,
+        abilities: etcd.abilities,
         lease_ttl: LEASE_TTL,
     }
 }

@@ -229,6 +229,30 @@ async fn mtu_of_the_underlay_reaches_subnet_env() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lease_announces_the_mtu_of_the_underlay() {
+    let etcd = etcd();
+    let host = Host::new(&etcd, 1);
+    host.set_mtu(9000);
+    let mut node = host.start().await;
+    let key = format!("/coreos.com/network/subnets/{}", node.local.subnets[0].to_string().replace('/', "-"));
+    let announces = |mtu: u32| {
+        let (lease, _) = etcd.value(&key).expect("the lease");
+        lease.contains(&format!("\"LinkMTU\":{mtu}"))
+    };
+    assert!(announces(9000));
+    host.set_mtu(1500);
+    until("the lease is written again", &mut node, |_| announces(1500)).await;
+    // An outage does not lose a change.
+    etcd.set_link("host1", memory::Link::Refused);
+    run(&mut node, Duration::from_secs(1)).await;
+    host.set_mtu(1400);
+    run(&mut node, HOUR).await;
+    assert!(announces(1500));
+    etcd.set_link("host1", memory::Link::Up);
+    until("the lease is written after the outage", &mut node, |_| announces(1400)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn refused_mtu_is_a_problem_until_it_is_in_place() {
     let etcd = etcd();
     let host = Host::new(&etcd, 1);

@@ -26,7 +26,8 @@
 //! * If a length of zero stands where an entry would begin, or fewer than two bytes are left, the
 //!   rest is padding: zeros that receivers ignore. All datagrams of a train except the last have
 //!   the same length, so they are padded to it.
-//! * A datagram is never longer than a bare packet to the same peer may be.
+//! * A datagram is never longer than a bare packet to the same peer may be, nor than the link of
+//!   the peer takes: 1,500 bytes with IP and UDP headers, unless the peer announces another MTU.
 //!
 //! No entry refers to another datagram. A sender keeps the packets of a flow in order across
 //! bundles and bare datagrams.

@@ -2,6 +2,10 @@
 #![forbid(unsafe_code)]
 
 use super::encryption_policy::Announced;
+use crate::packet::{Family, outer_overhead};
+
+/// MTU in bytes that is assumed of the link of a host that announces none: Ethernet's.
+const ASSUMED_LINK_MTU: u16 = 1500;
 
 /// What a hopsack daemon accepts in addition to bare IPv4 packets, as its lease announces it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,10 +22,28 @@ pub struct Abilities {
     pub ecn: bool,
     /// How it encrypts packets; `None`: it does not encrypt.
     pub secure: Option<Announced>,
+    /// MTU of its link to the other hosts, in bytes of the whole IP packet; `None`: not announced.
+    pub link_mtu: Option<u16>,
 }
 
 impl Abilities {
     /// What this version of hopsack accepts.
-    pub const OURS: Self =
-        Self { ipv6: true, control: false, bundles: true, sealed: false, ecn: true, secure: None };
+    pub const OURS: Self = Self {
+        ipv6: true,
+        control: false,
+        bundles: true,
+        sealed: false,
+        ecn: true,
+        secure: None,
+        link_mtu: None,
+    };
+
+    /// Longest datagram that the host's link takes on an underlay of this family, in bytes of UDP
+    /// payload. Two hosts on one network may have links of different MTU, and a link drops a longer
+    /// datagram without an answer.
+    #[must_use]
+    #[inline]
+    pub fn longest_datagram(&self, underlay: Family) -> u16 {
+        self.link_mtu.unwrap_or(ASSUMED_LINK_MTU).saturating_sub(outer_overhead(underlay))
+    }
 }

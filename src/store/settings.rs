@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::route::Announced;
+use crate::route::Abilities;
 
 /// Time to live of our lease in etcd, as in flanneld (`subnetTTL` in
 /// `pkg/subnet/etcd/local_manager.go`).
@@ -46,8 +46,8 @@ pub struct EtcdSettings {
     pub subnet_env: PathBuf,
     /// Whether a clean stop gives the lease back.
     pub revoke_on_exit: bool,
-    /// What our lease announces about encryption.
-    pub announced: Option<Announced>,
+    /// What our lease announces.
+    pub abilities: Abilities,
     /// Time to live of our lease. It is [`LEASE_TTL`] except in tests.
     pub lease_ttl: Duration,
 }

@@ -21,7 +21,7 @@ impl Host {
             state_dir: dir.path().join("state"),
             subnet_env: dir.path().join("subnet.env"),
             revoke_on_exit: false,
-            announced: None,
+            abilities: Abilities::OURS,
             lease_ttl: LEASE_TTL,
         };
         Self { dir, settings, address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)) }

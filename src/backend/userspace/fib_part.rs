@@ -258,6 +258,9 @@ fn announced(peer: &Peer) -> String {
     ];
     let mut words: Vec<String> =
         words.iter().filter(|(is, _)| *is).map(|(_, word)| (*word).to_owned()).collect();
+    if let Some(mtu) = abilities.link_mtu {
+        words.push(format!("a link of MTU {mtu}"));
+    }
     if let Some(secure) = abilities.secure {
         let (mode, port, fingerprint) = (secure.mode.word(), secure.port, secure.fingerprint);
         words.push(format!("{mode} with QUIC at port {port} and the certificate sha256:{fingerprint}"));

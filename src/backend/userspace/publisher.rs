@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::config::SecurityConfig;
 use crate::engine::EngineView;
 use crate::forward::{Sessions, Table};
+use crate::quic;
 use crate::route::{Local, Networks, Rib, Unreachable};
 use crate::seal::Lifetime;
 
@@ -63,6 +64,7 @@ impl Publisher {
         let generation = self.view.table().generation() + 1;
         let mut table = Table::compile(generation, rib, &self.networks, &self.local);
         table.equip(&mut self.sessions);
+        table.limit_to_links(quic::OVERHEAD_BYTES);
         table.limit_mtus(&self.path_mtus);
         let (unreachable, peers) = (table.unreachable().to_vec(), table.peers().len());
         self.view.publish(table);

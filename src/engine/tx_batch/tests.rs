@@ -214,6 +214,28 @@ fn bundles_fit_a_narrow_path_for_a_minute() {
     );
 }
 
+/// A bare packet may be longer than a bundle: our own link limits it, and a bundle must also fit
+/// the link of the peer.
+#[test]
+fn bundle_fits_the_link_of_the_peer() {
+    let longest = |link_mtu, public: std::net::IpAddr, own_mtu| {
+        let abilities = Abilities { link_mtu, ..Abilities::OURS };
+        let peer = Peer { endpoint: (public, 8285).into(), mtu: own_mtu, abilities, ..peer(2) };
+        let mut batch = TxBatch::new(SEGMENTS);
+        (0..200).for_each(|_| push(&mut batch, &peer, meta(60, 60)));
+        let longest = batch.block().messages().iter().map(|message| message.segment_size).max();
+        longest.expect("a message")
+    };
+    let (v4, v6) = ([192, 0, 2, 2].into(), "2001:db8::2".parse().expect("an address"));
+    assert_eq!(longest(None, v4, 8972), 1472, "Ethernet is assumed");
+    assert_eq!(longest(None, v6, 8952), 1452);
+    assert_eq!(longest(Some(9000), v4, 8972), 8972);
+    assert_eq!(longest(Some(9000), v6, 8952), 8952);
+    assert_eq!(longest(Some(9000), v4, 1472), 1472, "our own link is narrower");
+    assert_eq!(longest(Some(1400), v4, 8972), 1372);
+    assert_eq!(longest(Some(576), v4, 1472), 548);
+}
+
 #[test]
 fn packets_of_several_peers_may_alternate() {
     let alternating = |bytes, stride, hosts: u8| -> Vec<_> {

@@ -154,6 +154,7 @@ impl Node {
 
     /// Records that the address of this host can be used, and follows the MTU of the underlay.
     async fn address_in_order(&mut self, found: &Underlay) {
+        self.announcement.link_mtu(found.mtu, &mut self.store);
         let resized = self.resize(found).await;
         let problems = self.reports.problems();
         problems.end_all(ProblemCode::UnderlayAddress);

@@ -22,7 +22,7 @@ use super::record::LeaseDecoder;
 use super::renew::{self, Outcome, Renewal};
 use super::snapshot::Snapshot;
 use super::state::State;
-use crate::route::{Announced, Public};
+use crate::route::{Abilities, Public};
 use crate::store::clock::Clock;
 use crate::store::flannel::Network;
 use crate::store::update::{Lost, Notice, Update};
@@ -37,8 +37,8 @@ pub(crate) enum Command {
     Readdress(Public),
     /// Check whether our lease is still ours.
     Verify,
-    /// Announce this about encryption.
-    Announce(Announced),
+    /// Announce these abilities.
+    Announce(Abilities),
     /// Save, give the lease back if so configured, and end.
     Close(oneshot::Sender<Result<(), String>>),
 }
@@ -117,8 +117,8 @@ impl Agent {
         }
     }
 
-    pub(crate) fn set_announced(&mut self, announced: Announced) {
-        self.node.identity.abilities.secure = Some(announced);
+    pub(crate) fn set_abilities(&mut self, abilities: Abilities) {
+        self.node.identity.abilities = abilities;
         self.own.value = self.node.value();
     }
 

@@ -19,7 +19,7 @@ use super::lease_cache::{self, LeaseCache};
 use super::memory::{MemoryEndpoints, MemoryEtcd};
 use super::record::LeaseDecoder;
 use super::state::State;
-use crate::route::Announced;
+use crate::route::Abilities;
 use crate::store::error::StoreError;
 use crate::store::flannel::{Attributes, DEFAULT_PORT};
 use crate::store::settings::EtcdSettings;
@@ -101,9 +101,10 @@ impl EtcdStore {
         let _ = self.commands.try_send(Command::Verify);
     }
 
-    /// Changes what our lease announces about encryption.
-    pub fn announce(&mut self, announced: Announced) {
-        let _ = self.commands.try_send(Command::Announce(announced));
+    /// Changes what our lease announces. Returns `false` if the agent is too busy now; the caller
+    /// tries again.
+    pub fn announce(&mut self, abilities: Abilities) -> bool {
+        self.commands.try_send(Command::Announce(abilities)).is_ok()
     }
 
     /// State of the connection and of our lease.

@@ -14,7 +14,7 @@ use super::failure::{Failure, FailureKind};
 use super::host_files;
 use super::identity::{NodeIdentity, published};
 use super::snapshot::Snapshot;
-use crate::route::{Abilities, Public};
+use crate::route::Public;
 use crate::store::error::{ErrorCode, SnapshotError, StoreError};
 use crate::store::flannel::{Identity, Keys, Network};
 use crate::store::settings::EtcdSettings;
@@ -40,7 +40,7 @@ pub(super) fn identity(settings: &EtcdSettings, addresses: &[IpAddr]) -> Result<
         identity: Identity {
             id,
             name: settings.node_name.clone().unwrap_or_else(|| host_files::host_name(addresses)),
-            abilities: Abilities { secure: settings.announced, ..Abilities::OURS },
+            abilities: settings.abilities,
         },
         public: published(addresses),
         ttl: settings.lease_ttl,

@@ -81,7 +81,7 @@ impl Agent {
                 command = self.commands.recv() => match command? {
                     Command::Relist | Command::Verify => return Some(()),
                     Command::Readdress(public) => self.set_public(public),
-                    Command::Announce(announced) => self.set_announced(announced),
+                    Command::Announce(abilities) => self.set_abilities(abilities),
                     Command::Close(done) => {
                         self.save();
                         let text = "etcd does not answer, so the lease could not be given back: it expires by itself";
@@ -169,8 +169,8 @@ impl Agent {
                 self.set_public(public);
                 Err(End::Moved)
             }
-            Some(Command::Announce(announced)) => {
-                self.set_announced(announced);
+            Some(Command::Announce(abilities)) => {
+                self.set_abilities(abilities);
                 self.renew(session).await
             }
             Some(Command::Close(done)) => {

@@ -93,6 +93,8 @@ struct JsonIdentity<'a> {
     abilities: Vec<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     security: Option<JsonSecurity>,
+    #[serde(rename = "LinkMTU", skip_serializing_if = "Option::is_none")]
+    link_mtu: Option<u16>,
 }
 
 #[derive(Serialize)]
@@ -127,6 +129,7 @@ impl Attributes {
                     port: announced.port,
                     fingerprint: announced.fingerprint.to_string(),
                 }),
+                link_mtu: identity.abilities.link_mtu,
             }),
         };
         serde_json::to_string(&json).expect("strings and addresses are plain JSON")
@@ -209,7 +212,16 @@ fn identity(data: &Map<String, Value>) -> Result<Option<Identity>, AttributesErr
         *ability(&mut abilities) = names.iter().any(|value| value.as_str() == Some(name));
     }
     abilities.secure = field(data, "Security").map(security).transpose()?;
+    abilities.link_mtu = field(data, "LinkMTU").and_then(link_mtu);
     Ok(Some(Identity { id: id.to_owned(), name: text("Name").unwrap_or(id).to_owned(), abilities }))
+}
+
+/// An MTU that is not possible is ignored, as if none were announced.
+fn link_mtu(value: &Value) -> Option<u16> {
+    /// Every host takes IPv4 packets of this length (RFC 791).
+    const SMALLEST: u64 = 576;
+    let mtu = value.as_u64().filter(|mtu| *mtu >= SMALLEST)?;
+    Some(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
 fn security(value: &Value) -> Result<Announced, AttributesError> {

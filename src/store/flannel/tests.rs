@@ -68,14 +68,14 @@ fn attributes_are_those_of_flannel_byte_for_byte() {
     assert_eq!(plain.to_json(), r#"{"PublicIP":"192.168.64.3","PublicIPv6":null}"#);
     let gw = Attributes { backend: "host-gw".into(), ..plain.clone() };
     assert_eq!(gw.to_json(), r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"host-gw"}"#);
-    let abilities = Abilities { ipv6: true, bundles: true, ..Abilities::default() };
+    let abilities = Abilities { ipv6: true, bundles: true, link_mtu: Some(1500), ..Abilities::default() };
     let identity = Identity { id: "7".into(), name: "alpha".into(), abilities };
     let ours = Attributes::ours(Public { v6: Some("2001:db8::3".parse().expect("v6")), ..public }, &identity);
     assert_eq!(
         ours.to_json(),
         concat!(
             r#"{"PublicIP":"192.168.64.3","PublicIPv6":"2001:db8::3","#,
-            r#""BackendData":{"NodeID":"7","Name":"alpha","Abilities":["ipv6","bundles"]}}"#
+            r#""BackendData":{"NodeID":"7","Name":"alpha","Abilities":["ipv6","bundles"],"LinkMTU":1500}}"#
         )
     );
     let six = Attributes { public: Public { v4: None, v6: ours.public.v6 }, ..plain };
@@ -100,6 +100,25 @@ fn values_of_flanneld_are_read() {
     let Dialect::Hopsack(abilities) = later.dialect else { panic!("{later:?}") };
     assert_eq!(abilities, Abilities { ipv6: true, ..Abilities::default() });
     assert_eq!(later.name, "a", "a node without name is called by its id");
+}
+
+#[test]
+fn impossible_link_mtu_is_ignored() {
+    for (text, mtu) in [
+        ("576", Some(576)),
+        ("9000", Some(9000)),
+        ("65536", Some(65535)),
+        ("575", None),
+        ("0", None),
+        ("-1", None),
+        ("1500.5", None),
+        ("\"1500\"", None),
+        ("null", None),
+    ] {
+        let value = format!(r#"{{"PublicIP":"192.0.2.1","BackendData":{{"NodeID":"a","LinkMTU":{text}}}}}"#);
+        let identity = Attributes::parse(value.as_bytes()).expect("a lease").identity.expect("a hopsack");
+        assert_eq!(identity.abilities.link_mtu, mtu, "{text}");
+    }
 }
 
 #[test]
@@ -158,6 +177,7 @@ proptest! {
         v6 in proptest::option::of(1u128..0xff00 << 112),
         identity in proptest::option::of((".{1,20}", ".{1,20}", any::<[bool; 5]>())),
         secure in proptest::option::of((any::<bool>(), 1u16.., any::<[u8; 32]>())),
+        link_mtu in proptest::option::of(576u16..),
     ) {
         prop_assume!(v4.is_some() || v6.is_some());
         let public = Public { v4: v4.map(Ipv4Addr::from), v6: v6.map(Ipv6Addr::from) };
@@ -167,7 +187,8 @@ proptest! {
             fingerprint: Fingerprint(print),
         });
         let identity = identity.map(|(id, name, [ipv6, control, bundles, sealed, ecn])| {
-            Identity { id, name, abilities: Abilities { ipv6, control, bundles, sealed, ecn, secure } }
+            let abilities = Abilities { ipv6, control, bundles, sealed, ecn, secure, link_mtu };
+            Identity { id, name, abilities }
         });
         let attributes = Attributes { public, backend: String::new(), identity };
         prop_assert_eq!(Attributes::parse(attributes.to_json().as_bytes()), Ok(attributes));

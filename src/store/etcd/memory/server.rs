@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::data::{Backup, Data};
+use crate::route::Abilities;
 use crate::store::clock::Clock;
 use crate::store::settings::{EtcdSettings, LEASE_TTL};
 
@@ -75,7 +76,7 @@ impl MemoryEtcd {
             state_dir: dir.join("state"),
             subnet_env: dir.join("subnet.env"),
             revoke_on_exit: false,
-            announced: None,
+            abilities: Abilities::OURS,
             lease_ttl: LEASE_TTL,
         }
     }
