@@ -18,6 +18,7 @@ mod error;
 mod join;
 mod map;
 mod observe;
+mod pace;
 mod privileges;
 mod run;
 mod servers;

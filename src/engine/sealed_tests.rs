@@ -325,7 +325,7 @@ fn new_keys_and_tables_lose_no_packet() {
             if number % 3 == 0 {
                 generation += 1;
                 let table = table(generation, &harness.peer, &mut harness.sessions);
-                harness.view.publish(table);
+                drop(harness.view.publish(table));
             }
             if number % 20 == 0 {
                 harness.handshake();

@@ -67,9 +67,12 @@ impl EngineView {
         self.name
     }
 
-    /// Publishes a route table: workers use it from their next turn on.
-    pub fn publish(&self, table: Table) {
-        self.table.store(Arc::new(table));
+    /// Publishes a route table: workers use it from their next turn on. Returns the last table,
+    /// which other threads may still use. The caller keeps it until they do not: the thread that
+    /// drops a table last frees all of it, and this must not be a worker.
+    #[must_use]
+    pub fn publish(&self, table: Table) -> Arc<Table> {
+        self.table.swap(Arc::new(table))
     }
 
     /// The route table in use.

@@ -1,18 +1,15 @@
 //! The map of subnets as the store has reported it, and the changes that are not in effect yet.
 //!
-//! A table of thousands of leases takes most of a millisecond to make. Changes that arrive within
-//! [`SPACING`] go into one.
-
-use std::time::Duration;
+//! The whole table is made anew for a change. A change is in effect at once after a quiet time;
+//! those of a storm are put into effect together, at a [`Pace`] that follows from the size of the
+//! table.
 
 use tokio::time::Instant;
 
+use super::pace::Pace;
 use crate::backend::Backend;
 use crate::desired::Desired;
 use crate::route::{Change, Rib};
-
-/// Shortest time between two publications.
-const SPACING: Duration = Duration::from_millis(1);
 
 /// The map.
 #[derive(Debug)]
@@ -20,7 +17,9 @@ pub(super) struct Map {
     rib: Rib,
     /// When the store reported the changes that are in the RIB, but not in effect.
     changed_at: Vec<Instant>,
-    published: Instant,
+    /// Whether the backend has a change that is not in effect.
+    is_stale: bool,
+    pace: Pace,
 }
 
 impl Map {
@@ -28,7 +27,7 @@ impl Map {
     pub(super) fn new(snapshot: Change) -> Self {
         let mut rib = Rib::default();
         rib.apply(snapshot);
-        Self { rib, changed_at: Vec::new(), published: Instant::now() }
+        Self { rib, changed_at: Vec::new(), is_stale: false, pace: Pace::new(Instant::now()) }
     }
 
     /// Takes a change that the store reported at `changed_at`.
@@ -38,21 +37,28 @@ impl Map {
         }
     }
 
+    /// The backend has learned something that becomes part of the table.
+    pub(super) fn mark_stale(&mut self) {
+        self.is_stale = true;
+    }
+
     /// Whether a change is not in effect.
     pub(super) fn is_pending(&self) -> bool {
-        !self.changed_at.is_empty()
+        self.is_stale || !self.changed_at.is_empty()
     }
 
     /// When the next publication may take place.
     pub(super) fn due(&self) -> Instant {
-        self.published + SPACING
+        self.pace.due()
     }
 
     /// Puts the map into effect.
     pub(super) fn publish(&mut self, backend: &mut Backend) {
+        let start = std::time::Instant::now();
         backend.apply(&self.rib, &self.changed_at);
         self.changed_at.clear();
-        self.published = Instant::now();
+        self.is_stale = false;
+        self.pace.done(start.elapsed(), Instant::now());
     }
 
     /// What the kernel should hold for this map.

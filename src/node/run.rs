@@ -81,7 +81,7 @@ impl Node {
             Event::Failed(error) => Err(error.into()),
             Event::PathMtu { peer, mtu } => {
                 tracing::info!(%peer, mtu, "path MTU to peer changed");
-                self.publish();
+                self.map.mark_stale();
                 Ok(())
             }
         }

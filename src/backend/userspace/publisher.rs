@@ -4,10 +4,11 @@
 //! stays.
 //!
 //! Invariant: after [`Publisher::apply`] has returned, every worker looks up its next packet in the
-//! new map.
+//! new map. No worker frees a table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -30,11 +31,21 @@ pub(super) struct Publisher {
     sessions: Sessions,
     /// Path MTUs of peers where they are known: longest inner packet in bytes.
     path_mtus: BTreeMap<IpAddr, u16>,
+    /// Earlier tables that a worker may still use. An idle worker keeps the table of its last turn.
+    retired: Vec<Arc<Table>>,
 }
 
 impl Publisher {
     pub(super) fn new(view: EngineView, networks: Networks, local: Local, sessions: Sessions) -> Self {
-        Self { view, networks, local, unreachable: BTreeSet::new(), sessions, path_mtus: BTreeMap::new() }
+        Self {
+            view,
+            networks,
+            local,
+            unreachable: BTreeSet::new(),
+            sessions,
+            path_mtus: BTreeMap::new(),
+            retired: Vec::new(),
+        }
     }
 
     /// Records the path MTU of a peer, for the next [`Publisher::apply`]. Returns whether the table
@@ -67,8 +78,10 @@ impl Publisher {
         table.limit_to_links(quic::OVERHEAD_BYTES);
         table.limit_mtus(&self.path_mtus);
         let (unreachable, peers) = (table.unreachable().to_vec(), table.peers().len());
-        self.view.publish(table);
+        let last = self.view.publish(table);
         let published = Instant::now();
+        self.retired.push(last);
+        self.retired.retain(|table| Arc::strong_count(table) > 1);
         tracing::debug!(generation, peers, "route table published");
         for new in unreachable.iter().filter(|lease| !self.unreachable.contains(*lease)) {
             tracing::warn!(host = new.name, reason = %new.reason, "no route to host");

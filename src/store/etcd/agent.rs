@@ -168,12 +168,17 @@ impl Agent {
         });
     }
 
+    /// Updates the invalid keys in `health`.
+    pub(crate) fn update_invalid(&self) {
+        self.health.send_modify(|health| health.bad_keys.clone_from(self.leases.cache().invalid()));
+    }
+
     /// Updates all of `health`, which looks at every lease.
     pub(crate) fn update_all_health(&self) {
         let cache = self.leases.cache();
         let taken: Vec<_> = cache.objects().flat_map(|record| &record.subnets).copied().collect();
+        self.update_invalid();
         self.health.send_modify(|health| {
-            health.bad_keys.clone_from(cache.invalid());
             health.subnets = self.network.pools().map(|pool| (pool.used(&taken), pool.capacity())).collect();
         });
         self.update_health();

@@ -150,7 +150,7 @@ impl Agent {
         }
         // An invalid key that was deleted changes no route, but must not be reported any longer.
         if delta.repaired {
-            self.update_all_health();
+            self.update_invalid();
         }
         self.update_health();
         Ok(has_changed)
@@ -236,7 +236,7 @@ impl Agent {
 
     async fn report_invalid(&mut self, invalid: &[InvalidKey]) {
         if let Some(notice) = invalid_notice(invalid) {
-            self.update_all_health();
+            self.update_invalid();
             self.notify(notice).await;
         }
     }

@@ -21,19 +21,32 @@ use crate::store::update::Update;
 /// Time between the lists that look for drift, plus or minus a quarter. Each costs one range read:
 /// 5,000 nodes make 17 a second.
 pub(crate) const RELIST_INTERVAL: Duration = Duration::from_secs(300);
-/// How much older the map on disk may be than the map.
+/// How much older the map on disk may be than the map, if that is quick to write.
 const SAVE_DELAY: Duration = Duration::from_secs(2);
+/// How many times the duration of the last write must pass before the next one: the map is written
+/// as a whole, and a key that is written all the time must not keep the daemon busy.
+const SAVE_REST: u32 = 50;
+/// How much older the map on disk may be at most.
+const MAX_SAVE_DELAY: Duration = Duration::from_secs(60);
 
 /// What is due when.
 struct Timers {
     renew: Instant,
     relist: Instant,
     save: Option<Instant>,
+    /// How long after a change the map is saved.
+    save_delay: Duration,
 }
 
 impl Timers {
     fn save_soon(&mut self) {
-        self.save.get_or_insert(Instant::now() + SAVE_DELAY);
+        self.save.get_or_insert(Instant::now() + self.save_delay);
+    }
+
+    /// The map was saved, which took this long.
+    fn saved(&mut self, took: Duration) {
+        self.save = None;
+        self.save_delay = took.saturating_mul(SAVE_REST).clamp(SAVE_DELAY, MAX_SAVE_DELAY);
     }
 }
 
@@ -129,6 +142,7 @@ impl Agent {
             renew: now + self.own.granted / 3,
             relist: now + random::around(RELIST_INTERVAL, 4),
             save: Some(now),
+            save_delay: SAVE_DELAY,
         };
         loop {
             let save = timers.save.unwrap_or(timers.relist);
@@ -151,9 +165,10 @@ impl Agent {
                     timers.relist = Instant::now() + random::around(RELIST_INTERVAL, 4);
                 }
                 () = sleep_until(save), if timers.save.is_some() => {
-                    timers.save = None;
+                    let start = std::time::Instant::now();
                     self.update_all_health();
                     self.save();
+                    timers.saved(start.elapsed());
                 }
                 command = self.commands.recv() => self.obey(session, command).await?,
             }
