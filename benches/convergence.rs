@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, Txn, TxnOp};
 use hopsack::forward::Table;
 use hopsack::lab::{Lab, Options, Store, exec};
-use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Policy, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Origin, Policy, Public, Rib};
 use hopsack::sys::netns::in_netns;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -60,6 +60,7 @@ fn compile(most: u32) {
                 public: Public { v4: Some(address(n, 0).parse().expect("an address")), v6: None },
                 dialect: Dialect::Hopsack(Abilities::OURS),
                 revision: u64::from(n),
+                origin: Origin::default(),
             })
             .collect();
         let mut rib = Rib::default();

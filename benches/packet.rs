@@ -28,7 +28,7 @@ use hopsack::packet::coalesce::{Coalescer, RUNS};
 use hopsack::packet::ecn::Ecn;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::{IpPacket, VnetHeader, bundle, protocol};
-use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Policy, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Origin, Policy, Public, Rib};
 use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
 use hopsack::time::Nanos;
 
@@ -416,6 +416,7 @@ fn table() -> Table {
         public: Public { v4: Some(public_of(n)), v6: None },
         dialect: Dialect::Hopsack(Abilities::OURS),
         revision: 1,
+        origin: Origin::default(),
     };
     let mut rib = Rib::default();
     rib.apply(Change::Snapshot { leases: (0..LEASES).map(lease).collect(), revision: 1 });

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod abilities;
+mod address;
 mod adjacency;
 mod change;
 mod compile;
@@ -22,7 +23,9 @@ mod fingerprint;
 mod lease;
 mod local;
 mod networks;
+mod overlap;
 mod prefix_table;
+mod remark;
 mod rib;
 mod unreachable;
 
@@ -33,8 +36,9 @@ pub use compile::{Compiled, compile};
 pub use encryption_policy::{Announced, Mode, Policy, Protection};
 pub use fib::{Fib, Target};
 pub use fingerprint::Fingerprint;
-pub use lease::{Dialect, Lease, Public};
+pub use lease::{Dialect, Lease, Origin, Public};
 pub use local::Local;
 pub use networks::Networks;
+pub use remark::{Remark, RemarkKind};
 pub use rib::Rib;
 pub use unreachable::{Unreachable, UnreachableReason};

@@ -16,7 +16,8 @@ use hopsack::packet::ecn::Ecn;
 use hopsack::packet::split::SPLIT_BUFFER;
 use hopsack::packet::{IpPacket, VnetHeader, bundle};
 use hopsack::route::{
-    Abilities, Announced, Change, Dialect, Fingerprint, Lease, Local, Mode, Networks, Policy, Public, Rib,
+    Abilities, Announced, Change, Dialect, Fingerprint, Lease, Local, Mode, Networks, Origin, Policy, Public,
+    Rib,
 };
 use hopsack::seal::{Agreement, OVERHEAD, Role, Secret, Session, Suite};
 use hopsack::time::Nanos;
@@ -88,6 +89,7 @@ fn the_data_path_does_not_allocate() {
             ..Abilities::OURS
         }),
         revision: 1,
+        origin: Origin::default(),
     };
     let mut rib = Rib::default();
     rib.apply(Change::Snapshot { leases: (1..200).map(lease).collect(), revision: 1 });

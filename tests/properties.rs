@@ -13,7 +13,10 @@ use hopsack::forward::{
 };
 use hopsack::packet::ecn::Ecn;
 use hopsack::packet::{IpPacket, bundle};
-use hopsack::route::{Abilities, Change, Dialect, Event, Lease, Local, Networks, Policy, Public, Rib};
+use hopsack::route::{
+    Abilities, Announced, Change, Dialect, Event, Fingerprint, Lease, Local, Mode, Networks, Origin, Policy,
+    Protection, Public, Rib,
+};
 use hopsack::time::Nanos;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
@@ -55,14 +58,43 @@ fn subnet() -> impl Strategy<Value = IpNet> {
     ]
 }
 
+/// A lease of one of a few hosts. A host may have several leases, and several hosts one address,
+/// with different names, abilities and encryption. Some were written by a flanneld.
 fn lease() -> impl Strategy<Value = Lease> {
-    (subnet(), 2u8..30, 1u64..1000).prop_map(|(subnet, host, revision)| Lease {
-        name: format!("h{host}"),
-        subnets: vec![subnet],
-        public: Public { v4: Some([192, 0, 2, host].into()), v6: None },
-        dialect: Dialect::Hopsack(Abilities::OURS),
-        revision,
+    let writer = (2u8..20, 2u8..20, 0u8..8, 0u8..8);
+    (subnet(), writer, 1u64..1000, 1u64..40).prop_map(|(subnet, writer, revision, created)| {
+        let (host, other, chance, kind) = writer;
+        // One lease of eight has the address of another host.
+        let address = if chance == 0 { other } else { host };
+        let secure = |mode| {
+            let fingerprint = Fingerprint([if kind == 7 { other } else { host }; 32]);
+            Some(Announced { mode, port: 8286, fingerprint })
+        };
+        let abilities = match kind {
+            0 if matches!(subnet, IpNet::V4(_)) => Abilities::default(),
+            0..=3 => Abilities::OURS,
+            4 => Abilities { secure: secure(Mode::Quic), ..Abilities::OURS },
+            _ => Abilities { secure: secure(Mode::Sealed), ..Abilities::OURS },
+        };
+        let is_flanneld = kind == 0 && matches!(subnet, IpNet::V4(_));
+        Lease {
+            name: if is_flanneld { format!("192.0.2.{address}") } else { format!("h{host}") },
+            subnets: vec![subnet],
+            public: Public { v4: Some([192, 0, 2, address].into()), v6: None },
+            dialect: if is_flanneld { Dialect::Flannel } else { Dialect::Hopsack(abilities) },
+            revision,
+            origin: Origin {
+                key: format!("/p/subnets/{subnet}"),
+                node: (!is_flanneld).then(|| format!("id-{host}")),
+                created,
+            },
+        }
     })
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let mode = prop_oneof![Just(Mode::None), Just(Mode::Sealed), Just(Mode::Quic)];
+    (mode, any::<bool>()).prop_map(|(mode, require)| Policy { mode, require: require && mode != Mode::None })
 }
 
 fn destination() -> impl Strategy<Value = IpAddr> {
@@ -82,17 +114,85 @@ fn rib_of(leases: &[Lease]) -> Rib {
     rib
 }
 
-/// The slow model: of all leases that contain `dst`, the longest prefix wins; of equal prefixes,
-/// the later revision wins, and our own always wins.
-fn scan(rib: &Rib, local: &Local, dst: IpAddr) -> Option<(u8, u64, String)> {
-    let ours = local.subnets.iter().map(|net| (*net, u64::MAX, "local".to_owned()));
-    let theirs = rib
-        .leases()
-        .flat_map(|lease| lease.subnets.iter().map(|net| (*net, lease.revision, lease.name.clone())));
-    ours.chain(theirs.filter(|(net, ..)| !local.subnets.contains(net)))
-        .filter(|(net, ..)| net.contains(&dst))
-        .map(|(net, revision, name)| (net.prefix_len(), revision, name))
-        .max()
+/// The slow model, as rules. Where a packet for an address goes:
+/// * An address in our own subnets is ours, whatever else holds it.
+/// * A lease that overlaps our own subnets, or an older lease of another host that is in use, is
+///   not in use. Hosts are told apart by node id or, if one of them has none, by address.
+/// * Of all leases in use that contain the address, the longest prefix wins; of equal prefixes, the
+///   later revision wins.
+/// * No lease of an address has a route if two of its leases announce different certificates, or
+///   if this host requires encryption and none of them announces any.
+/// * If any lease of an address announces encryption, it is not `Clear` unless this host does not
+///   encrypt at all.
+struct Rules {
+    in_use: Vec<Lease>,
+    all: Vec<Lease>,
+    local: Local,
+}
+
+/// What the rules say about an address.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    Local,
+    Nowhere,
+    /// Address of the host, and whether packets are clear.
+    Host(IpAddr, bool),
+}
+
+impl Rules {
+    fn new(rib: &Rib, local: &Local) -> Self {
+        let overlaps = |one: &Lease, nets: &[IpNet]| {
+            one.subnets.iter().any(|a| nets.iter().any(|b| a.contains(b) || b.contains(a)))
+        };
+        let is_same_host = |one: &Lease, other: &Lease| match (&one.origin.node, &other.origin.node) {
+            (Some(one), Some(other)) => one == other,
+            _ => one.public.v4 == other.public.v4,
+        };
+        let mut all: Vec<Lease> =
+            rib.leases().filter(|lease| lease.subnets != local.subnets).cloned().collect();
+        // Leases that were created at the same moment are taken in the order of their subnets.
+        all.sort_by_key(|lease| lease.origin.created);
+        let mut in_use: Vec<Lease> = Vec::new();
+        for lease in &all {
+            let has_rival =
+                in_use.iter().any(|older| overlaps(older, &lease.subnets) && !is_same_host(older, lease));
+            if !has_rival && !overlaps(lease, &local.subnets) {
+                in_use.push(lease.clone());
+            }
+        }
+        Self { in_use, all, local: local.clone() }
+    }
+
+    fn announced_at(&self, address: IpAddr) -> Vec<Announced> {
+        let is_at = |lease: &&Lease| lease.public.v4.map(IpAddr::from) == Some(address);
+        let secure = |lease: &Lease| match &lease.dialect {
+            Dialect::Hopsack(abilities) => abilities.secure,
+            Dialect::Flannel | Dialect::Other(_) => None,
+        };
+        self.all.iter().filter(is_at).filter_map(secure).collect()
+    }
+
+    /// Fates that the rules allow: more than one if two hosts wrote one prefix at one revision.
+    fn fates(&self, dst: IpAddr) -> Vec<Fate> {
+        if self.local.subnets.iter().any(|net| net.contains(&dst)) {
+            return vec![Fate::Local];
+        }
+        let routed = self.in_use.iter().filter_map(|lease| {
+            let address = IpAddr::from(lease.public.v4?);
+            let announced = self.announced_at(address);
+            let is_clear = self.local.policy.mode == Mode::None || announced.is_empty();
+            let is_torn = announced.iter().any(|one| one.fingerprint != announced[0].fingerprint);
+            let is_refused = is_clear && self.local.policy.require;
+            let net = lease.subnets.iter().find(|net| net.contains(&dst))?;
+            let fate = Fate::Host(address, is_clear);
+            (!is_torn && !is_refused).then_some((net.prefix_len(), lease.revision, fate))
+        });
+        let routed: Vec<_> = routed.collect();
+        let best = routed.iter().map(|(length, revision, _)| (*length, *revision)).max();
+        let is_best = |(length, revision, _): &(u8, u64, Fate)| Some((*length, *revision)) == best;
+        let fates: Vec<Fate> = routed.into_iter().filter(is_best).map(|(_, _, fate)| fate).collect();
+        if fates.is_empty() { vec![Fate::Nowhere] } else { fates }
+    }
 }
 
 proptest! {
@@ -102,19 +202,27 @@ proptest! {
     fn fib_equals_a_linear_scan(
         leases in proptest::collection::vec(lease(), 0..60),
         destinations in proptest::collection::vec(destination(), 1..60),
+        policy in policy(),
     ) {
-        let (rib, local) = (rib_of(&leases), local());
+        let (rib, local) = (rib_of(&leases), Local { policy, ..local() });
         let table = Table::compile(1, &rib, &networks(), &local);
+        let rules = Rules::new(&rib, &local);
         for dst in destinations {
-            let fast = table.lookup(dst).map(|hop| match hop {
-                Hop::Local => "local".to_owned(),
-                Hop::Peer(peer) => peer.name.clone(),
-            });
-            let slow = scan(&rib, &local, dst);
-            let (name, revision) = slow.map(|(_, revision, name)| (name, revision)).unzip();
-            // Two hosts may claim the same prefix at the same revision: then either may win.
-            let tie = rib.leases().filter(|lease| Some(lease.revision) == revision).count() > 1;
-            prop_assert!(tie || fast == name, "{}: table {:?}, scan {:?}", dst, fast, name);
+            let fast = match table.lookup(dst) {
+                None => Fate::Nowhere,
+                Some(Hop::Local) => Fate::Local,
+                Some(Hop::Peer(peer)) => {
+                    Fate::Host(peer.endpoint.ip(), peer.protection == Protection::Clear)
+                }
+            };
+            let slow = rules.fates(dst);
+            prop_assert!(slow.contains(&fast), "{}: table {:?}, rules {:?}", dst, fast, slow);
+        }
+        for peer in table.peers() {
+            prop_assert!(!(policy.require && peer.protection == Protection::Clear), "{:?}", peer);
+            let is_announced = !rules.announced_at(peer.endpoint.ip()).is_empty();
+            let is_clear = policy.mode == Mode::None || !is_announced;
+            prop_assert_eq!(peer.protection == Protection::Clear, is_clear, "{:?}", peer);
         }
     }
 
@@ -369,6 +477,7 @@ fn each_of_ten_thousand_leases_is_found() {
             public: Public { v4: Some((0xac10_0000 + n).into()), v6: None },
             dialect: Dialect::Hopsack(Abilities::OURS),
             revision: 1,
+            origin: Origin::default(),
         })
         .collect();
     let networks = Networks { v4: Some((Ipv4Net::new_assert([10, 0, 0, 0].into(), 8), 24)), v6: None };

@@ -23,6 +23,13 @@ pub enum ProblemCode {
     RepairFailed,
     /// The same object had to be repaired several times: another program probably changes it.
     RepairRepeated,
+    /// A lease contradicts another one: their subnets overlap, or one address announces two kinds
+    /// of protection.
+    LeaseConflict,
+    /// A key among the leases is invalid and is ignored.
+    LeaseInvalid,
+    /// A lease is in use, and something about it is unusual.
+    LeaseUnusual,
     /// The daemon is newer than this program, which does not know the code.
     #[serde(other)]
     Unknown,
@@ -40,6 +47,9 @@ impl ProblemCode {
             Self::Certificate => "certificate",
             Self::RepairFailed => "repair_failed",
             Self::RepairRepeated => "repair_repeated",
+            Self::LeaseConflict => "lease_conflict",
+            Self::LeaseInvalid => "lease_invalid",
+            Self::LeaseUnusual => "lease_unusual",
             Self::Unknown => "unknown",
         }
     }
@@ -79,8 +89,8 @@ mod tests {
     #[test]
     fn label_is_the_json_code() {
         use ProblemCode::{
-            Certificate, DuplicateSubnet, RepairFailed, RepairRepeated, StoreUnavailable, UnderlayAddress,
-            UnderlayMtu, Unknown,
+            Certificate, DuplicateSubnet, LeaseConflict, LeaseInvalid, LeaseUnusual, RepairFailed,
+            RepairRepeated, StoreUnavailable, UnderlayAddress, UnderlayMtu, Unknown,
         };
         for code in [
             StoreUnavailable,
@@ -90,6 +100,9 @@ mod tests {
             Certificate,
             RepairFailed,
             RepairRepeated,
+            LeaseConflict,
+            LeaseInvalid,
+            LeaseUnusual,
             Unknown,
         ] {
             assert_eq!(serde_json::to_value(code).expect("a string"), code.label());

@@ -16,7 +16,7 @@ use crate::config::{BackendChoice, Config};
 use crate::desired::Desired;
 use crate::observe::Part;
 use crate::packet::Family;
-use crate::route::{Announced, Local, Rib};
+use crate::route::{Announced, Local, Remark, Rib};
 use crate::sys::Capabilities;
 
 /// A backend before it is started.
@@ -61,7 +61,7 @@ impl Prepared {
             Self::Userspace(prepared) => {
                 Ok(Backend::Userspace(Box::new(prepared.start(config, setup).await?)))
             }
-            Self::Null => Ok(Backend::Null(Null::new(setup.local))),
+            Self::Null => Ok(Backend::Null(Null::new(setup.networks, setup.local))),
         }
     }
 }
@@ -113,6 +113,15 @@ impl Backend {
         match self {
             Self::Userspace(userspace) => userspace.peers(),
             Self::Null(null) => null.peers(),
+        }
+    }
+
+    /// What the operator must know about single leases of the map in effect.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<Remark> {
+        match self {
+            Self::Userspace(userspace) => userspace.remarks(),
+            Self::Null(null) => null.remarks(),
         }
     }
 

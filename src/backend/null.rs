@@ -2,26 +2,33 @@
 //!
 //! With it the whole control plane of a node runs in tests, without a device, a socket or a thread.
 
-use crate::route::{Local, Rib};
+use crate::route::{Compiled, Local, Networks, Remark, Rib, compile};
 
-/// A backend that only counts the leases of other hosts.
+/// A backend that only counts the hosts that it could send to.
 #[derive(Debug)]
 pub struct Null {
+    networks: Networks,
     local: Local,
     peers: usize,
+    remarks: Vec<Remark>,
 }
 
 impl Null {
-    pub(super) fn new(local: Local) -> Self {
-        Self { local, peers: 0 }
+    pub(super) fn new(networks: Networks, local: Local) -> Self {
+        Self { networks, local, peers: 0, remarks: Vec::new() }
     }
 
     pub(super) fn apply(&mut self, rib: &Rib) {
-        self.peers = rib.leases().filter(|lease| lease.subnets != self.local.subnets).count();
+        let Compiled { peers, remarks, .. } = compile(rib, &self.networks, &self.local);
+        (self.peers, self.remarks) = (peers.len(), remarks);
     }
 
     pub(super) fn peers(&self) -> usize {
         self.peers
+    }
+
+    pub(super) fn remarks(&self) -> Vec<Remark> {
+        self.remarks.clone()
     }
 
     pub(super) fn relocate(&mut self, local: &Local) {

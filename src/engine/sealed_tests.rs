@@ -15,7 +15,8 @@ use super::*;
 use crate::forward::{Counters, DropReason, Sessions, Table, Train, VerifySource};
 use crate::packet::{VnetHeader, bundle};
 use crate::route::{
-    Abilities, Announced, Change, Dialect, Fingerprint, Lease, Local, Mode, Networks, Policy, Public, Rib,
+    Abilities, Announced, Change, Dialect, Fingerprint, Lease, Local, Mode, Networks, Origin, Policy, Public,
+    Rib,
 };
 use crate::seal::{Agreement, Lifetime, NIBBLE, OVERHEAD, Role, Secret, Session};
 use crate::sys::tun::{Offload, Queue};
@@ -165,6 +166,7 @@ fn table(generation: u64, peer: &UdpSocket, sessions: &mut Sessions) -> Table {
         public: Public { v4: Some([127, 0, 0, n].into()), v6: None },
         dialect: Dialect::Hopsack(Abilities { secure: Some(announced), ..Abilities::OURS }),
         revision: 1,
+        origin: Origin::default(),
     };
     let mut rib = Rib::default();
     rib.apply(Change::Snapshot { leases: vec![lease(1), lease(2)], revision: 1 });

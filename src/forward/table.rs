@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use super::peers::{Peer, Peers};
 use super::sessions::Sessions;
 use crate::packet::Family;
-use crate::route::{self, Compiled, Fib, Local, Networks, Rib, Target, Unreachable};
+use crate::route::{self, Compiled, Fib, Local, Networks, Remark, Rib, Target, Unreachable};
 
 /// Where a destination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,7 @@ pub struct Table {
     fib: Fib,
     peers: Peers,
     unreachable: Box<[Unreachable]>,
+    remarks: Box<[Remark]>,
 }
 
 impl Table {
@@ -38,7 +39,7 @@ impl Table {
     /// this table.
     #[must_use]
     pub fn compile(generation: u64, rib: &Rib, networks: &Networks, local: &Local) -> Self {
-        let Compiled { fib, peers, by_address, unreachable } = route::compile(rib, networks, local);
+        let Compiled { fib, peers, by_address, unreachable, remarks } = route::compile(rib, networks, local);
         Self {
             generation,
             device_v4: local.device_address(Family::V4),
@@ -46,6 +47,7 @@ impl Table {
             fib,
             peers: Peers::new(peers, by_address, local.mtu),
             unreachable: unreachable.into(),
+            remarks: remarks.into(),
         }
     }
 
@@ -108,6 +110,12 @@ impl Table {
     #[must_use]
     pub fn unreachable(&self) -> &[Unreachable] {
         &self.unreachable
+    }
+
+    /// What the operator must know about single leases.
+    #[must_use]
+    pub fn remarks(&self) -> &[Remark] {
+        &self.remarks
     }
 
     /// The caller's number for this table.

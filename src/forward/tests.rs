@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use super::*;
 use crate::packet::ecn::Ecn;
 use crate::packet::{IpPacket, VnetHeader, bundle};
-use crate::route::{Abilities, Change, Dialect, Lease, Local, Networks, Policy, Protection, Public, Rib};
+use crate::route::{
+    Abilities, Change, Dialect, Lease, Local, Networks, Origin, Policy, Protection, Public, Rib,
+};
 use crate::time::Nanos;
 
 #[derive(Default)]
@@ -62,6 +64,7 @@ fn table() -> Table {
             public: Public { v4: Some([192, 0, 2, n].into()), v6: None },
             dialect: Dialect::Hopsack(Abilities::OURS),
             revision: 1,
+            origin: Origin::default(),
         })
         .collect();
     let mut rib = Rib::default();

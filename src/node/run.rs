@@ -1,5 +1,6 @@
 //! The select loop of a running node, and what it does about each event.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -11,7 +12,7 @@ use super::service_manager::{SignalName, notify};
 use crate::api::ProblemCode;
 use crate::backend::{BackendError, DuplicateSubnet, Event, Renewal};
 use crate::config::{Config, Sources};
-use crate::route::Change;
+use crate::route::{Change, Remark, RemarkKind};
 use crate::store::Update;
 
 /// Often enough for `status` and any watchdog.
@@ -124,6 +125,25 @@ impl Node {
     /// Puts the map into effect.
     pub(super) fn publish(&mut self) {
         self.map.publish(&mut self.backend);
+        self.report_remarks();
+    }
+
+    /// Makes problems of what the map in effect says about single leases.
+    pub(super) fn report_remarks(&self) {
+        let mut found: BTreeMap<ProblemCode, BTreeMap<String, String>> = BTreeMap::new();
+        for Remark { key, kind } in self.backend.remarks() {
+            let code = match kind {
+                RemarkKind::Overlap { .. }
+                | RemarkKind::TwoCertificates { .. }
+                | RemarkKind::Unencrypted { .. } => ProblemCode::LeaseConflict,
+                RemarkKind::Length { .. } => ProblemCode::LeaseUnusual,
+            };
+            found.entry(code).or_default().entry(key).or_insert_with(|| kind.to_string());
+        }
+        for code in [ProblemCode::LeaseConflict, ProblemCode::LeaseUnusual] {
+            let causes = found.remove(&code).unwrap_or_default();
+            self.reports.problems().replace(code, causes.into_iter().collect());
+        }
     }
 
     /// Looks whether another host uses this host's subnet.

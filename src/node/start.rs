@@ -83,7 +83,7 @@ impl Node {
         let public_address = PublicAddress::new(&underlay, local.public);
         let reports = Reports { registry, host, store: store_part };
         let service_manager = ServiceManager::default();
-        Ok(Some(Self {
+        let node = Self {
             config,
             signals,
             servers,
@@ -97,7 +97,9 @@ impl Node {
             announcement: Announcement::new(abilities),
             public_address,
             service_manager,
-        }))
+        };
+        node.report_remarks();
+        Ok(Some(node))
     }
 }
 

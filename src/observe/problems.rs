@@ -12,6 +12,12 @@ use std::time::Instant;
 
 use crate::api::{Problem, ProblemCode};
 
+/// Number of problems of one kind that [`Problems::replace`] lists. A writer to the store may
+/// make as many as it likes.
+const MOST: usize = 16;
+/// Object of the problem that stands for those which are not listed.
+const REST: &str = "others";
+
 /// Problems that last. Any thread may raise, end and read them.
 #[derive(Debug, Default)]
 pub struct Problems {
@@ -55,6 +61,26 @@ impl Problems {
     /// Removes all problems of a kind, whatever their object.
     pub fn end_all(&self, code: ProblemCode) {
         self.end_where(|entry| entry.code == code);
+    }
+
+    /// Makes `found` the problems of a kind: pairs of object and cause. At most [`MOST`] are
+    /// listed; the rest is a number.
+    pub fn replace(&self, code: ProblemCode, mut found: Vec<(String, String)>) {
+        if found.len() > MOST {
+            let rest = found.len() - MOST;
+            found.truncate(MOST);
+            found.push((REST.to_owned(), format!("{rest} or more others have a problem of this kind")));
+        }
+        self.end_where(|entry| {
+            entry.code == code && !found.iter().any(|(object, _)| *object == entry.object)
+        });
+        for (object, cause) in found {
+            if object == REST {
+                self.refresh(code, &object, cause);
+            } else {
+                self.raise(code, &object, cause);
+            }
+        }
     }
 
     /// All problems, the one with the newest cause first.

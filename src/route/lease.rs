@@ -29,6 +29,13 @@ impl Public {
         }
     }
 
+    /// Whether the two have an address in common.
+    #[must_use]
+    pub fn shares(self, other: Self) -> bool {
+        let is_same_v4 = self.v4.is_some() && self.v4 == other.v4;
+        is_same_v4 || self.v6.is_some() && self.v6 == other.v6
+    }
+
     /// The addresses that exist, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
@@ -62,4 +69,29 @@ pub struct Lease {
     pub dialect: Dialect,
     /// The store's revision that wrote this lease; later revisions are higher.
     pub revision: u64,
+    /// Where the lease comes from.
+    pub origin: Origin,
+}
+
+/// Where a lease comes from: its key in the store, and its writer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Key of the lease in the store; in a cluster file, the name of the host.
+    pub key: String,
+    /// Id of the node that wrote the lease; `None` if the node does not run hopsack.
+    pub node: Option<String>,
+    /// The store's revision that created the key. Later writes of the key do not change it.
+    pub created: u64,
+}
+
+impl Lease {
+    /// Whether two leases belong to one host: they have the same node id or, if one of them has no
+    /// node id, a public address in common.
+    #[must_use]
+    pub fn is_same_host(&self, other: &Self) -> bool {
+        match (&self.origin.node, &other.origin.node) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            _ => self.public.shares(other.public),
+        }
+    }
 }

@@ -40,6 +40,11 @@ impl Prefix {
         };
         Self { first: bits(net.network()), last: std::cmp::Reverse(bits(net.broadcast())) }
     }
+
+    /// Whether `inner`, a prefix of the same family, lies in this one or equals it.
+    pub(super) fn contains(&self, inner: &Self) -> bool {
+        self.first <= inner.first && inner.last.0 <= self.last.0
+    }
 }
 
 /// A range of addresses that have the same slot value. Ranges are disjoint.

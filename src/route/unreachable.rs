@@ -36,6 +36,12 @@ pub enum UnreachableReason {
     /// The host claims our own public address.
     #[error("it claims our own public address {0} for other subnets")]
     OwnPublicAddress(IpAddr),
+    /// The lease overlaps an older lease of another host.
+    #[error("its lease is ignored, because it overlaps the older lease {0} of another host")]
+    Overlap(String),
+    /// Another lease of the same address announces another certificate.
+    #[error("{0}, a lease of the same address, announces another certificate: one of the two hosts is wrong")]
+    TwoCertificates(String),
     /// The host runs another backend.
     #[error("its backend is {0}, which does not accept packets of Flannel's UDP mode")]
     OtherBackend(String),

@@ -25,7 +25,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct FileStore {
     path: PathBuf,
-    own: Lease,
+    own: Box<Lease>,
     cluster: Cluster,
     revision: u64,
     /// Stamp of the file when it was read last; `None` forces a read.
@@ -69,7 +69,7 @@ impl FileStore {
             ));
         };
         let opened = Opened { cluster: map.cluster.clone(), lease: own.clone(), snapshot: map.snapshot(1) };
-        let cluster = map.cluster;
+        let (own, cluster) = (Box::new(own), map.cluster);
         let store = Self { path: path.to_owned(), own, cluster, revision: 1, seen, in_trouble: false };
         Ok((store, opened))
     }
@@ -134,7 +134,7 @@ impl FileStore {
                 "{path}: the entry of this host ({name:?}) is gone, or its subnets changed: restart hopsack on this host"
             ));
         };
-        self.own = own.clone();
+        *self.own = own.clone();
         self.revision += 1;
         Ok(map.snapshot(self.revision))
     }

@@ -35,6 +35,10 @@ impl StorePart {
 
     /// Records what the store reports about itself.
     pub fn set_health(&self, health: Option<Health>) {
+        if let Some(health) = &health {
+            let invalid = health.bad_keys.iter().map(|(key, reason)| (key.clone(), reason.clone()));
+            self.problems.replace(ProblemCode::LeaseInvalid, invalid.collect());
+        }
         *self.health() = health;
     }
 

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, UdpSocket};
 use hopsack::engine::{QueueIo, WorkerOptions};
 use hopsack::forward::{Table, VerifySource};
 use hopsack::lab::{Lab, Options};
-use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Policy, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Origin, Policy, Public, Rib};
 use hopsack::sys::netns::in_netns;
 use hopsack::sys::tun::{Offload, Queue};
 use hopsack::sys::udp;
@@ -63,6 +63,7 @@ pub fn table() -> Table {
         public: Public { v4: Some([127, 0, 0, n].into()), v6: None },
         dialect: Dialect::Hopsack(Abilities::OURS),
         revision: 1,
+        origin: Origin::default(),
     };
     let mut rib = Rib::default();
     rib.apply(Change::Snapshot { leases: (1..3).map(lease).collect(), revision: 1 });

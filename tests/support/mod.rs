@@ -5,6 +5,7 @@
 
 pub mod encrypted;
 pub mod host;
+pub mod hostile;
 pub mod wire;
 
 use std::collections::BTreeMap;

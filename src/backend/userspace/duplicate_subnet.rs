@@ -143,7 +143,7 @@ mod tests {
     use crate::forward::{Arrival, IngressState, ToTun, Train, VerifySource, ingress};
     use crate::packet::IpPacket;
     use crate::packet::ecn::Ecn;
-    use crate::route::{Abilities, Change, Dialect, Lease, Networks, Public, Rib};
+    use crate::route::{Abilities, Change, Dialect, Lease, Networks, Origin, Public, Rib};
 
     /// Drops everything.
     struct Nowhere;
@@ -159,6 +159,7 @@ mod tests {
             public: Public { v4: Some([192, 0, 2, host].into()), v6: None },
             dialect: Dialect::Hopsack(Abilities::OURS),
             revision: 1,
+            origin: Origin::default(),
         };
         let mut rib = Rib::default();
         rib.apply(Change::Snapshot { leases: vec![lease(1), lease(2)], revision: 1 });

@@ -21,7 +21,7 @@ use crate::desired::Desired;
 use crate::engine::{Engine, EnginePart, WorkerError};
 use crate::observe::Part;
 use crate::quic::QuicEvent;
-use crate::route::{Local, Rib};
+use crate::route::{Local, Remark, Rib};
 
 /// What a start has made.
 #[derive(Debug)]
@@ -73,6 +73,10 @@ impl Userspace {
 
     pub(in crate::backend) fn peers(&self) -> usize {
         self.parts.engine.view().table().peers().len()
+    }
+
+    pub(in crate::backend) fn remarks(&self) -> Vec<Remark> {
+        self.parts.engine.view().table().remarks().to_vec()
     }
 
     pub(in crate::backend) fn keep(&self) -> Result<(), BackendError> {

@@ -2,7 +2,7 @@
 
 use ipnet::Ipv4Net;
 
-use super::super::lease::{Dialect, Public};
+use super::super::lease::{Dialect, Origin, Public};
 use super::*;
 
 fn lease(third: u8, host: u8, revision: u64) -> Lease {
@@ -12,6 +12,7 @@ fn lease(third: u8, host: u8, revision: u64) -> Lease {
         public: Public { v4: Some([192, 0, 2, host].into()), v6: None },
         dialect: Dialect::Flannel,
         revision,
+        origin: Origin::default(),
     }
 }
 

@@ -124,6 +124,7 @@ async fn adopt(
         key: record.kv.key.clone(),
         subnets: record.subnets.clone(),
         value: node.value(),
+        created: record.kv.create_revision,
         mod_revision: record.kv.mod_revision,
         lease: record.kv.lease,
         granted: node.ttl,
@@ -171,7 +172,9 @@ async fn create(
     match session.put(&key, &value, lease, &guard).await? {
         Written::At(mod_revision) => {
             let subnets = subnets.to_vec();
-            let mut own = OwnLease { key, subnets, value, mod_revision, lease, granted, expires: None };
+            let created = mod_revision;
+            let mut own =
+                OwnLease { key, subnets, value, created, mod_revision, lease, granted, expires: None };
             own.renewed(clock);
             Ok(Some(own))
         }

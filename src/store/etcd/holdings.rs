@@ -76,8 +76,13 @@ mod tests {
     fn missing_or_unusable_network_is_refused() {
         let keys = Keys::new("/p");
         let code = |text: Option<&str>| {
-            let config =
-                |text: &str| Kv { key: "/p/config".into(), value: text.into(), mod_revision: 1, lease: 0 };
+            let config = |text: &str| Kv {
+                key: "/p/config".into(),
+                value: text.into(),
+                create_revision: 1,
+                mod_revision: 1,
+                lease: 0,
+            };
             let kvs = text.map(config).into_iter().collect();
             network_of(&keys, &Listing { revision: 1, kvs }).map(drop).map_err(|error| error.code)
         };

@@ -10,7 +10,7 @@ pub(crate) type LeaseCache = Cache<LeaseDecoder>;
 
 /// All leases as one change.
 pub(crate) fn snapshot(cache: &LeaseCache) -> Change {
-    let lease = |record: &Record| record.lease(cache.exposed(record.kv.mod_revision));
+    let lease = |record: &Record| record.lease(|revision| cache.exposed(revision));
     Change::Snapshot {
         leases: cache.objects().map(lease).collect(),
         revision: cache.exposed(cache.revision()),
@@ -20,7 +20,7 @@ pub(crate) fn snapshot(cache: &LeaseCache) -> Change {
 /// A changed lease as an event.
 pub(crate) fn event(cache: &LeaseCache, changed: Changed<Record>) -> Event {
     match changed {
-        Changed::Put(record) => Event::Put(record.lease(cache.exposed(record.kv.mod_revision))),
+        Changed::Put(record) => Event::Put(record.lease(|revision| cache.exposed(revision))),
         Changed::Removed(record, revision) => {
             Event::Delete { subnets: record.subnets, revision: cache.exposed(revision) }
         }

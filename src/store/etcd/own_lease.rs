@@ -19,6 +19,8 @@ pub(crate) struct OwnLease {
     pub(crate) subnets: Vec<IpNet>,
     /// Value that we wrote, or are about to write.
     pub(crate) value: String,
+    /// Revision that created the key.
+    pub(crate) created: i64,
     /// Revision of the key.
     pub(crate) mod_revision: i64,
     /// Id of the etcd lease; 0 means a reservation, which does not expire.
@@ -35,6 +37,7 @@ impl OwnLease {
         Kv {
             key: self.key.clone(),
             value: self.value.clone().into_bytes(),
+            create_revision: self.created,
             mod_revision: self.mod_revision,
             lease: self.lease,
         }

@@ -35,9 +35,12 @@ impl Record {
         self.attributes.identity.as_ref().map(|identity| identity.id.as_str())
     }
 
-    /// The lease as routes know it.
-    pub(crate) fn lease(&self, revision: u64) -> Lease {
-        self.attributes.lease(&self.subnets, revision)
+    /// The lease as routes know it. `exposed` turns a revision of etcd into one of this process.
+    pub(crate) fn lease(&self, exposed: impl Fn(i64) -> u64) -> Lease {
+        let mut lease = self.attributes.lease(&self.subnets, exposed(self.kv.mod_revision));
+        lease.origin.key.clone_from(&self.kv.key);
+        lease.origin.created = exposed(self.kv.create_revision);
+        lease
     }
 }
 

@@ -122,6 +122,7 @@ pub(crate) async fn renew(
     let mut notice = None;
     for _ in 0..ATTEMPTS {
         let found = session.get(&own.key).await?;
+        let created = found.as_ref().map(|kv| kv.create_revision);
         let (guard, is_reserved, outcome) = match (judge(node, own, found.as_ref()), found) {
             (Verdict::Stolen(lost), _) => return Ok(Renewal::Lost(lost)),
             (Verdict::Ours, Some(kv)) => {
@@ -149,6 +150,8 @@ pub(crate) async fn renew(
         };
         let (lease, granted) = if is_reserved { (0, own.granted) } else { session.grant(node.ttl).await? };
         if let Written::At(revision) = session.put(&own.key, &own.value, lease, &guard).await? {
+            let is_new = outcome == Outcome::Recreated;
+            own.created = created.filter(|_| !is_new).unwrap_or(revision);
             (own.mod_revision, own.lease, own.granted) = (revision, lease, granted);
             own.renewed(clock);
             return Ok(Renewal::Done(outcome, notice));
@@ -160,7 +163,7 @@ pub(crate) async fn renew(
 /// Sends a keep-alive for the etcd lease that the key is attached to. An operator may have attached
 /// another one, or none. Returns `false` if the lease has expired.
 async fn extend(session: &mut Session, clock: Clock, own: &mut OwnLease, kv: &Kv) -> Result<bool, Failure> {
-    own.mod_revision = kv.mod_revision;
+    (own.created, own.mod_revision) = (kv.create_revision, kv.mod_revision);
     if kv.lease != own.lease && kv.lease != 0 {
         let Some((_, granted)) = session.time_to_live(kv.lease).await? else { return Ok(false) };
         own.granted = granted;

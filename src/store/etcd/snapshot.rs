@@ -57,6 +57,9 @@ pub(crate) struct Snapshot {
 struct SavedKv {
     key: String,
     value: String,
+    /// 0 in a map of version 0.1, which did not save it.
+    #[serde(default)]
+    create_revision: i64,
     mod_revision: i64,
     lease: i64,
 }
@@ -66,6 +69,7 @@ impl SavedKv {
         Self {
             key: kv.key.clone(),
             value: String::from_utf8_lossy(&kv.value).into_owned(),
+            create_revision: kv.create_revision,
             mod_revision: kv.mod_revision,
             lease: kv.lease,
         }
@@ -75,6 +79,7 @@ impl SavedKv {
         Kv {
             key: self.key.clone(),
             value: self.value.clone().into_bytes(),
+            create_revision: self.create_revision,
             mod_revision: self.mod_revision,
             lease: self.lease,
         }
@@ -113,6 +118,7 @@ impl Snapshot {
             key: self.own.key.clone(),
             subnets: self.subnets.clone(),
             value: self.own.value.clone(),
+            created: self.own.create_revision,
             mod_revision: self.own.mod_revision,
             lease: self.own.lease,
             granted: self.granted,

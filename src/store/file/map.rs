@@ -11,7 +11,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::route::{Abilities, Announced, Change, Dialect, Fingerprint, Lease, Mode, Networks, Public};
+use crate::route::{
+    Abilities, Announced, Change, Dialect, Fingerprint, Lease, Mode, Networks, Origin, Public,
+};
 use crate::store::update::Cluster;
 
 /// The file as a person writes it.
@@ -271,7 +273,9 @@ impl Taken {
             announced.map_err(|fix| (security.span(), MapProblem::Security(name.clone(), fix)))
         });
         let abilities = Abilities { secure: secure.transpose()?, ..Abilities::OURS };
-        Ok(Lease { name, subnets, public, dialect: Dialect::Hopsack(abilities), revision: 0 })
+        // The names differ, so they can stand for the nodes' ids and for the keys.
+        let origin = Origin { key: name.clone(), node: Some(name.clone()), created: 0 };
+        Ok(Lease { name, subnets, public, dialect: Dialect::Hopsack(abilities), revision: 0, origin })
     }
 
     fn address(&mut self, text: &Spanned<String>, host: &str, public: &mut Public) -> Result<(), Wrong> {

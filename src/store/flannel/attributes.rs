@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::json::field;
-use crate::route::{Abilities, Announced, Dialect, Lease, Mode, Public};
+use crate::route::{Abilities, Announced, Dialect, Lease, Mode, Origin, Public};
 
 /// Writer of a lease and abilities of its daemon. This is our part of `BackendData`; flanneld's UDP
 /// backend ignores it.
@@ -170,7 +170,9 @@ impl Attributes {
             Some(identity) => (identity.name.clone(), Dialect::Hopsack(identity.abilities)),
             None => (address, Dialect::Flannel),
         };
-        Lease { name, subnets: subnets.to_vec(), public: self.public, dialect, revision }
+        let node = self.identity.as_ref().map(|identity| identity.id.clone());
+        let origin = Origin { node, ..Origin::default() };
+        Lease { name, subnets: subnets.to_vec(), public: self.public, dialect, revision, origin }
     }
 
     /// Name, id and address of the writer, for a sentence to the operator.

@@ -8,6 +8,8 @@ use std::future::Future;
 pub(crate) struct Kv {
     pub(crate) key: String,
     pub(crate) value: Vec<u8>,
+    /// Revision of the write that created the key.
+    pub(crate) create_revision: i64,
     /// Revision of the last write.
     pub(crate) mod_revision: i64,
     /// Id of the etcd lease that the key is attached to; 0 means none.

@@ -22,7 +22,7 @@ use hopsack::packet::ecn::Ecn;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::vnet::VnetHeader;
 use hopsack::packet::{Family, IpPacket, Transport, bundle, protocol};
-use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Policy, Public, Rib};
+use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Origin, Policy, Public, Rib};
 use hopsack::seal::{Agreement, Hello, OVERHEAD, OpenError, Role, Secret, Session, Suite};
 use hopsack::store::file::Map;
 use hopsack::time::Nanos;
@@ -306,6 +306,7 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
             public: Public { v4: Some([192, 0, 2, n].into()), v6: None },
             dialect: Dialect::Hopsack(Abilities::OURS),
             revision: 1,
+            origin: Origin::default(),
         })
         .collect();
     let mut rib = Rib::default();

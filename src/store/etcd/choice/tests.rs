@@ -25,7 +25,7 @@ fn usual() -> Network {
 }
 
 fn kv(name: &str, value: &str, lease: i64) -> Kv {
-    Kv { key: format!("/p/subnets/{name}"), value: value.into(), mod_revision: 3, lease }
+    Kv { key: format!("/p/subnets/{name}"), value: value.into(), create_revision: 2, mod_revision: 3, lease }
 }
 
 fn flanneld(name: &str, address: &str, lease: i64) -> Kv {

@@ -19,7 +19,7 @@ fn networks() -> Networks {
 }
 
 fn kv(key: &str, value: &str, mod_revision: i64) -> Kv {
-    Kv { key: key.to_owned(), value: value.as_bytes().to_vec(), mod_revision, lease: 1 }
+    Kv { key: key.to_owned(), value: value.as_bytes().to_vec(), create_revision: 1, mod_revision, lease: 1 }
 }
 
 fn listing(kvs: &[Kv], revision: i64) -> Listing {

@@ -101,15 +101,27 @@ impl Data {
 
     pub(super) fn put(&mut self, key: &str, value: &[u8], lease: i64) -> i64 {
         self.revision += 1;
-        let kv = Kv { key: key.to_owned(), value: value.to_vec(), mod_revision: self.revision, lease };
+        let kv = self.kv(key, value, lease);
         self.history.push(KeyEvent::Put(kv.clone()));
         self.keys.insert(key.to_owned(), kv);
         self.revision
     }
 
+    /// A key that is written at the current revision.
+    fn kv(&self, key: &str, value: &[u8], lease: i64) -> Kv {
+        let (revision, known) = (self.revision, self.get(key));
+        Kv {
+            key: key.to_owned(),
+            value: value.to_vec(),
+            create_revision: known.map_or(revision, |kv| kv.create_revision),
+            mod_revision: revision,
+            lease,
+        }
+    }
+
     /// Rewrites history: the key had this value all the time, and no watch delivers it.
     pub(super) fn put_unwatched(&mut self, key: &str, value: &[u8]) {
-        let kv = Kv { key: key.to_owned(), value: value.to_vec(), mod_revision: self.revision, lease: 0 };
+        let kv = self.kv(key, value, 0);
         self.history.push(KeyEvent::Put(kv.clone()));
         self.keys.insert(key.to_owned(), kv);
     }

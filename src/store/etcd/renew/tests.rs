@@ -20,6 +20,7 @@ fn own(node: &NodeIdentity) -> OwnLease {
         key: "/p/subnets/10.1.2.0-24".into(),
         subnets: vec!["10.1.2.0/24".parse().expect("net")],
         value: node.value(),
+        created: 5,
         mod_revision: 7,
         lease: 1,
         granted: node.ttl,
@@ -30,7 +31,7 @@ fn own(node: &NodeIdentity) -> OwnLease {
 fn found(value: &str, mod_revision: i64) -> Verdict {
     let node = node();
     let own = own(&node);
-    let kv = Kv { key: own.key.clone(), value: value.into(), mod_revision, lease: 2 };
+    let kv = Kv { key: own.key.clone(), value: value.into(), create_revision: 5, mod_revision, lease: 2 };
     judge(&node, &own, Some(&kv))
 }
 

@@ -11,6 +11,7 @@ fn saved() -> Snapshot {
         key: "/p/subnets/10.1.2.0-24".into(),
         subnets: vec!["10.1.2.0/24".parse().expect("net")],
         value: "{}".into(),
+        created: 5,
         mod_revision: 7,
         lease: 9,
         granted: Duration::from_secs(86_400),

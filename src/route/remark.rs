@@ -1,0 +1,64 @@
+//! Remarks: what the operator must know about single leases, whether they have a route or not.
+//!
+//! A remark changes no route by itself.
+#![forbid(unsafe_code)]
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// Something that the operator must know about a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// Key of the lease in the store.
+    pub key: String,
+    /// What there is to know.
+    pub kind: RemarkKind,
+}
+
+/// What there is to know about a lease. The message is written for the operator; "it" is the lease.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RemarkKind {
+    /// The lease overlaps an older lease of another host.
+    #[error(
+        "it is ignored, because it overlaps {other}, the older lease of {host}: delete one of the two keys"
+    )]
+    Overlap {
+        /// Key of the older lease.
+        other: String,
+        /// Name of the host that has the older lease.
+        host: String,
+    },
+    /// Two leases of one address announce different certificates.
+    #[error(
+        "it has no route, because {other} announces another certificate for the same address {address}: delete \
+         the key of the host that does not have the address any more"
+    )]
+    TwoCertificates {
+        /// Key of the other lease.
+        other: String,
+        /// Address that both leases name.
+        address: IpAddr,
+    },
+    /// A lease without encryption has the address of a host that encrypts.
+    #[error(
+        "it announces no encryption, but {other} announces encryption for the same address {address}, so hosts \
+         that encrypt send nothing there in clear: delete this key if no flanneld runs on that host"
+    )]
+    Unencrypted {
+        /// Key of the lease that announces encryption.
+        other: String,
+        /// Address that both leases name.
+        address: IpAddr,
+    },
+    /// The length of a subnet differs from the network configuration's.
+    #[error(
+        "its subnet {subnet} is no /{usual}, as the network configuration wants it; it is routed all the same"
+    )]
+    Length {
+        /// Subnet of the lease.
+        subnet: IpNet,
+        /// Subnet length of the network configuration.
+        usual: u8,
+    },
+}
