@@ -1,14 +1,21 @@
 //! The server: owns the socket file, reads requests and writes answers.
 
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
 
 use super::client::running_daemon;
+use super::connections::{Answering, Connections, MOST_CONNECTIONS};
 use super::error::ControlError;
 use crate::api::{Answer, Request};
 
@@ -39,23 +46,21 @@ impl Server {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unwritable(error)),
             _ => {}
         }
-        let listener = UnixListener::bind(path).map_err(unwritable)?;
+        let listener = listen(path).map_err(unwritable)?;
         Ok(Self { listener, path: path.to_owned() })
     }
 
     /// Answers requests until the future is dropped.
     pub async fn serve(self, handler: Arc<impl Handler>) {
+        let mut connections = Connections::default();
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     let handler = handler.clone();
-                    tokio::spawn(async move {
-                        // A client that hangs up before the answer needs no answer.
-                        let _ = converse(stream, &*handler).await;
-                    });
+                    let connection = |answering| async move { converse(stream, &*handler, &answering).await };
+                    connections.serve(connection).await;
                 }
-                // Most likely the process has no free descriptor: wait until some are closed.
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                Err(_) => Connections::wait_for_descriptor().await,
             }
         }
     }
@@ -67,27 +72,57 @@ impl Drop for Server {
     }
 }
 
-async fn converse(stream: UnixStream, handler: &impl Handler) -> io::Result<()> {
+/// Listens at `path` with a socket file that only its owner can open.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let owner_only = || Permissions::from_mode(0o600);
+    let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
+    // `bind` gives the file the mode of the socket without the bits of the umask, so that at no
+    // time another user can open it.
+    socket.set_permissions(owner_only())?;
+    let socket = Socket::from(OwnedFd::from(socket));
+    socket.bind(&SockAddr::unix(path)?)?;
+    // The umask may have taken bits of the owner.
+    fs::set_permissions(path, owner_only())?;
+    socket.listen(i32::try_from(MOST_CONNECTIONS).map_err(io::Error::other)?)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(OwnedFd::from(socket).into())
+}
+
+/// Answers the requests of a connection until the client hangs up or does not use its time.
+async fn converse(stream: UnixStream, handler: &impl Handler, answering: &Answering) {
+    /// Longest time for a request, and for its answer.
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    while let Ok(Ok(Some(line))) = timeout(TIMEOUT, read(&mut reader)).await {
+        answering.set(true);
+        let answered = timeout(TIMEOUT, answer(&line, handler, &mut writer)).await;
+        answering.set(false);
+        // A client that hangs up before the answer needs no answer.
+        let Ok(Ok(())) = answered else { return };
+    }
+}
+
+/// Reads one request; `None` after the last one.
+async fn read(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<String>> {
     /// Longer requests are cut off and refused.
     const MAX_REQUEST_BYTES: u64 = 4096;
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = tokio::io::BufReader::new(reader);
-    loop {
-        let mut line = String::new();
-        if (&mut reader).take(MAX_REQUEST_BYTES).read_line(&mut line).await? == 0 {
-            return Ok(());
-        }
-        let answer = match serde_json::from_str::<Request>(&line) {
-            Ok(request) => handler.answer(request).await,
-            Err(error) => Answer::Error(format!(
-                "{error}; send {{\"command\":\"status\"}}, or \"peers\", \"routes\", \"drops\", or \
-                 {{\"command\":\"explain\",\"address\":\"...\"}}"
-            )),
-        };
-        let mut text = serde_json::to_string(&answer)?;
-        text.push('\n');
-        writer.write_all(text.as_bytes()).await?;
-    }
+    let mut line = String::new();
+    let length = reader.take(MAX_REQUEST_BYTES).read_line(&mut line).await?;
+    Ok((length > 0).then_some(line))
+}
+
+async fn answer(line: &str, handler: &impl Handler, writer: &mut OwnedWriteHalf) -> io::Result<()> {
+    let answer = match serde_json::from_str::<Request>(line) {
+        Ok(request) => handler.answer(request).await,
+        Err(error) => Answer::Error(format!(
+            "{error}; send {{\"command\":\"status\"}}, or \"peers\", \"routes\", \"drops\", or \
+             {{\"command\":\"explain\",\"address\":\"...\"}}"
+        )),
+    };
+    let mut text = serde_json::to_string(&answer)?;
+    text.push('\n');
+    writer.write_all(text.as_bytes()).await
 }
 
 #[cfg(test)]

@@ -1,69 +1,87 @@
 //! Metrics and health over HTTP: `/metrics` (OpenMetrics), `/healthz`, `/readyz`.
 //!
-//! This is not a general web server: it answers one GET request a connection and then closes the
-//! connection.
+//! hyper reads the requests. This is not a general web server: it answers one GET request a
+//! connection and then closes the connection, so that no idle connection stays.
 //!
 //! `/readyz` fails only until the start is complete. It lists problems but does not fail because of
 //! them: forwarding goes on, and a probe that fails would make an orchestrator restart a daemon
 //! that works.
+//!
+//! Invariant: what clients send, or do not send, costs a bounded number of descriptors and bytes.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 use super::registry::Registry;
+use crate::control::{Answering, Connections};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Answers requests on `listener` until the future is dropped.
 pub async fn serve(registry: Arc<Registry>, listener: TcpListener) {
-    /// A connection that takes longer than this is closed.
-    const TIMEOUT: Duration = Duration::from_secs(5);
+    let mut connections = Connections::default();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let registry = registry.clone();
-                tokio::spawn(tokio::time::timeout(TIMEOUT, async move { answer(&registry, stream).await }));
+                connections.serve(|answering| exchange(registry, stream, answering)).await;
             }
-            // Most likely the process has no free descriptor: wait until some are closed.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(_) => Connections::wait_for_descriptor().await,
         }
     }
 }
 
-async fn answer(registry: &Registry, mut stream: TcpStream) -> io::Result<()> {
-    let mut request = [0; 1024];
-    let mut length = 0;
-    while length < request.len() && !request[..length].windows(2).any(|end| end == b"\r\n") {
-        match stream.read(&mut request[length..]).await? {
-            0 => break,
-            n => length += n,
-        }
-    }
-    let line = String::from_utf8_lossy(&request[..length]);
-    let mut words = line.split_ascii_whitespace();
-    let (status, kind, body) = match (words.next(), words.next()) {
-        (Some("GET"), Some("/metrics")) => ("200 OK", OPENMETRICS, registry.metrics().await),
-        (Some("GET"), Some("/healthz")) => ("200 OK", PLAIN, "hopsack is running\n".to_owned()),
-        (Some("GET"), Some("/readyz")) => match registry.waiting() {
-            None => ("200 OK", PLAIN, readiness(registry)),
-            Some(reason) => ("503 Service Unavailable", PLAIN, format!("hopsack is not ready: {reason}\n")),
+/// Serves one connection: one request and its answer.
+async fn exchange(registry: Arc<Registry>, stream: TcpStream, answering: Answering) {
+    /// A client that sends its request more slowly is closed.
+    const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+    /// A connection that takes longer, such as one of a client that reads nothing, is closed.
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    /// Longest head of a request; hyper's smallest limit.
+    const MAX_HEAD_BYTES: usize = 8192;
+    let service = service_fn(|request: Request<_>| {
+        answering.set(true);
+        let registry = &registry;
+        async move { Ok::<_, Infallible>(answer(registry, request.method(), request.uri().path()).await) }
+    });
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    // A malformed request has been answered, and a client that hangs up needs no answer.
+    let _ = timeout(TIMEOUT, connection).await;
+}
+
+async fn answer(registry: &Registry, method: &Method, path: &str) -> Response<String> {
+    let (status, kind, body) = match (method, path) {
+        (&Method::GET, "/metrics") => (StatusCode::OK, OPENMETRICS, registry.metrics().await),
+        (&Method::GET, "/healthz") => (StatusCode::OK, PLAIN, "hopsack is running\n".to_owned()),
+        (&Method::GET, "/readyz") => match registry.waiting() {
+            None => (StatusCode::OK, PLAIN, readiness(registry)),
+            Some(reason) => {
+                (StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("hopsack is not ready: {reason}\n"))
+            }
         },
-        (Some("GET"), _) => ("404 Not Found", PLAIN, "try /metrics, /healthz or /readyz\n".to_owned()),
-        _ => ("405 Method Not Allowed", PLAIN, "only GET is answered\n".to_owned()),
+        (&Method::GET, _) => (StatusCode::NOT_FOUND, PLAIN, "try /metrics, /healthz or /readyz\n".to_owned()),
+        _ => (StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET is answered\n".to_owned()),
     };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(body.as_bytes()).await?;
-    stream.shutdown().await
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }
 
 /// The body of `/readyz` once the start is complete: one line, and one more for each problem.

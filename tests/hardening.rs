@@ -1,0 +1,121 @@
+//! The daemon as a target: listening sockets that are used up, links at the files that it writes,
+//! and the privileges of its threads.
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use hopsack::control::MOST_CONNECTIONS;
+use hopsack::lab::{Lab, Options, Store};
+use hopsack::packet::Family;
+use hopsack::sys::netns::in_netns;
+use support::connections::{idle_tcp, idle_unix};
+use support::{HOPSACK, eventually, http, lab, run};
+
+const READY: Duration = Duration::from_secs(10);
+
+/// A lab with one host and no daemon yet.
+fn one_host(label: &str, store: Store, config: &str) -> Lab {
+    let extra_config = config.to_owned();
+    let options = Options { hosts: 1, store, extra_config, ..Options::unique(label, HOPSACK) };
+    Lab::create(options).expect("these tests need root, /dev/net/tun, etcd, ip and ping: run scripts/test")
+}
+
+fn pid(lab: &Lab) -> u32 {
+    lab.daemon(1).pid().expect("the daemon runs")
+}
+
+/// Number of open descriptors of a process.
+fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count()
+}
+
+#[test]
+fn idle_connections_do_not_stop_the_answers() {
+    const IDLE: usize = 1000;
+    let lab = lab("idle", 1, Family::V4);
+    let (netns, daemon) = (lab.host(1).netns.clone(), lab.daemon(1));
+    // The usual limit of a process.
+    run(&netns, &["prlimit", "--pid", &pid(&lab).to_string(), "--nofile=1024"]);
+    let before = descriptors(pid(&lab));
+    let metrics = "127.0.0.1:9285".parse().expect("an address");
+
+    let tcp = idle_tcp(&netns, metrics, IDLE);
+    assert!(http(&netns, "/healthz").starts_with("HTTP/1.1 200"));
+    let unix = idle_unix(&daemon.control_path(), IDLE);
+    assert_eq!(daemon.status().expect("it answers")["ready"], true);
+    assert!(http(&netns, "/metrics").trim_end().ends_with("# EOF"));
+    // Two sockets with all their places taken, and what the daemon opens meanwhile.
+    let bound = before + 2 * MOST_CONNECTIONS + 32;
+    eventually("the daemon closes what is too much", || descriptors(pid(&lab)) <= bound);
+    drop((tcp, unix));
+
+    // An answer that nobody reads, half a request, and a request without an end hold no place for
+    // long.
+    let connect = || TcpStream::connect(metrics).expect("connected");
+    let mut slow = in_netns(&netns, move || [connect(), connect()]).expect("netns");
+    slow[0].write_all(b"GET /metrics HTTP/1.1\r\nHost: lab\r\n").expect("sent");
+    slow[1].write_all(b"GET /metrics HTTP/1.1\r\nHost: lab\r\n\r\n").expect("sent");
+    let mut endless = UnixStream::connect(daemon.control_path()).expect("connected");
+    endless.write_all(&[b'x'; 5000]).expect("sent");
+    let mut answer = String::new();
+    endless.set_read_timeout(Some(READY)).expect("a timeout");
+    endless.read_to_string(&mut answer).expect("the daemon closes the connection");
+    assert!(answer.contains("error"), "{answer}");
+    let is_open = |stream: &mut TcpStream| {
+        stream.set_nonblocking(true).expect("set");
+        let mut bytes = [0; 4096];
+        !matches!(stream.read(&mut bytes), Ok(0))
+    };
+    support::encrypted::within(50, "a half request is closed", || !is_open(&mut slow[0]));
+    support::encrypted::within(50, "idle descriptors are closed", || descriptors(pid(&lab)) <= before + 8);
+}
+
+/// A daemon that is started with a umask, and killed when its test ends.
+struct WithUmask(Child);
+
+impl WithUmask {
+    fn start(lab: &Lab, umask: &str) -> Self {
+        let script = format!("umask {umask} && exec \"$@\"");
+        let config = lab.daemon(1).config_path();
+        let mut command = Command::new("ip");
+        command.args([
+            "netns",
+            "exec",
+            &lab.host(1).netns,
+            "sh",
+            "-c",
+            &script,
+            "sh",
+            HOPSACK,
+            "run",
+            "--config",
+        ]);
+        Self(command.arg(config).stderr(Stdio::null()).spawn().expect("ip runs"))
+    }
+}
+
+impl Drop for WithUmask {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn control_socket_is_private_whatever_the_umask() {
+    let lab = one_host("umask", Store::File, "");
+    let path = lab.daemon(1).control_path();
+    for umask in ["000", "077", "0177"] {
+        let daemon = WithUmask::start(&lab, umask);
+        eventually("it is ready", || lab.daemon(1).status().is_ok_and(|status| status["ready"] == true));
+        assert_eq!(fs::metadata(&path).expect("a socket").mode() & 0o777, 0o600, "umask {umask}");
+        drop(daemon);
+    }
+}
