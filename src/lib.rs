@@ -51,6 +51,7 @@
 //! * [`forward`] decides for each packet where it goes or why it is dropped, and counts it. Pure.
 //! * [`desired`] describes what the kernel should hold, and finds the steps that lead there. Pure.
 //! * [`api`] defines the requests and answers of the control socket as plain data. Pure.
+//! * [`files`] writes whole files, and reads secrets, which must be private.
 //! * [`control`] is the control socket, both server and client.
 //! * [`observe`] collects status, drops, explain, metrics and problems from the parts that register
 //!   themselves.
@@ -76,6 +77,7 @@ pub mod config;
 pub mod control;
 pub mod desired;
 pub mod engine;
+pub mod files;
 pub mod forward;
 pub mod lab;
 pub mod netlink;

@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -117,5 +117,32 @@ fn control_socket_is_private_whatever_the_umask() {
         eventually("it is ready", || lab.daemon(1).status().is_ok_and(|status| status["ready"] == true));
         assert_eq!(fs::metadata(&path).expect("a socket").mode() & 0o777, 0o600, "umask {umask}");
         drop(daemon);
+    }
+}
+
+#[test]
+fn files_are_not_written_through_links() {
+    let lab = one_host("links", Store::Etcd { members: 1 }, "[security]\nmode = \"sealed\"\n");
+    let directory = lab.host(1).directory.clone();
+    let other = directory.join("other");
+    // The host's previous subnet is read through a link. Nothing is written through one.
+    let previous = fs::read_to_string(directory.join("subnet.env")).expect("the lab wrote it");
+    let content = format!("# of another program\n{previous}");
+    fs::write(&other, &content).expect("written");
+    fs::create_dir_all(directory.join("run")).expect("a folder");
+    fs::create_dir_all(directory.join("state")).expect("a folder");
+    // Names of temporary files too, of this version and of the one before.
+    let written = ["subnet.env", "run/subnet.env"];
+    let temporary = ["subnet.env.new", "subnet.tmp", "run/subnet.tmp", "state/map.new", "state/node-id.new"];
+    for name in written.iter().chain(&temporary) {
+        let _ = fs::remove_file(directory.join(name));
+        symlink(&other, directory.join(name)).expect("a link");
+    }
+    lab.start().expect("the daemon is ready");
+    let map = directory.join("state/map");
+    eventually("the map is saved", || map.exists());
+    assert_eq!(fs::read_to_string(&other).expect("it exists"), content);
+    for name in written {
+        assert!(fs::symlink_metadata(directory.join(name)).expect("it exists").is_file(), "{name}");
     }
 }

@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["forward"],
     &["service", "desired"],
     &["api"],
+    &["files"],
     &["control"],
     &["observe"],
     &["config", "pki"],

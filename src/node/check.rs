@@ -16,6 +16,7 @@ use super::{privileges, underlay};
 use crate::backend::{self, BackendError, DeviceError, NoRing, is_own_device};
 use crate::config::{Config, StoreConfig};
 use crate::control::running_daemon;
+use crate::files::create;
 use crate::netlink::Netlink;
 use crate::reconcile::Reader;
 use crate::store::{Store, admin};
@@ -140,7 +141,7 @@ fn port(running: bool, address: SocketAddr, findings: &mut Findings) {
 fn writable(path: &Path) -> Result<String, NodeError> {
     let above = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("/"));
     let probe = above.join(format!(".hopsack-check-{}", std::process::id()));
-    match std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe)) {
+    match create(&probe, 0o600).and_then(|_| std::fs::remove_file(&probe)) {
         Ok(()) => Ok(format!("{} can be written", path.display())),
         Err(error) => Err(NodeError::Environment {
             code: "file_write",

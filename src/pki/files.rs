@@ -4,15 +4,14 @@
 //! it does not exist.
 #![forbid(unsafe_code)]
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::Path;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::error::PkiError;
+use crate::files::{SecretError, secret};
 
 /// Reads all certificates of a file, in the order of the file. There is at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
@@ -28,12 +27,10 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 
 /// Reads a private key as PEM and as DER. Fails if others may read the file.
 pub(super) fn key(path: &Path) -> Result<(String, PrivateKeyDer<'static>), PkiError> {
-    let failed = |source| PkiError::Read { path: path.to_owned(), source };
-    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(PkiError::KeyIsReadable { path: path.to_owned(), mode });
-    }
-    let text = read(path)?;
+    let text = secret(path).map_err(|error| match error {
+        SecretError::Unreadable(source) => PkiError::Read { path: path.to_owned(), source },
+        SecretError::Public(mode) => PkiError::KeyIsReadable { path: path.to_owned(), mode },
+    })?;
     let key = PrivateKeyDer::from_pem_slice(&text)
         .map_err(|source| PkiError::NoPrivateKey { path: path.to_owned(), source })?;
     Ok((String::from_utf8_lossy(&text).into_owned(), key))
@@ -68,21 +65,6 @@ pub(super) fn replace(path: &Path, text: &str, mode: FileMode) -> Result<(), Pki
         FileMode::Public => 0o644,
         FileMode::Secret => 0o600,
     };
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let write = || -> io::Result<()> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        // A crash may have left a file here that others can read.
-        match std::fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = File::options().write(true).create_new(true).mode(bits).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)
-    };
-    write().map_err(|source| PkiError::Write { path: path.to_owned(), source })
+    crate::files::replace(path, text.as_bytes(), bits)
+        .map_err(|source| PkiError::Write { path: path.to_owned(), source })
 }

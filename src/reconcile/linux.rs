@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::error::ReconcileError;
 use crate::desired::{Actual, Address, Desired, File, Link, LinkKind, ROUTE_PROTOCOL, Route, Step, Sysctl};
+use crate::files::replace;
 use crate::netlink::{self, Monitor, Netlink, NetlinkError, Notice};
 
 /// The network namespace of the thread that made it.
@@ -84,7 +84,8 @@ impl Linux {
             Step::ReplaceRoute(route) => self.netlink.replace_route(&self.route(route)?).await?,
             Step::RemoveRoute(route) => self.netlink.remove_route(&self.route(route)?).await?,
             Step::WriteFile(file) => {
-                replace(file).map_err(|error| ReconcileError::File { path: file.path.clone(), error })?
+                replace(&file.path, &file.content, file.mode)
+                    .map_err(|error| ReconcileError::File { path: file.path.clone(), error })?;
             }
         }
         Ok(())
@@ -123,17 +124,8 @@ fn write_sysctl(sysctl: &Sysctl) -> Result<(), ReconcileError> {
 }
 
 fn read_file(path: &Path) -> Option<File> {
-    let content = fs::read(path).ok()?;
-    let mode = fs::metadata(path).ok()?.permissions().mode() & 0o7777;
+    // A link is not our file: it is replaced.
+    let metadata = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
+    let (content, mode) = (fs::read(path).ok()?, metadata.permissions().mode() & 0o7777);
     Some(File { path: path.to_owned(), content, mode })
-}
-
-fn replace(file: &File) -> io::Result<()> {
-    if let Some(folder) = file.path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let temporary = file.path.with_extension("tmp");
-    fs::write(&temporary, &file.content)?;
-    fs::set_permissions(&temporary, fs::Permissions::from_mode(file.mode))?;
-    fs::rename(&temporary, &file.path)
 }

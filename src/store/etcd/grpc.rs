@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 use std::future::Future;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use etcd_client::{
 use super::failure::Failure;
 use super::guard::{Guard, Written};
 use super::random;
+use crate::files::{SecretError, secret};
 use crate::store::error::{ErrorCode, StoreError};
 use crate::store::settings::EtcdSettings;
 use crate::store::watch::{KeyEvent, Kv, Listing, Message};
@@ -113,15 +113,10 @@ fn read(key: &str, path: &Path) -> Result<Vec<u8>, String> {
 
 /// Reads a file that no other user may read.
 fn read_secret(key: &str, path: &Path) -> Result<Vec<u8>, String> {
-    let bytes = read(key, path)?;
-    let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
-    if mode & 0o007 != 0 {
-        let path = path.display();
-        return Err(format!(
-            "{key} = {path}: every user of this host can read or write it: chmod 600 {path}"
-        ));
-    }
-    Ok(bytes)
+    secret(path).map_err(|error| match error {
+        SecretError::Unreadable(error) => format!("{key} = {}: {error}", path.display()),
+        SecretError::Public(_) => format!("{key} = {0}: {error}: chmod 600 {0}", path.display()),
+    })
 }
 
 /// One connection.

@@ -2,26 +2,14 @@
 //! Flannel's environment file.
 #![forbid(unsafe_code)]
 
-use std::fs::File;
-use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-const NODE_ID: &str = "node-id";
+use crate::files::replace;
 
-/// Writes a file so that a reader sees either the old content or the new one: it is synced and then
-/// renamed.
-pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    std::fs::create_dir_all(dir)?;
-    let new = dir.join(format!("{name}.new"));
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&new, dir.join(name))?;
-    File::open(dir)?.sync_all()
-}
+const NODE_ID: &str = "node-id";
 
 /// Id of the current boot: it differs after each reboot. It is empty if the kernel does not tell.
 pub(crate) fn boot_id() -> String {
@@ -47,7 +35,7 @@ pub(crate) fn node_id(dir: &Path) -> Result<String, String> {
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(failed)?;
-            replace(dir, NODE_ID, id.as_bytes()).map_err(failed)?;
+            replace(&path, id.as_bytes(), 0o644).map_err(failed)?;
             Ok(id.trim().to_owned())
         }
         Err(error) => Err(failed(error)),

@@ -14,9 +14,10 @@ use std::time::{Duration, SystemTime};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::host_files::{boot_id, replace};
+use super::host_files::boot_id;
 use super::identity::NodeIdentity;
 use super::own_lease::OwnLease;
+use crate::files::replace;
 use crate::store::error::SnapshotError;
 use crate::store::flannel::Network;
 use crate::store::watch::{Kv, Listing};
@@ -194,7 +195,8 @@ impl Snapshot {
 
     /// Writes the map over the last one.
     pub(crate) fn store(&self, dir: &Path) -> Result<(), SnapshotError> {
-        replace(dir, MAP, &pack(self)).map_err(|error| io_error(&dir.join(MAP), &error))
+        let path = dir.join(MAP);
+        replace(&path, &pack(self), 0o644).map_err(|error| io_error(&path, &error))
     }
 
     /// The same snapshot, as if it had been written before a reboot.
