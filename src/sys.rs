@@ -1,5 +1,5 @@
-//! System calls that no library makes safely: the only module with `unsafe`, and the probe of what
-//! this process may do.
+//! System calls that no library makes safely: the only module with `unsafe`, the probe of what this
+//! process can do, and the table of what it needs.
 //!
 //! Each function makes one call and returns its error. The callers decide what to do about an
 //! error.
@@ -16,6 +16,7 @@ pub mod epoll;
 mod event;
 pub mod netns;
 mod poll;
+mod privileges;
 pub mod process;
 pub mod ring;
 pub mod tun;
@@ -25,3 +26,4 @@ pub use capabilities::Capabilities;
 pub use clock::now;
 pub use event::Event;
 pub use poll::{Interest, poll};
+pub use privileges::{Missing, Needs, Part, TABLE, missing, names, restrict};

@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hopsack::control::MOST_CONNECTIONS;
+use hopsack::lab::ping::{Ping, ping};
 use hopsack::lab::{Lab, Options, Store};
 use hopsack::packet::Family;
 use hopsack::sys::netns::in_netns;
@@ -19,6 +20,10 @@ use support::connections::{idle_tcp, idle_unix};
 use support::{HOPSACK, eventually, http, lab, run};
 
 const READY: Duration = Duration::from_secs(10);
+/// Bit of CAP_NET_ADMIN in the sets of /proc/PID/status.
+const NET_ADMIN: u64 = 1 << 12;
+/// Bit of CAP_NET_BIND_SERVICE.
+const NET_BIND_SERVICE: u64 = 1 << 10;
 
 /// A lab with one host and no daemon yet.
 fn one_host(label: &str, store: Store, config: &str) -> Lab {
@@ -145,4 +150,83 @@ fn files_are_not_written_through_links() {
     for name in written {
         assert!(fs::symlink_metadata(directory.join(name)).expect("it exists").is_file(), "{name}");
     }
+}
+
+/// The capability sets of each thread of a process, without repetitions, and whether it may gain
+/// more.
+fn privileges(pid: u32) -> Vec<Vec<(String, u64)>> {
+    let fields = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"];
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    let mut found: Vec<_> = threads
+        .map(|thread| {
+            let status = thread.expect("a thread").path().join("status");
+            let text = fs::read_to_string(status).expect("the thread runs");
+            let pairs = text.lines().filter_map(|line| line.split_once(":\t"));
+            let set = |value: &str| u64::from_str_radix(value.trim(), 16).expect("hexadecimal");
+            pairs
+                .filter(|(name, _)| fields.contains(name))
+                .map(|(name, v)| (name.to_owned(), set(v)))
+                .collect()
+        })
+        .collect();
+    assert!(found.len() > 2, "the daemon has workers");
+    found.dedup();
+    found
+}
+
+#[test]
+fn threads_keep_only_the_capabilities_that_are_needed() {
+    let lab = one_host("drop", Store::File, "");
+    let netns = lab.host(1).netns.clone();
+    let expect = |capabilities: u64| {
+        let sets =
+            [("CapEff", capabilities), ("CapPrm", capabilities), ("CapBnd", capabilities), ("NoNewPrivs", 1)];
+        let found = privileges(pid(&lab));
+        assert_eq!(found.len(), 1, "all threads have the same: {found:x?}");
+        let of = |name: &str| found[0].iter().find(|(field, _)| field == name).expect("a field").1;
+        for (name, value) in sets {
+            assert_eq!(of(name), value, "{name} of {found:x?}");
+        }
+        for name in ["CapInh", "CapAmb"] {
+            assert_eq!(of(name) & !capabilities, 0, "{name} of {found:x?}");
+        }
+    };
+    lab.start().expect("ready");
+    expect(NET_ADMIN);
+    // What it has is enough for its later work: the repair of a setting, of a device and of a route.
+    run(&netns, &["sh", "-c", "sysctl -qw net.ipv4.ip_forward=0; ip link set hopsack0 down"]);
+    let forwards = || run(&netns, &["sysctl", "-n", "net.ipv4.ip_forward"]).trim() == "1";
+    eventually("the daemon repairs both", || {
+        forwards() && run(&netns, &["ip", "-4", "route", "show", "dev", "hopsack0"]).contains("10.244.0.0/16")
+    });
+    assert!(
+        ping(&lab.pod(1).netns, Ping::to(lab.host(1).subnet_v4.network())).expect("ping runs").is_whole()
+    );
+    // The queue of the UDP socket is longer than net.core.rmem_max allows without a privilege, which
+    // the kernel looks for in the first user namespace.
+    let users = fs::read_to_string("/proc/self/uid_map").expect("it can be read");
+    if users.trim_end().ends_with("4294967295") {
+        let sockets = run(&netns, &["ss", "-nuam", "sport", "=", ":8285"]);
+        assert!(sockets.contains("rb16777216"), "{sockets}");
+    }
+    // The daemon cannot be looked into by another process of root without CAP_SYS_PTRACE.
+    let exe = format!("/proc/{}/exe", pid(&lab));
+    let look = ["setpriv", "--bounding-set", "-sys_ptrace", "readlink", &exe];
+    assert_eq!(support::attempt(&netns, &look).trim(), "", "the daemon is dumpable");
+
+    // A port below 1024 needs one capability more, which is kept then.
+    lab.daemon(1).terminate().expect("it ends");
+    support::edit(&lab.daemon(1).config_path(), "127.0.0.1:9285", "127.0.0.1:985");
+    lab.start().expect("ready");
+    expect(NET_ADMIN | NET_BIND_SERVICE);
+    lab.daemon(1).terminate().expect("it ends");
+    // Only `check` and the start name what is missing.
+    let config = lab.daemon(1).config_path().to_string_lossy().into_owned();
+    let without = ["timeout", "10", "setpriv", "--bounding-set", "-net_bind_service", HOPSACK];
+    let said = support::attempt(&netns, &[&without[..], &["run", "--config", &config]].concat());
+    assert!(said.contains("[no_net_bind_service]"), "{said}");
+    let found = support::attempt(&netns, &[&without[..], &["check", "--json", "--config", &config]].concat());
+    let findings = support::json(&found);
+    let row = findings.as_array().expect("a list").iter().find(|row| row["code"] == "privileges");
+    assert_eq!(row.expect("a finding")["ok"], false, "{findings}");
 }

@@ -20,7 +20,7 @@ use crate::files::create;
 use crate::netlink::Netlink;
 use crate::reconcile::Reader;
 use crate::store::{Store, admin};
-use crate::sys::Capabilities;
+use crate::sys::{Capabilities, names};
 
 /// One question and its answer.
 #[derive(Debug, Clone, Serialize)]
@@ -38,12 +38,13 @@ pub struct Finding {
 /// Checks everything, even after a bad finding.
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Findings::default();
+    // First, so that everything below is tried with the privileges that the daemon will have.
+    let privileges = privileges::take(config);
     let capabilities = Capabilities::probe();
     findings.add(Question::Kernel, Ok(format!("Linux {}", capabilities.kernel)));
-    findings.add(
-        Question::Privileges,
-        privileges::check(&capabilities).map(|()| "CAP_NET_ADMIN, and /dev/net/tun opens".into()),
-    );
+    let needed = names(&privileges::parts(config)).join(", ");
+    let answer = privileges.map(|_| format!("{needed}, and /dev/net/tun opens"));
+    findings.add(Question::Privileges, answer);
     findings.add(
         Question::IoUring,
         Ok(match &capabilities.ring {

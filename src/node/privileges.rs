@@ -1,15 +1,46 @@
-//! The privileges that the daemon needs.
+//! The privileges that the configured parts of the daemon need: checked, and all others given up.
+
+use std::io;
 
 use super::error::NodeError;
-use crate::sys::Capabilities;
+use crate::config::Config;
+use crate::sys::{Capabilities, Part, missing, restrict};
 
-/// Whether this process may do what the daemon has to do.
-pub(super) fn check(capabilities: &Capabilities) -> Result<(), NodeError> {
-    if !capabilities.net_admin {
-        return Err(NodeError::Environment{code:"no_net_admin",text:
-            "this process lacks CAP_NET_ADMIN, which the overlay device and its routes need: run it as root, \
-             or with AmbientCapabilities=CAP_NET_ADMIN as in configs/hopsack.service"
-                .into(),
+/// Checks that this process may do what the daemon has to do, and gives up everything else.
+pub(super) fn take(config: &Config) -> Result<Capabilities, NodeError> {
+    let parts = parts(config);
+    restrict(&parts).map_err(|error: io::Error| NodeError::Environment {
+        code: "privileges_kept",
+        text: format!("cannot give up privileges that the daemon does not need: {error}"),
+    })?;
+    let capabilities = Capabilities::probe();
+    check(&capabilities, &parts)?;
+    Ok(capabilities)
+}
+
+/// Parts of the daemon that this configuration uses.
+pub(super) fn parts(config: &Config) -> Vec<Part> {
+    /// Ports below this one need a capability (ip_unprivileged_port_start, ip-sysctl.rst).
+    const FIRST_FREE_PORT: u16 = 1024;
+    let metrics = config.metrics.map(|address| address.port());
+    let ports = [Some(config.overlay.port), config.security.port, metrics];
+    let mut parts = vec![Part::Control, Part::Internet, Part::Overlay, Part::Ring];
+    if ports.into_iter().flatten().any(|port| (1..FIRST_FREE_PORT).contains(&port)) {
+        parts.push(Part::LowPort);
+    }
+    parts
+}
+
+fn check(capabilities: &Capabilities, parts: &[Part]) -> Result<(), NodeError> {
+    if let Some(missing) = missing(parts) {
+        let name = &missing.capability;
+        return Err(NodeError::Environment {
+            code: missing.code,
+            text: format!(
+                "this process lacks {name}, which {} needs: run it as root, or with AmbientCapabilities={name} \
+                 as in configs/hopsack.service",
+                missing.purpose
+            ),
         });
     }
     capabilities.tun.as_ref().map_err(|error| {

@@ -21,8 +21,7 @@ use crate::sys::Capabilities;
 impl Node {
     /// Brings everything up, or nothing. `None`: a signal ended it while it waited for its store.
     pub async fn start(config: Config) -> Result<Option<Self>, NodeError> {
-        let capabilities = Capabilities::probe();
-        privileges::check(&capabilities)?;
+        let capabilities = privileges::take(&config)?;
         let (kernel, source) = (Kernel::Linux(Linux::new()?), StoreSource::Configured);
         Self::start_on(config, &capabilities, (kernel, source)).await
     }

@@ -15,8 +15,6 @@ use super::{ring, tun};
 pub struct Capabilities {
     /// The kernel release, as `uname -r` prints it.
     pub kernel: String,
-    /// Whether CAP_NET_ADMIN is in force in the current user namespace.
-    pub net_admin: bool,
     /// Whether /dev/net/tun can be opened, or the error of opening it.
     pub tun: io::Result<()>,
     /// Whether io_uring has all that the ring engine needs, or why it cannot be used.
@@ -28,13 +26,7 @@ impl Capabilities {
     #[must_use]
     pub fn probe() -> Self {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let net_admin = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_NET_ADMIN);
         let tun = File::options().read(true).write(true).open(Path::new(tun::DEVICE)).map(drop);
-        Self {
-            kernel: kernel.trim().to_owned(),
-            net_admin: net_admin.unwrap_or(false),
-            tun,
-            ring: ring::probe(),
-        }
+        Self { kernel: kernel.trim().to_owned(), tun, ring: ring::probe() }
     }
 }
