@@ -289,13 +289,16 @@ fn smaller_path_mtu_is_reported_to_the_pod(engine: &str) {
             let inner = 1400 - outer;
             let payload = inner - ping_headers(family);
             let how = Ping { count: 1, dont_fragment: true, ..Ping::to(lab.pod(2).address(family)) };
-            let pinged = ping(&lab.pod(1).netns, Ping { payload: payload + 1, ..how }).expect("ping runs");
-            let right = pinged.output.contains(says) && pinged.output.contains(&inner.to_string());
-            assert!(right, "over {underlay:?}: {}", pinged.output);
+            // The daemon looks at the route once a second.
+            eventually("the pod is told", || {
+                let pinged = ping(&lab.pod(1).netns, Ping { payload: payload + 1, ..how });
+                let output = pinged.expect("ping runs").output;
+                output.contains(says) && output.contains(&inner.to_string())
+            });
             let pinged = ping(&lab.pod(1).netns, Ping { payload, ..how }).expect("ping runs");
             assert!(pinged.is_whole(), "over {underlay:?}: {}", pinged.output);
         }
         let scrape = Scrape::of(&lab.host(1).netns);
-        assert_eq!(scrape.dropped("egress", "too_big"), 2);
+        assert!(scrape.dropped("egress", "too_big") >= 2);
     }
 }

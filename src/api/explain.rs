@@ -99,8 +99,11 @@ pub struct Explanation {
     pub next_hop: Option<String>,
     /// Name of the engine that moves packets, and the number of its workers.
     pub engine: String,
-    /// Length in bytes of the longest inner packet that can be sent to the address.
+    /// Length in bytes of the longest inner packet that reaches the host in one piece.
     pub mtu: Option<u16>,
+    /// How `mtu` was learned: `interface`, `peer`, `route` or `quic`.
+    #[serde(default)]
+    pub mtu_source: Option<String>,
     /// Transport of the packets: `udp`, `sealed` or `quic`.
     pub transport: Option<String>,
     /// Encryption in use, or the reason why there is none, in words.
@@ -134,6 +137,7 @@ impl Explanation {
             next_hop: None,
             engine: String::new(),
             mtu: None,
+            mtu_source: None,
             transport: None,
             encryption: None,
             keys: None,

@@ -19,6 +19,8 @@ pub enum ProblemCode {
     DuplicateSubnet,
     /// The certificate cannot be loaded again. The one in use stays in use.
     Certificate,
+    /// The path to a peer is too narrow for IPv6, and QUIC cannot fragment.
+    NarrowPath,
     /// An object that the daemon maintains differs from what it should be, and the repair failed.
     RepairFailed,
     /// The same object had to be repaired several times: another program probably changes it.
@@ -45,6 +47,7 @@ impl ProblemCode {
             Self::UnderlayMtu => "underlay_mtu",
             Self::DuplicateSubnet => "duplicate_subnet",
             Self::Certificate => "certificate",
+            Self::NarrowPath => "narrow_path",
             Self::RepairFailed => "repair_failed",
             Self::RepairRepeated => "repair_repeated",
             Self::LeaseConflict => "lease_conflict",
@@ -89,8 +92,8 @@ mod tests {
     #[test]
     fn label_is_the_json_code() {
         use ProblemCode::{
-            Certificate, DuplicateSubnet, LeaseConflict, LeaseInvalid, LeaseUnusual, RepairFailed,
-            RepairRepeated, StoreUnavailable, UnderlayAddress, UnderlayMtu, Unknown,
+            Certificate, DuplicateSubnet, LeaseConflict, LeaseInvalid, LeaseUnusual, NarrowPath,
+            RepairFailed, RepairRepeated, StoreUnavailable, UnderlayAddress, UnderlayMtu, Unknown,
         };
         for code in [
             StoreUnavailable,
@@ -98,6 +101,7 @@ mod tests {
             UnderlayMtu,
             DuplicateSubnet,
             Certificate,
+            NarrowPath,
             RepairFailed,
             RepairRepeated,
             LeaseConflict,

@@ -12,8 +12,14 @@ pub struct PeerRow {
     pub endpoint: String,
     /// Subnets of the peer's lease.
     pub subnets: Vec<String>,
-    /// Length in bytes of the longest inner packet that can be sent to the peer.
+    /// Length in bytes of the longest inner packet that reaches the peer in one piece.
     pub mtu: u16,
+    /// How `mtu` was learned: `interface`, `peer`, `route` or `quic`.
+    #[serde(default)]
+    pub mtu_source: String,
+    /// Why packets of some kind do not reach the peer, as one sentence.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// Transport of the packets: `udp`, `sealed` or `quic`.
     pub transport: String,
     /// Encryption in use, in words; `none` means that packets are sent in clear.

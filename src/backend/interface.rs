@@ -12,6 +12,7 @@ use super::null::Null;
 use super::overhead::Overhead;
 use super::setup::Setup;
 use super::userspace::{self, Userspace};
+use crate::api::ProblemCode;
 use crate::config::{BackendChoice, Config};
 use crate::desired::Desired;
 use crate::observe::Part;
@@ -150,6 +151,16 @@ impl Backend {
                 null.relocate(local);
                 Ok(())
             }
+        }
+    }
+
+    /// Problems with single peers, by kind: name and sentence of each peer that has one. To be
+    /// called every second or so.
+    #[must_use]
+    pub fn peer_problems(&self) -> Vec<(ProblemCode, Vec<(String, String)>)> {
+        match self {
+            Self::Userspace(userspace) => userspace.peer_problems(),
+            Self::Null(_) => Vec::new(),
         }
     }
 

@@ -7,6 +7,7 @@ pub(super) mod encryption;
 mod fib_part;
 mod prepared;
 mod publisher;
+mod route_mtus;
 mod running;
 pub(super) mod sockets;
 mod tun;

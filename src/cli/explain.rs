@@ -56,6 +56,13 @@ fn rows(explanation: &Explanation) -> [(&'static str, Option<String>); 11] {
     let encryption = explanation.encryption.as_deref().unwrap_or("none");
     let map = format!("from {}, {} s old", explanation.store, explanation.map_age_seconds);
     let engine = &explanation.engine;
+    let source = match explanation.mtu_source.as_deref().unwrap_or_default() {
+        "interface" => "the interface of this host",
+        "peer" => "the host, as the MTU of its link",
+        "route" => "the route to the host",
+        "quic" => "the QUIC connection's own discovery",
+        other => other,
+    };
     [
         ("drop", drop.as_ref().map(|reason| format!("counted as {reason}: see `hopsack drops`"))),
         ("kernel", Some(device)),
@@ -63,7 +70,7 @@ fn rows(explanation: &Explanation) -> [(&'static str, Option<String>); 11] {
         ("host", host.as_ref().map(|host| format!("{host}{announced}"))),
         ("map", Some(map)),
         ("next hop", next_hop.as_ref().map(|hop| format!("{hop}, by the engine {engine}"))),
-        ("MTU", mtu.map(|mtu| format!("{mtu} bytes; the sender of a longer packet receives an ICMP error"))),
+        ("MTU", mtu.map(|mtu| format!("{mtu} bytes of inner packet, learned from {source}"))),
         ("protection", transport.as_ref().map(|transport| format!("{transport}: {encryption}"))),
         ("keys", explanation.keys.as_ref().map(keys)),
         ("connection", explanation.connection.clone()),

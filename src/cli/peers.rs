@@ -12,11 +12,22 @@ pub(super) fn peers(ask: &Ask) -> Result<(), CliError> {
 }
 
 fn table(rows: &[PeerRow]) -> Table {
-    let mut table = Table::new(&["HOST", "ENDPOINT", "TRANSPORT", "ENCRYPTION", "KEY AGE", "MTU", "SUBNETS"]);
+    let mut table =
+        Table::new(&["HOST", "ENDPOINT", "TRANSPORT", "ENCRYPTION", "KEY AGE", "MTU", "SUBNETS", "TROUBLE"]);
     for row in rows {
-        let (mtu, subnets) = (row.mtu.to_string(), row.subnets.join(" "));
+        let (mtu, subnets) = (format!("{} ({})", row.mtu, row.mtu_source), row.subnets.join(" "));
+        let trouble = row.trouble.as_deref().unwrap_or("-");
         let age = row.key_age_seconds.map_or("-".to_owned(), |seconds| format!("{seconds} s"));
-        table.row(&[&row.name, &row.endpoint, &row.transport, &row.encryption, &age, &mtu, &subnets]);
+        table.row(&[
+            &row.name,
+            &row.endpoint,
+            &row.transport,
+            &row.encryption,
+            &age,
+            &mtu,
+            &subnets,
+            trouble,
+        ]);
     }
     table
 }

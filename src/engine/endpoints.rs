@@ -19,10 +19,9 @@ use super::offload_switch::OffloadSwitch;
 use super::tx_block::{Record, TxBlock, TxMessage};
 use crate::forward::{DropReason, EgressState, Table, ToTun, Train};
 use crate::packet::coalesce::{Coalescer, Full};
-use crate::packet::icmp::Problem;
 use crate::packet::split::{SPLIT_BUFFER, split};
-use crate::packet::{Family, IpPacket, VnetHeader, bundle, outer_overhead, protocol};
-use crate::seal::{OVERHEAD, SealError};
+use crate::packet::{IpPacket, VnetHeader, bundle, protocol};
+use crate::seal::SealError;
 use crate::sys::batch::Message;
 use crate::sys::tun::{Offload, Queue};
 use crate::sys::{Interest, poll, udp};
@@ -54,8 +53,8 @@ pub(super) struct Endpoints {
     pub(super) worker: usize,
     /// Memory for datagrams that are sealed once more.
     sealed: Box<[u8]>,
-    /// Peers to which a bundle was too long, and the inner MTU of the path: the transmit batch
-    /// makes shorter bundles for them.
+    /// Peers to which a bundle was longer than our interface takes, and half its length: the
+    /// transmit batch makes shorter bundles for them.
     pub(super) narrow_paths: Vec<(SocketAddr, usize)>,
 }
 
@@ -172,8 +171,10 @@ impl Endpoints {
                 self.account.error(Op::UdpSend, error);
                 self.account.counters.send_fallbacks.add(1);
                 let all_passed = self.send_singly(bytes, refused, table, now);
-                // If single datagrams do not pass either, the offload is not the cause.
-                if all_passed && self.segmentation.refuse(now) {
+                // If single datagrams do not pass either, the offload is not the cause. Nor is it
+                // if they are too long for a train, but may be fragmented.
+                let is_offload = all_passed && error.raw_os_error() != Some(libc::EMSGSIZE);
+                if is_offload && self.segmentation.refuse(now) {
                     tracing::warn!(%error, "UDP segmentation offload refused by the kernel: off for a minute");
                 }
             }
@@ -263,49 +264,23 @@ impl Endpoints {
         udp::send_many(&self.socket, &self.sealed, &sealed[..count])
     }
 
-    /// Handles a message that is too long for its path. The packets of bundles are sent bare, and
-    /// later bundles are made shorter. Otherwise the sender of the packets gets an ICMP error.
+    /// Handles a message that is longer than our interface takes. The packets of bundles are sent
+    /// bare, and later bundles are shorter for a while. Any other packets are dropped: the backend
+    /// soon finds the MTU of the interface, and then their sender gets ICMP errors.
     fn too_big(&mut self, bytes: &[u8], refused: &TxMessage, error: &io::Error, table: &Table, now: Nanos) {
         if !refused.record.bundled {
-            return self.refuse(bytes, refused, error, table, now);
+            return self.drop_failed(refused.record.packets, error);
         }
         self.account.counters.bundle_fallbacks.add(refused.datagrams());
         let stride = refused.message.segment_size;
-        // If the kernel believes that this bundle fits the path, its MTU is wrong, and no bundle is
-        // made.
-        let inner_mtu = self.inner_mtu(refused).map(usize::from).filter(|mtu| *mtu < stride.min(bytes.len()));
-        let destination = refused.message.destination;
-        self.narrow_paths.extend(destination.map(|destination| (destination, inner_mtu.unwrap_or(0))));
+        let shorter = stride.min(bytes.len()) / 2;
+        self.narrow_paths.extend(refused.message.destination.map(|destination| (destination, shorter)));
         for datagram in bytes.chunks(stride) {
             for packet in bundle::entries(datagram).into_iter().flatten().flatten() {
                 let mut bare = refused.part(0, packet.len(), packet.len());
                 bare.record.bundled = false;
                 self.send_singly(packet, &bare, table, now);
             }
-        }
-    }
-
-    /// Asks the kernel for the MTU of the path of a message, in bytes of inner packet before
-    /// sealing.
-    fn inner_mtu(&self, refused: &TxMessage) -> Option<u16> {
-        let destination = refused.message.destination?;
-        let path = self.socket.local_addr().and_then(|from| udp::path_mtu(from.ip(), destination)).ok()?;
-        let overhead = usize::from(outer_overhead(Family::of(destination.ip())));
-        let sealing = if refused.record.sealed { OVERHEAD } else { 0 };
-        u16::try_from(usize::try_from(path).ok()?.checked_sub(overhead + sealing)?).ok()
-    }
-
-    /// Drops the packets of a message, and tells their sender the MTU of the path.
-    fn refuse(&mut self, bytes: &[u8], refused: &TxMessage, error: &io::Error, table: &Table, now: Nanos) {
-        match self.inner_mtu(refused) {
-            Some(mtu) => {
-                let Self { tun, account, egress_state, .. } = self;
-                let refusal = (DropReason::TooBig, Problem::TooBig { mtu });
-                let train = Train { bytes, stride: refused.message.segment_size };
-                let mut replies = Replies { tun, account };
-                egress_state.refuse(table, train, refusal, now, &account.counters, &mut replies);
-            }
-            None => self.drop_failed(refused.record.packets, error),
         }
     }
 

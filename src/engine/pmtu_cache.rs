@@ -1,12 +1,13 @@
-//! [`PmtuCache`]: paths with a smaller MTU than the route table says.
+//! [`PmtuCache`]: peers to which bundles of the usual length are longer than our interface takes.
 //!
-//! A bundle is usually as long as a bare packet to the same peer may be. On a path with a smaller
-//! MTU the kernel would refuse each bundle, and its packets would leave bare. So the length that
-//! fits the path is remembered for a while and bundles are made that short. Then the usual length
-//! is tried again.
+//! A bundle is usually as long as a bare packet to the same peer may be. If the packets to a peer
+//! leave by an interface with a smaller MTU, the kernel would refuse each bundle, and its packets
+//! would leave bare. So half of the length is remembered for a while and bundles are made that
+//! short. Then the usual length is tried again. By then the forwarding table knows the interface's
+//! MTU.
 //!
-//! It asks no one: [`Endpoints`](super::endpoints::Endpoints) learns the MTU when the kernel
-//! refuses a bundle.
+//! It asks no one: [`Endpoints`](super::endpoints::Endpoints) says which bundles the kernel has
+//! refused.
 //!
 //! Invariant: at most [`MAX_PATHS`] paths are remembered, the ones refused last, each for
 //! [`RETRY_AFTER`] since its last refusal.

@@ -24,9 +24,8 @@ use crate::forward::{
     Arrival, DropReason, EgressState, Exit, Frame, IngressState, Peer, Reservation, Table, ToNet, ToTun,
     Train, TrainMeta, VerifySource, egress, ingress,
 };
+use crate::packet::IpPacket;
 use crate::packet::ecn::Ecn;
-use crate::packet::icmp::Problem;
-use crate::packet::{Family, IpPacket, outer_overhead};
 use crate::seal::OVERHEAD;
 use crate::sys::batch::Message;
 use crate::sys::tun::SimpleTun;
@@ -120,13 +119,9 @@ impl Worker {
             };
             counters.tun_reads.add(1);
             let packet = &buffer[..length];
-            let mut net = Net { socket, account, outgoing, sealed, now, slow_path, too_big: None };
+            let mut net = Net { socket, account, outgoing, sealed, now, slow_path };
             let mut device = Device { tun, account };
             egress(table, Frame::Bare(packet), now, egress_state, counters, &mut net, &mut device);
-            if let Some(mtu) = net.too_big {
-                let refusal = (DropReason::TooBig, Problem::TooBig { mtu });
-                egress_state.refuse(table, Train::single(packet), refusal, now, counters, &mut device);
-            }
         }
         Ok(())
     }
@@ -165,8 +160,6 @@ struct Net<'a> {
     slow_path: &'a SlowPathQueue,
     sealed: &'a mut [u8],
     now: Nanos,
-    /// The inner MTU of the path, if the kernel has just refused a packet because it is too long.
-    too_big: Option<u16>,
 }
 
 /// Room for one packet: this engine asks for no offloads, so each train is a train of one.
@@ -221,7 +214,6 @@ impl Net<'_> {
                 counters.egress.forwarded(train.bytes);
                 counters.sealed.add(u64::from(peer.session.is_some()));
             }
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => self.too_big(peer, &error),
             Err(error) => {
                 self.account.error(Op::UdpSend, &error);
                 counters.egress.drop(DropReason::SendFailed);
@@ -251,21 +243,6 @@ fn send(socket: &UdpSocket, account: &Account, peer: &Peer, datagram: &[u8], ecn
             send().map(drop)
         }
         result => result.map(drop),
-    }
-}
-
-impl Net<'_> {
-    /// Asks the kernel for the MTU of the path, for the ICMP error to the sender.
-    fn too_big(&mut self, peer: &Peer, error: &io::Error) {
-        let path = self.socket.local_addr().and_then(|from| udp::path_mtu(from.ip(), peer.endpoint));
-        let overhead = usize::from(outer_overhead(Family::of(peer.endpoint.ip()))) + peer.overhead();
-        let path = path.ok().and_then(|mtu| usize::try_from(mtu).ok());
-        let inner = path.and_then(|mtu| u16::try_from(mtu.checked_sub(overhead)?).ok());
-        if inner.is_none() {
-            self.account.error(Op::UdpSend, error);
-            self.account.counters.egress.drop(DropReason::SendFailed);
-        }
-        self.too_big = inner;
     }
 }
 

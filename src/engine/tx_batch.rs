@@ -157,7 +157,7 @@ impl TxBatch {
         self.used = 0;
         self.open.clear();
         self.pmtu_cache.expire(now);
-        narrow_paths.drain(..).for_each(|(to, inner_mtu)| self.pmtu_cache.learn(to, inner_mtu, now));
+        narrow_paths.drain(..).for_each(|(to, longest)| self.pmtu_cache.learn(to, longest, now));
     }
 
     /// All messages, for the kernel.

@@ -54,6 +54,8 @@ drop_reasons! {
         "the destination is in this host's subnet, but no interface on this host has it";
     TooBig, "too_big",
         "the packet is longer than the path to the peer allows; the sender got \"too big\" with the MTU";
+    NarrowPath, "narrow_path",
+        "the path to the peer is too narrow for IPv6, and QUIC cannot fragment: see `hopsack peers`";
     Multicast, "multicast",
         "the destination is multicast, which the overlay does not carry";
     SendFailed, "send_failed",

@@ -10,6 +10,7 @@ use super::bulk::MIN_BULK_BYTES;
 use super::drops::DropReason;
 use super::frame::Frame;
 use super::output::{Exit, Reservation, ToNet, ToTun};
+use super::peers::Peer;
 use super::table::{Hop, Table};
 use super::train_meta::TrainMeta;
 use crate::packet::icmp::{self, Limiter, MAX_ERROR, Problem};
@@ -95,8 +96,11 @@ pub fn egress(
     let Ok((packet, plan)) = frame.plan() else { return counters.egress.drop(DropReason::Malformed) };
     let dst = packet.dst();
     let hop = table.lookup(dst);
+    let family = packet.family();
+    let fits =
+        |peer: &Peer| plan.stride() <= usize::from(peer.longest(family)) && !peer.is_too_narrow(family);
     let exit = match hop {
-        Some(Hop::Peer(peer)) if plan.stride() <= usize::from(peer.mtu) => {
+        Some(Hop::Peer(peer)) if fits(peer) => {
             let is_ready = peer.protection == Protection::Clear || peer.can_seal();
             if is_ready { Exit::Socket(peer) } else { Exit::SlowPath(peer) }
         }
@@ -119,7 +123,10 @@ pub fn egress(
         Exit::SlowPath(_) => reservation.commit(meta.bytes),
         Exit::Refused => {
             let refusal = match hop {
-                Some(Hop::Peer(peer)) => (DropReason::TooBig, Problem::TooBig { mtu: peer.mtu }),
+                Some(Hop::Peer(peer)) if peer.is_too_narrow(family) => {
+                    (DropReason::NarrowPath, Problem::NoRoute)
+                }
+                Some(Hop::Peer(peer)) => (DropReason::TooBig, Problem::TooBig { mtu: peer.longest(family) }),
                 Some(Hop::Local) => (DropReason::OwnSubnet, Problem::NoRoute),
                 None if dst.is_multicast() => (DropReason::Multicast, Problem::NoRoute),
                 None => (DropReason::NoRoute, Problem::NoRoute),

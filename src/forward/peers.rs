@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::path_mtu::{PathLimits, PathSource};
 use super::sessions::Sessions;
-use crate::packet::Family;
+use crate::packet::{Family, min_mtu};
 use crate::route::{Abilities, Adjacency, Protection};
 use crate::seal::{self, Session};
 
@@ -29,8 +30,12 @@ pub struct Peer {
     pub endpoint: SocketAddr,
     /// The host's subnets that have a route.
     pub subnets: Vec<IpNet>,
-    /// The longest inner packet that is sent to the host, in bytes.
+    /// The longest inner packet that reaches the host in one piece, in bytes.
     pub mtu: u16,
+    /// How [`Peer::mtu`] was learned.
+    pub mtu_source: PathSource,
+    /// The longest inner packet that our own interface allows, in bytes.
+    pub own_mtu: u16,
     /// What the host accepts in addition to bare IPv4 packets; nothing for a plain flanneld.
     pub abilities: Abilities,
     /// How packets to and from the host are protected.
@@ -42,7 +47,34 @@ pub struct Peer {
 impl Peer {
     fn new(adjacency: Adjacency, mtu: u16) -> Self {
         let Adjacency { name, endpoint, subnets, abilities, protection } = adjacency;
-        Self { name, endpoint, subnets, mtu, abilities, protection, session: None }
+        let mtu_source = PathSource::Interface;
+        Self { name, endpoint, subnets, mtu, mtu_source, own_mtu: mtu, abilities, protection, session: None }
+    }
+
+    fn limit(&mut self, mtu: u16, source: PathSource) {
+        if mtu < self.mtu {
+            (self.mtu, self.mtu_source) = (mtu, source);
+        }
+    }
+
+    /// The longest inner packet of a family that is sent to the host, in bytes. It is never less
+    /// than [`min_mtu`]: what does not fit the path leaves in a datagram that may be fragmented.
+    /// Only a QUIC connection cannot fragment.
+    #[must_use]
+    #[inline]
+    pub fn longest(&self, family: Family) -> u16 {
+        match self.protection {
+            Protection::Quic => self.mtu,
+            Protection::Clear | Protection::Sealed => self.mtu.max(min_mtu(family).min(self.own_mtu)),
+        }
+    }
+
+    /// Whether packets of a family have no way to the host, because the path is narrower than the
+    /// family's smallest MTU and the QUIC connection cannot fragment.
+    #[must_use]
+    #[inline]
+    pub fn is_too_narrow(&self, family: Family) -> bool {
+        self.longest(family) < min_mtu(family).min(self.own_mtu)
     }
 
     /// Bytes by which datagrams to the host are longer than their content.
@@ -125,15 +157,18 @@ impl Peers {
         for peer in self.all.iter_mut().filter(|peer| peer.abilities.link_mtu.is_some()) {
             let longest = peer.abilities.longest_datagram(Family::of(peer.endpoint.ip()));
             let encryption = if peer.protection == Protection::Clear { 0 } else { encryption };
-            peer.mtu = peer.mtu.min(longest.saturating_sub(encryption).max(MIN_ANNOUNCED_MTU));
+            let mtu = longest.saturating_sub(encryption).max(MIN_ANNOUNCED_MTU);
+            peer.limit(mtu, PathSource::PeerLink);
         }
     }
 
-    /// Limits the inner packets to encrypted peers to the MTU of their paths, in bytes, by address.
-    pub fn limit_mtus(&mut self, paths: &BTreeMap<IpAddr, u16>) {
-        for peer in self.all.iter_mut().filter(|peer| peer.protection != Protection::Clear) {
-            if let Some(mtu) = paths.get(&peer.endpoint.ip()) {
-                peer.mtu = peer.mtu.min(*mtu);
+    /// Limits the inner packets to peers to what their paths take, by address.
+    pub fn limit_mtus(&mut self, paths: &BTreeMap<IpAddr, PathLimits>) {
+        for peer in &mut self.all {
+            if let Some(limits) = paths.get(&peer.endpoint.ip()) {
+                let underlay = Family::of(peer.endpoint.ip());
+                let (mtu, source) = limits.inner(peer.own_mtu, underlay, peer.protection);
+                peer.limit(mtu, source);
             }
         }
     }

@@ -8,10 +8,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
+use super::path_mtu::PathLimits;
 use super::peers::{Peer, Peers};
 use super::sessions::Sessions;
 use crate::packet::Family;
-use crate::route::{self, Compiled, Fib, Local, Networks, Remark, Rib, Target, Unreachable};
+use crate::route::{
+    self, Compiled, Fib, Local, Networks, Remark, Rib, Target, Unreachable, UnreachableReason,
+};
 
 /// Where a destination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +35,7 @@ pub struct Table {
     device_v6: Option<IpAddr>,
     fib: Fib,
     peers: Peers,
-    unreachable: Box<[Unreachable]>,
+    unreachable: Vec<Unreachable>,
     remarks: Box<[Remark]>,
 }
 
@@ -46,7 +51,7 @@ impl Table {
             device_v6: local.device_address(Family::V6),
             fib,
             peers: Peers::new(peers, by_address, local.mtu),
-            unreachable: unreachable.into(),
+            unreachable,
             remarks: remarks.into(),
         }
     }
@@ -62,9 +67,19 @@ impl Table {
         self.peers.limit_to_links(encryption);
     }
 
-    /// Limits the inner packets to encrypted peers to the MTU of their paths, in bytes, by address.
-    pub fn limit_mtus(&mut self, paths: &BTreeMap<IpAddr, u16>) {
+    /// Limits the inner packets to peers to what their paths take, by address. Where a path is too
+    /// narrow for IPv6 and cannot be helped, the peer's IPv6 subnets have no route.
+    pub fn limit_mtus(&mut self, paths: &BTreeMap<IpAddr, PathLimits>) {
         self.peers.limit_mtus(paths);
+        let narrow = self.peers.all().iter().filter(|peer| peer.is_too_narrow(Family::V6));
+        for peer in narrow {
+            let is_v6 = |subnet: &&IpNet| matches!(subnet, IpNet::V6(_));
+            let subnets: Vec<IpNet> = peer.subnets.iter().filter(is_v6).copied().collect();
+            if !subnets.is_empty() {
+                let reason = UnreachableReason::NarrowPath(peer.mtu);
+                self.unreachable.push(Unreachable { name: peer.name.clone(), subnets, reason });
+            }
+        }
     }
 
     /// Where packets to `dst` go; `None` if no lease contains it.

@@ -8,7 +8,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope,
 };
 
 use super::connection::Netlink;
@@ -26,6 +27,15 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// Protocol number: which program made the route.
     pub protocol: u8,
+}
+
+/// How the kernel sends packets to an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHop {
+    /// Index of the device that packets leave by.
+    pub index: u32,
+    /// MTU that the administrator has given to the route.
+    pub mtu: Option<u32>,
 }
 
 impl Netlink {
@@ -81,6 +91,21 @@ impl Netlink {
     /// The name of the device by which the kernel sends packets of this host for `to` (`lo`: the
     /// address is this host's own). `None`: there is no route.
     pub async fn route_to(&self, to: IpAddr) -> Result<Option<String>, NetlinkError> {
+        let answer = self.ask(to, RouteFlags::empty()).await?;
+        let Some(NextHop { index, .. }) = answer.as_ref().and_then(next_hop) else { return Ok(None) };
+        Ok(self.links().await?.into_iter().find(|link| link.index == index).map(|link| link.name))
+    }
+
+    /// How the kernel sends packets of this host for `to`; `None`: there is no route.
+    ///
+    /// The answer is the route as its administrator wrote it (RTM_F_FIB_MATCH). Without that flag
+    /// it would have the MTU that the kernel has learned from ICMP messages.
+    pub async fn next_hop(&self, to: IpAddr) -> Result<Option<NextHop>, NetlinkError> {
+        Ok(self.ask(to, RouteFlags::FibMatch).await?.as_ref().and_then(next_hop))
+    }
+
+    /// The route for `to`; `None`: there is no route.
+    async fn ask(&self, to: IpAddr, flags: RouteFlags) -> Result<Option<RouteMessage>, NetlinkError> {
         let mut question = match to {
             IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
             IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build(),
@@ -89,20 +114,15 @@ impl Netlink {
         question.header = RouteHeader {
             address_family: question.header.address_family,
             destination_prefix_length: question.header.destination_prefix_length,
+            flags,
             ..RouteHeader::default()
         };
-        let answer: Vec<RouteMessage> = match self.handle.route().get(question).execute().try_collect().await
-        {
-            Ok(answer) => answer,
+        match self.handle.route().get(question).execute().try_next().await {
+            Ok(answer) => Ok(answer),
             // "Network is unreachable", or a route that says so.
-            Err(rtnetlink::Error::NetlinkError(_)) => return Ok(None),
-            Err(error) => return Err(failed(format!("ask for the route to {to}"))(error)),
-        };
-        let out = answer.iter().flat_map(|route| &route.attributes).find_map(|attribute| {
-            if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None }
-        });
-        let Some(index) = out else { return Ok(None) };
-        Ok(self.links().await?.into_iter().find(|link| link.index == index).map(|link| link.name))
+            Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
+            Err(error) => Err(failed(format!("ask for the route to {to}"))(error)),
+        }
     }
 
     async fn dump_protocol(&self, protocol: u8) -> Result<Vec<RouteMessage>, NetlinkError> {
@@ -129,6 +149,23 @@ impl Netlink {
         question.header = RouteHeader { address_family, table, protocol, ..RouteHeader::default() };
         self.handle.route().get(question).execute().try_collect().await.map_err(failed("list routes"))
     }
+}
+
+/// The device and the MTU of a route. Of several next hops, the first one stands for all.
+fn next_hop(route: &RouteMessage) -> Option<NextHop> {
+    let (mut index, mut mtu) = (None, None);
+    for attribute in &route.attributes {
+        if let RouteAttribute::Oif(value) = attribute {
+            index = Some(*value);
+        } else if let RouteAttribute::MultiPath(hops) = attribute {
+            index = hops.first().map(|hop| hop.interface_index);
+        } else if let RouteAttribute::Metrics(metrics) = attribute {
+            mtu = metrics
+                .iter()
+                .find_map(|metric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None });
+        }
+    }
+    Some(NextHop { index: index?, mtu })
 }
 
 /// The request that makes `route`, with the attributes that `ip route add` would send.

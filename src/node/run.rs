@@ -70,6 +70,9 @@ impl Node {
         self.reports.store.set_health(self.store.health());
         self.check_sources();
         self.announcement.publish(&mut self.store);
+        for (code, problems) in self.backend.peer_problems() {
+            self.reports.problems().replace(code, problems);
+        }
         self.retry_underlay().await?;
         notify(&[NotifyState::Watchdog]);
         let renewal = self.backend.renew_if_due(&self.config);

@@ -32,3 +32,15 @@ pub const fn outer_overhead(underlay: Family) -> u16 {
         Family::V6 => 48,
     }
 }
+
+/// The smallest MTU that a path of the overlay may have, in bytes of inner packet: what every host
+/// must accept in one datagram (RFC 791), and the minimum link MTU of IPv6 (RFC 8200). A pod cannot
+/// send shorter IPv6 packets, and Linux does not go below 552 bytes for IPv4: a sender that is told
+/// less sends the same packet again for ever.
+#[must_use]
+pub const fn min_mtu(family: Family) -> u16 {
+    match family {
+        Family::V4 => 576,
+        Family::V6 => 1280,
+    }
+}

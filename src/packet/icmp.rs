@@ -16,7 +16,7 @@ mod limiter;
 use std::net::IpAddr;
 
 use super::checksum::{Sum, checksum};
-use super::family::Family;
+use super::family::{Family, min_mtu};
 use super::header::{IPV4_HEADER, IPV6_HEADER};
 use super::ip::IpPacket;
 use super::protocol;
@@ -29,7 +29,8 @@ pub enum Problem {
     NoRoute,
     /// The packet is longer than the path allows.
     TooBig {
-        /// The longest inner packet that the path allows, in bytes.
+        /// The longest inner packet that the path allows, in bytes. An error never tells less than
+        /// [`min_mtu`].
         mtu: u16,
     },
 }
@@ -88,7 +89,7 @@ fn error_v4(out: &mut [u8; MAX_ERROR], from: IpAddr, packet: &IpPacket<'_>, prob
     icmp[0] = 3;
     if let Problem::TooBig { mtu } = problem {
         icmp[1] = 4;
-        icmp[6..8].copy_from_slice(&mtu.to_be_bytes());
+        icmp[6..8].copy_from_slice(&mtu.max(min_mtu(Family::V4)).to_be_bytes());
     }
     icmp[ICMP_HEADER..].copy_from_slice(quoted);
     let sum = checksum(icmp);
@@ -116,7 +117,7 @@ fn error_v6(out: &mut [u8; MAX_ERROR], from: IpAddr, packet: &IpPacket<'_>, prob
         Problem::NoRoute => icmp[0] = 1,
         Problem::TooBig { mtu } => {
             icmp[0] = 2;
-            icmp[4..8].copy_from_slice(&u32::from(mtu).to_be_bytes());
+            icmp[4..8].copy_from_slice(&u32::from(mtu.max(min_mtu(Family::V6))).to_be_bytes());
         }
     }
     icmp[ICMP_HEADER..].copy_from_slice(quoted);

@@ -22,7 +22,7 @@ mod testing;
 mod train;
 pub mod vnet;
 
-pub use family::{Family, outer_overhead};
+pub use family::{Family, min_mtu, outer_overhead};
 pub use header::{IPV4_HEADER, IPV6_HEADER};
 pub use ip::{IpPacket, Transport};
 pub use malformed::Malformed;

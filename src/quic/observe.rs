@@ -111,7 +111,10 @@ impl QuicPart {
             let overhead = outer_overhead(Family::of(endpoint.ip())) + OVERHEAD_BYTES;
             explanation.frame = Some(format!("one packet a QUIC datagram: at most {overhead} bytes more"));
         }
-        if !explanation.has(StepCode::KernelToOverlay) || explanation.has(StepCode::SendSealed) {
+        if !explanation.has(StepCode::KernelToOverlay)
+            || explanation.has(StepCode::SendSealed)
+            || explanation.has(StepCode::RouteUnreachable)
+        {
             return;
         }
         let name = explanation.host.as_deref().unwrap_or(&endpoint);

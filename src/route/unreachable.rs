@@ -51,4 +51,10 @@ pub enum UnreachableReason {
          route"
     )]
     NoIpv6,
+    /// The path is too narrow for IPv6, and the QUIC connection cannot fragment.
+    #[error(
+        "its path takes inner packets of {0} bytes, fewer than the 1280 that IPv6 needs, and QUIC \
+         cannot fragment: raise the MTU of the path, or set security.mode = \"sealed\" on both hosts"
+    )]
+    NarrowPath(u16),
 }

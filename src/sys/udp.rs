@@ -1,15 +1,20 @@
-//! The underlay socket: bound to our public address, with "don't fragment" set and a long receive
-//! queue.
+//! The underlay socket: bound to our public address, with a long receive queue.
 //!
 //! [`send_many`] and [`Receiver`] move many messages in one system call; each message is a datagram
-//! or a train of datagrams. The engines decide what to do about an error. Invariant: no datagram of
-//! such a socket is fragmented. Sources: ip(7), ipv6(7), socket(7), udp(7), sendmmsg(2).
+//! or a train of datagrams. The engines decide what to do about an error.
+//!
+//! Anyone can send a forged ICMP error that lowers the path MTU in the kernel's route cache. No
+//! socket lets such an error refuse a datagram: [`bind`] ignores the cache (IP_PMTUDISC_PROBE), and
+//! after [`allow_fragments`] a datagram that is too long is fragmented.
+//!
+//! Invariant: only a datagram that is longer than the interface takes fails with EMSGSIZE. Sources:
+//! ip(7), ipv6(7), socket(7), udp(7), sendmmsg(2), `ip_sk_use_pmtu` in the kernel.
 
 mod many;
 
 use std::io;
 use std::mem::size_of;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
 
@@ -33,7 +38,7 @@ pub const SEGMENTS: usize = 64;
 const MORE_SEGMENTS: usize = 128;
 
 /// Opens a non-blocking UDP socket on `address`. Datagrams leave with "don't fragment": one that is
-/// too long for the path fails with EMSGSIZE.
+/// too long for the interface fails with EMSGSIZE, and one that is too long for the path is lost.
 ///
 /// Errors: EADDRINUSE if another socket has the port, EADDRNOTAVAIL if no interface has the
 /// address.
@@ -52,12 +57,12 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     let fd = socket.as_raw_fd();
     match address {
         SocketAddr::V4(_) => {
-            set(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?;
+            set(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
             set(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
         }
         SocketAddr::V6(_) => {
             socket.set_only_v6(true)?;
-            set(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
+            set(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
             set(fd, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)?;
             set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
         }
@@ -75,6 +80,22 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Lets datagrams of a socket be fragmented on their way: by routers (IPv4), or by this kernel if a
+/// router has reported that they are too long for the path (IPv6, where routers do not fragment). A
+/// train still fails with EMSGSIZE if one of its datagrams would have to be fragmented here.
+///
+/// A forged report only leads to fragments of at least 1,280 bytes: the kernel ignores reports for
+/// IPv4 (IP_PMTUDISC_OMIT), and accepts no smaller MTU for IPv6. IPV6_MTU does not help: the kernel
+/// fragments only what is longer than the MTU of the route (`ip6_finish_output`).
+pub fn allow_fragments(socket: &UdpSocket) -> io::Result<()> {
+    let fd = socket.as_raw_fd();
+    if socket.local_addr()?.is_ipv4() {
+        return set(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT);
+    }
+    set(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
+    set(fd, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)
 }
 
 /// Lets the kernel hand over trains: it merges received datagrams of one sender and one length
@@ -164,19 +185,6 @@ pub fn queue_drops(socket: &UdpSocket) -> io::Result<u32> {
     Ok(info[8])
 }
 
-/// The MTU, in bytes of IP packet, that the kernel knows for the path from `from` to `to`. It opens
-/// a socket to ask, so it is too expensive for every packet.
-pub fn path_mtu(from: IpAddr, to: SocketAddr) -> io::Result<u32> {
-    let socket = UdpSocket::bind(SocketAddr::new(from, 0))?;
-    socket.connect(to)?;
-    let mut mtu = [0i32];
-    match to {
-        SocketAddr::V4(_) => get(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU, &mut mtu)?,
-        SocketAddr::V6(_) => get(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU, &mut mtu)?,
-    }
-    u32::try_from(mtu[0]).map_err(io::Error::other)
-}
-
 fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(io::Error::other)?;
     // SAFETY: the option value is one c_int that lives across the call, and `length` is its size.
@@ -201,6 +209,8 @@ fn get<T: Copy, const N: usize>(
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
@@ -244,12 +254,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn path_mtu_of_loopback_is_known() {
-        let mtu =
-            path_mtu([127, 0, 0, 1].into(), "127.0.0.1:9".parse().expect("an address")).expect("IP_MTU");
-        assert!(mtu >= 1500, "{mtu}");
     }
 }

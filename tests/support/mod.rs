@@ -7,6 +7,7 @@ pub mod connections;
 pub mod encrypted;
 pub mod host;
 pub mod hostile;
+pub mod narrow;
 pub mod wire;
 
 use std::collections::BTreeMap;

@@ -141,6 +141,11 @@ async fn free(netlink: &Netlink, name: &str) -> Result<Option<Link>, DeviceError
 }
 
 impl Device {
+    /// A connection to the kernel of this host.
+    pub(super) fn netlink(&self) -> &Netlink {
+        &self.netlink
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }

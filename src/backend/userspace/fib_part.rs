@@ -11,7 +11,7 @@ use crate::engine::EngineView;
 use crate::forward::{DropReason, Hop, Peer, Table};
 use crate::observe::{Encoder, Part, Pending};
 use crate::packet::{Family, outer_overhead};
-use crate::route::{Mode, Networks, Policy, Protection};
+use crate::route::{Mode, Networks, Policy, Protection, UnreachableReason};
 use crate::seal;
 use crate::sys::now;
 
@@ -50,6 +50,7 @@ impl FibPart {
         explanation.announced = Some(announced(peer));
         explanation.next_hop = Some(peer.endpoint.to_string());
         explanation.mtu = Some(peer.mtu);
+        explanation.mtu_source = Some(peer.mtu_source.word().to_owned());
         explanation.transport = Some(transport(peer).to_owned());
         explanation.encryption = match (peer.protection, self.policy.mode, peer.abilities.secure) {
             (Protection::Clear, Mode::None, _) => {
@@ -64,6 +65,12 @@ impl FibPart {
             explanation.frame = Some(self.frame(peer));
         }
         if !explanation.has(StepCode::KernelToOverlay) {
+            return;
+        }
+        if peer.is_too_narrow(Family::of(explanation.address)) {
+            explanation.drop = Some(DropReason::NarrowPath.label().to_owned());
+            explanation.sentence = format!("it is dropped: {}", narrow_path(peer));
+            explanation.step(StepCode::RouteUnreachable, narrow_path(peer));
             return;
         }
         let endpoint = peer.endpoint;
@@ -151,6 +158,8 @@ impl Part for FibPart {
                 endpoint: peer.endpoint.to_string(),
                 subnets: peer.subnets.iter().map(ToString::to_string).collect(),
                 mtu: peer.mtu,
+                mtu_source: peer.mtu_source.word().to_owned(),
+                trouble: peer.is_too_narrow(Family::V6).then(|| narrow_path(peer)),
                 transport: transport(peer).to_owned(),
                 encryption,
                 key_age_seconds: keys.map(|keys| keys.age_seconds),
@@ -221,6 +230,11 @@ fn to_own_subnet(explanation: &mut Explanation) {
 fn longest_match(subnets: &[IpNet], explanation: &Explanation) -> Option<String> {
     let matching = subnets.iter().filter(|subnet| subnet.contains(&explanation.address));
     matching.max_by_key(|subnet| subnet.prefix_len()).map(ToString::to_string)
+}
+
+/// Why the peer gets no IPv6.
+fn narrow_path(peer: &Peer) -> String {
+    format!("{} gets no IPv6: {}", peer.name, UnreachableReason::NarrowPath(peer.mtu))
 }
 
 fn transport(peer: &Peer) -> &'static str {

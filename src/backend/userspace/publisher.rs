@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::config::SecurityConfig;
 use crate::engine::EngineView;
-use crate::forward::{Sessions, Table};
+use crate::forward::{PathLimits, Sessions, Table};
+use crate::packet::Family;
 use crate::quic;
 use crate::route::{Local, Networks, Rib, Unreachable};
 use crate::seal::Lifetime;
@@ -29,8 +30,8 @@ pub(super) struct Publisher {
     unreachable: BTreeSet<Unreachable>,
     /// Keys of sealed packets.
     sessions: Sessions,
-    /// Path MTUs of peers where they are known: longest inner packet in bytes.
-    path_mtus: BTreeMap<IpAddr, u16>,
+    /// What is known of the paths to peers.
+    paths: BTreeMap<IpAddr, PathLimits>,
     /// Earlier tables that a worker may still use. An idle worker keeps the table of its last turn.
     retired: Vec<Arc<Table>>,
 }
@@ -43,17 +44,22 @@ impl Publisher {
             local,
             unreachable: BTreeSet::new(),
             sessions,
-            path_mtus: BTreeMap::new(),
+            paths: BTreeMap::new(),
             retired: Vec::new(),
         }
     }
 
-    /// Records the path MTU of a peer, for the next [`Publisher::apply`]. Returns whether the table
-    /// changes by it.
-    pub(super) fn set_path_mtu(&mut self, peer: IpAddr, mtu: u16) -> bool {
-        let before = self.path_mtus.insert(peer, mtu);
-        let is_limit = |mtu: u16| mtu < self.local.mtu;
-        before != Some(mtu) && (is_limit(mtu) || before.is_some_and(is_limit))
+    /// Changes what is known of the path to a peer, for the next [`Publisher::apply`]. Returns the
+    /// MTU of the peer if the table changes by it.
+    pub(super) fn change_path(&mut self, peer: IpAddr, change: impl FnOnce(&mut PathLimits)) -> Option<u16> {
+        let table = self.view.table();
+        let protection = table.peer_by_address(peer)?.protection;
+        let limits = self.paths.entry(peer).or_default();
+        let inner = |limits: &PathLimits| limits.inner(self.local.mtu, Family::of(peer), protection);
+        let before = inner(limits);
+        change(limits);
+        let after = inner(limits);
+        (before != after).then_some(after.0)
     }
 
     pub(super) fn local(&self) -> &Local {
@@ -75,8 +81,10 @@ impl Publisher {
         let generation = self.view.table().generation() + 1;
         let mut table = Table::compile(generation, rib, &self.networks, &self.local);
         table.equip(&mut self.sessions);
+        // A peer that is gone may come back by another path.
+        self.paths.retain(|address, _| table.peer_by_address(*address).is_some());
         table.limit_to_links(quic::OVERHEAD_BYTES);
-        table.limit_mtus(&self.path_mtus);
+        table.limit_mtus(&self.paths);
         let (unreachable, peers) = (table.unreachable().to_vec(), table.peers().len());
         let last = self.view.publish(table);
         let published = Instant::now();

@@ -12,16 +12,19 @@ use super::duplicate_subnet::{DuplicateSubnetMonitor, SpoofingMonitor};
 use super::encryption::{Encryption, EncryptionError};
 use super::fib_part::FibPart;
 use super::publisher::Publisher;
+use super::route_mtus::{RouteMtu, RouteMtus};
 use super::sockets;
 use super::tun::Tun;
+use crate::api::ProblemCode;
 use crate::backend::error::BackendError;
 use crate::backend::event::{DuplicateSubnet, Event, Renewal};
 use crate::config::Config;
 use crate::desired::Desired;
 use crate::engine::{Engine, EnginePart, WorkerError};
 use crate::observe::Part;
+use crate::packet::Family;
 use crate::quic::QuicEvent;
-use crate::route::{Local, Remark, Rib};
+use crate::route::{Local, Remark, Rib, UnreachableReason};
 
 /// What a start has made.
 #[derive(Debug)]
@@ -48,14 +51,16 @@ pub struct Userspace {
     report: Arc<FibPart>,
     duplicate_subnet: DuplicateSubnetMonitor,
     spoofing: SpoofingMonitor,
+    route_mtus: RouteMtus,
 }
 
 impl Userspace {
     pub(super) fn new(parts: Parts, spread_ports: bool) -> Self {
-        let Parts { engine, publisher, .. } = &parts;
+        let Parts { engine, publisher, device, .. } = &parts;
+        let route_mtus = RouteMtus::start(engine.view(), device.netlink().clone());
         let report = Arc::new(FibPart::new(engine.view(), publisher.networks(), publisher.local().policy));
         let (duplicate_subnet, spoofing) = (DuplicateSubnetMonitor::default(), SpoofingMonitor::default());
-        Self { parts, spread_ports, report, duplicate_subnet, spoofing }
+        Self { parts, spread_ports, report, duplicate_subnet, spoofing, route_mtus }
     }
 
     pub(in crate::backend) fn desired(&self) -> Desired {
@@ -85,18 +90,24 @@ impl Userspace {
 
     pub(in crate::backend) async fn event(&mut self) -> Event {
         loop {
-            let Parts { failed, encryption, .. } = &mut self.parts;
+            let Parts { failed, encryption, publisher, .. } = &mut self.parts;
             tokio::select! {
                 error = failed.recv() => {
                     let error = error.unwrap_or(WorkerError::Panicked);
                     return Event::Failed(error.into());
                 }
                 report = encryption.report() => match report {
-                    QuicEvent::PathMtu { peer, mtu } if self.parts.publisher.set_path_mtu(peer, mtu) => {
+                    QuicEvent::PathMtu { peer, mtu } => {
+                        if let Some(mtu) = publisher.change_path(peer, |limits| limits.quic = Some(mtu)) {
+                            return Event::PathMtu { peer, mtu };
+                        }
+                    }
+                    QuicEvent::Failed => return Event::Failed(EncryptionError::Panicked.into()),
+                },
+                RouteMtu { peer, mtu } = self.route_mtus.next() => {
+                    if let Some(mtu) = publisher.change_path(peer, |limits| limits.route = mtu) {
                         return Event::PathMtu { peer, mtu };
                     }
-                    QuicEvent::PathMtu { .. } => {}
-                    QuicEvent::Failed => return Event::Failed(EncryptionError::Panicked.into()),
                 }
             }
         }
@@ -116,6 +127,16 @@ impl Userspace {
         }
         publisher.relocate(local.clone());
         Ok(())
+    }
+
+    pub(in crate::backend) fn peer_problems(&self) -> Vec<(ProblemCode, Vec<(String, String)>)> {
+        let table = self.parts.engine.view().table();
+        let narrow = table.peers().iter().filter(|peer| peer.is_too_narrow(Family::V6));
+        let narrow = narrow.map(|peer| {
+            let reason = UnreachableReason::NarrowPath(peer.mtu);
+            (peer.name.clone(), format!("{} gets no IPv6: {reason}", peer.name))
+        });
+        vec![(ProblemCode::NarrowPath, narrow.collect())]
     }
 
     pub(in crate::backend) fn check_sources(&mut self) -> DuplicateSubnet {

@@ -70,12 +70,14 @@ pub(super) async fn open(
     let alone = bind_patiently(address).await?;
     let failed = |error| SocketError::Open { address, error };
     if choice.engine == EngineKind::Simple {
+        udp::allow_fragments(&alone).map_err(failed)?;
         let send = alone.try_clone().map_err(failed)?;
         return Ok(vec![Sockets { receive: alone, send }]);
     }
     drop(alone);
     let receive = |_| {
         let receive = udp::bind_shared(address)?;
+        udp::allow_fragments(&receive)?;
         if choice.offload
             && let Err(error) = udp::receive_trains(&receive)
         {
@@ -117,6 +119,7 @@ fn bind_own(address: SocketAddr, number: usize, workers: usize) -> io::Result<Ud
         let at = usize::try_from(port.wrapping_sub(address.port().into())).unwrap_or(0) % workers;
         if at == number {
             udp::receive_nothing(&socket)?;
+            udp::allow_fragments(&socket)?;
             return Ok(socket);
         }
     }

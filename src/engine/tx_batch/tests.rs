@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::super::offload_switch::RETRY_AFTER;
 use super::*;
+use crate::forward::PathSource;
 use crate::route::{Abilities, Protection};
 
 /// Host `n`, from 2 on. Hosts with an even number take bundles.
@@ -17,6 +18,8 @@ fn peer(n: u8) -> Peer {
         endpoint,
         subnets: Vec::new(),
         mtu: 1472,
+        mtu_source: PathSource::Interface,
+        own_mtu: 1472,
         abilities,
         protection: Protection::Clear,
         session: None,

@@ -1,0 +1,88 @@
+//! What is known of the MTU of the path to a peer, and how it was learned.
+//!
+//! It learns nothing: the backend asks the routing table, and the QUIC connection finds its own
+//! path MTU.
+//!
+//! Invariant: nothing here comes from an ICMP message of the underlay, which anybody can forge.
+#![forbid(unsafe_code)]
+
+use crate::packet::{Family, outer_overhead};
+use crate::route::Protection;
+use crate::seal;
+
+/// Less than any path takes, in bytes of inner packet. A smaller MTU of a route is an error of its
+/// administrator; the bundles and trains of the engines rely on this limit.
+const LEAST: u16 = 512;
+
+/// How the path MTU in force was learned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathSource {
+    /// It is the MTU of this host's own interface: nothing smaller is known.
+    #[default]
+    Interface,
+    /// The peer has announced it as the MTU of its own link.
+    PeerLink,
+    /// The route to the peer has this MTU, or leaves by an interface that has it.
+    Route,
+    /// The QUIC connection has discovered it.
+    Quic,
+}
+
+impl PathSource {
+    /// The word in tables and JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Interface => "interface",
+            Self::PeerLink => "peer",
+            Self::Route => "route",
+            Self::Quic => "quic",
+        }
+    }
+}
+
+/// What limits the datagrams to one peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PathLimits {
+    /// MTU of the route to the peer: bytes of underlay packet.
+    pub route: Option<u32>,
+    /// Longest inner packet that the QUIC connection takes, in bytes.
+    pub quic: Option<u16>,
+}
+
+impl PathLimits {
+    /// The longest inner packet that reaches a peer in one piece, and how that was learned. `own`
+    /// is what our own interface allows.
+    #[must_use]
+    pub fn inner(self, own: u16, underlay: Family, protection: Protection) -> (u16, PathSource) {
+        let sealing = if protection == Protection::Sealed { seal::OVERHEAD } else { 0 };
+        let overhead = u32::from(outer_overhead(underlay)) + u32::try_from(sealing).unwrap_or(0);
+        let outer = |mtu: u32| u16::try_from(mtu.saturating_sub(overhead)).unwrap_or(u16::MAX).max(LEAST);
+        let quic = self.quic.filter(|_| protection != Protection::Clear);
+        let limits = [
+            (own, PathSource::Interface),
+            (self.route.map_or(u16::MAX, outer), PathSource::Route),
+            (quic.unwrap_or(u16::MAX).max(LEAST), PathSource::Quic),
+        ];
+        limits.into_iter().min_by_key(|(mtu, _)| *mtu).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smallest_limit_is_in_force() {
+        let limits = PathLimits { route: Some(1400), quic: Some(1200) };
+        let inner = |own, protection| limits.inner(own, Family::V4, protection);
+        assert_eq!(inner(1472, Protection::Clear), (1372, PathSource::Route), "no packet goes by QUIC");
+        assert_eq!(inner(1300, Protection::Clear), (1300, PathSource::Interface));
+        assert_eq!(inner(1434, Protection::Quic), (1200, PathSource::Quic));
+        let route = PathLimits { route: Some(1400), quic: None };
+        assert_eq!(route.inner(1434, Family::V6, Protection::Sealed).0, 1400 - 48 - 28);
+        assert_eq!(PathLimits::default().inner(1472, Family::V4, Protection::Clear).1, PathSource::Interface);
+        let absurd = PathLimits { route: Some(68), quic: None };
+        assert_eq!(absurd.inner(1472, Family::V4, Protection::Clear).0, LEAST);
+    }
+}

@@ -1,0 +1,151 @@
+//! Path MTU: what narrows a path, what only claims to, and what pods see of either.
+
+mod support;
+
+use hopsack::lab::Lab;
+use hopsack::lab::ping::{Ping, ping};
+use hopsack::lab::traffic::{Amount, Flow, Transfer};
+use hopsack::packet::Family;
+use support::encrypted::{explain, of_peer, pair, wait_keys};
+use support::narrow::{NarrowPath, forge_frag_needed};
+use support::{Scrape, eventually, lab_with, run};
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+const SOME_BYTES: Amount = Amount::Bytes(3_000_000);
+
+/// Sends some megabytes by TCP from a pod to another. A TCP connection that hangs fails the test.
+fn tcp_passes(lab: &Lab, [from, to]: [usize; 2], family: Family) {
+    let flow = Flow { from: lab.pod(from), to: lab.pod(to), family, amount: SOME_BYTES, verify: true };
+    let transfer = Transfer::start(flow).expect("TCP connects");
+    eventually("all bytes arrive", || transfer.received() >= 3_000_000);
+    transfer.wait().expect("every byte is right");
+}
+
+/// The MTU that the kernel of a pod has learned for the way to another pod, if it has.
+fn learned_mtu(lab: &Lab, from: usize, to: usize, family: Family) -> Option<u64> {
+    let address = lab.pod(to).address(family).to_string();
+    let route = run(&lab.pod(from).netns, &["ip", "-j", "route", "get", &address]);
+    support::json(&route)[0]["metrics"][0]["mtu"].as_u64()
+}
+
+/// One message from anywhere claims that the path takes 68 bytes. Nothing becomes smaller.
+fn forged_icmp_changes_nothing(lab: &Lab) {
+    for family in FAMILIES {
+        tcp_passes(lab, [1, 2], family);
+    }
+    let mtu = of_peer(lab, 1, 2, "mtu");
+    let whole = |family| Ping {
+        payload: mtu.as_u64().and_then(|mtu| u16::try_from(mtu).ok()).expect("a number") - headers(family),
+        dont_fragment: true,
+        count: 1,
+        ..Ping::to(lab.pod(2).address(family))
+    };
+    forge_frag_needed(lab, [1, 2], 8285, 68);
+    forge_frag_needed(lab, [1, 2], 8286, 68);
+    // The kernel believes it.
+    let route = run(&lab.host(1).netns, &["ip", "-j", "route", "get", "192.0.2.2"]);
+    assert!(support::json(&route)[0]["metrics"][0]["mtu"].as_u64().is_some_and(|mtu| mtu < 600), "{route}");
+    for family in FAMILIES {
+        tcp_passes(lab, [1, 2], family);
+        let answer = ping(&lab.pod(1).netns, whole(family)).expect("ping runs");
+        assert!(answer.is_whole(), "{}", answer.output);
+        assert_eq!(learned_mtu(lab, 1, 2, family), None);
+    }
+    assert_eq!(of_peer(lab, 1, 2, "mtu"), mtu);
+    assert_eq!(Scrape::of(&lab.host(1).netns).dropped("egress", "too_big"), 0);
+}
+
+fn headers(family: Family) -> u16 {
+    match family {
+        Family::V4 => 28,
+        Family::V6 => 48,
+    }
+}
+
+#[test]
+fn forged_icmp_changes_nothing_in_clear() {
+    forged_icmp_changes_nothing(&support::lab("forged", 2, Family::V4));
+}
+
+#[test]
+fn forged_icmp_changes_nothing_sealed() {
+    let lab = pair("forged", "sealed", "");
+    wait_keys(&lab, 1, 2);
+    forged_icmp_changes_nothing(&lab);
+}
+
+#[test]
+fn forged_icmp_changes_nothing_by_quic() {
+    forged_icmp_changes_nothing(&pair("forged", "quic", ""));
+}
+
+/// A path that really is narrow carries TCP of both families, and pods are told no MTU that they
+/// cannot use.
+fn narrow_path_carries_tcp(engine: &str, underlay: Family, mtu: u16) {
+    let lab = lab_with(
+        &format!("[dataplane]\nengine = \"{engine}\"\n"),
+        &format!("nar{mtu}-{engine}"),
+        2,
+        underlay,
+    );
+    let _path = NarrowPath::before_host_2(&lab, mtu);
+    for family in FAMILIES {
+        tcp_passes(&lab, [1, 2], family);
+        tcp_passes(&lab, [2, 1], family);
+    }
+    for family in FAMILIES {
+        let floor = if family == Family::V4 { 576 } else { 1280 };
+        let learned = [learned_mtu(&lab, 1, 2, family), learned_mtu(&lab, 2, 1, family)];
+        assert!(learned.into_iter().flatten().all(|mtu| mtu >= floor), "{learned:?}");
+    }
+}
+
+#[test]
+fn path_of_1300_bytes_over_ipv4() {
+    narrow_path_carries_tcp("uring", Family::V4, 1300);
+}
+
+#[test]
+fn path_of_1280_bytes_over_ipv6() {
+    narrow_path_carries_tcp("uring", Family::V6, 1280);
+}
+
+/// The inner MTU is near 552, the least that Linux accepts from ICMP.
+#[test]
+fn path_of_580_bytes_over_ipv4() {
+    narrow_path_carries_tcp("batch", Family::V4, 580);
+}
+
+/// The inner MTU is near 1280, on both sides of it.
+#[test]
+fn path_of_1310_bytes_over_ipv4() {
+    narrow_path_carries_tcp("simple", Family::V4, 1310);
+}
+
+/// QUIC cannot fragment, so a path that is too narrow for IPv6 carries none, and says so.
+#[test]
+fn quic_over_a_narrow_path_has_no_ipv6() {
+    let lab = pair("narrow6", "quic", "");
+    let pinged = |family| {
+        let one = Ping { count: 1, ..Ping::to(lab.pod(2).address(family)) };
+        ping(&lab.pod(1).netns, one).expect("ping runs").is_whole()
+    };
+    assert!(FAMILIES.into_iter().all(pinged));
+    run(&lab.host(1).netns, &["ip", "route", "add", "192.0.2.2", "dev", "eth0", "mtu", "1300"]);
+    eventually("the path is known", || of_peer(&lab, 1, 2, "mtu").as_u64().is_some_and(|mtu| mtu < 1280));
+    assert!(pinged(Family::V4) && !pinged(Family::V6));
+    assert!(of_peer(&lab, 1, 2, "trouble").is_string());
+    assert_eq!(explain(&lab, 1, 2)["mtu_source"], "route");
+    let request = format!(r#"{{"command":"explain","address":"{}"}}"#, lab.pod(2).v6);
+    let explained = lab.daemon(1).ask(&request).expect("the daemon answers");
+    assert_eq!((&explained["outcome"], &explained["drop"]), (&"dropped".into(), &"narrow_path".into()));
+    let problem = || {
+        let status = lab.daemon(1).status().expect("the daemon answers");
+        status["problems"].as_array().is_some_and(|list| list.iter().any(|one| one["code"] == "narrow_path"))
+    };
+    eventually("there is a problem", problem);
+    assert!(Scrape::of(&lab.host(1).netns).dropped("egress", "narrow_path") >= 1);
+    run(&lab.host(1).netns, &["ip", "route", "del", "192.0.2.2", "dev", "eth0"]);
+    eventually("the problem is over", || !problem());
+    eventually("IPv6 passes again", || pinged(Family::V6));
+}
