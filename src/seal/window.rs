@@ -158,6 +158,24 @@ mod tests {
         assert_eq!(window.newest(), COUNTERS);
     }
 
+    /// No counter falls out of the window here, so each must be accepted, and by one thread only.
+    #[test]
+    fn each_counter_in_the_window_is_accepted_by_one_thread() {
+        const THREADS: usize = 4;
+        for base in [1, 1 << 20, MOST_PACKETS - WINDOW + 1] {
+            let (window, start) = (Window::default(), std::sync::Barrier::new(THREADS));
+            let accepted: u64 = std::thread::scope(|scope| {
+                let accept = || {
+                    start.wait();
+                    (base..base + WINDOW).map(|counter| u64::from(window.accept(counter))).sum::<u64>()
+                };
+                let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(accept)).collect();
+                threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+            });
+            assert_eq!(accepted, WINDOW, "from {base}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(400))]
 

@@ -358,3 +358,28 @@ fn datagrams_match_an_independent_aead() {
         }
     }
 }
+
+/// Threads open the same datagram at the same time. Each begins before any has ended, because it
+/// takes long to open so many bytes. So the window decides, not the check before the datagram is
+/// opened.
+#[test]
+fn only_one_thread_opens_a_datagram() {
+    const THREADS: usize = 4;
+    let mut pair = Pair::new();
+    pair.handshake(ChaCha20Poly1305, START);
+    let packet = vec![7; 60_000];
+    for _ in 0..50 {
+        let datagram = seal(&pair.here, 0, &packet, START).expect("keys");
+        let (start, there) = (std::sync::Barrier::new(THREADS), &pair.there);
+        let opened: usize = std::thread::scope(|scope| {
+            let open = || {
+                let mut out = vec![0; 65_536];
+                start.wait();
+                usize::from(there.keys().open(&datagram, &mut out, START).is_ok())
+            };
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(open)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert_eq!(opened, 1);
+    }
+}
