@@ -70,7 +70,7 @@ impl EgressState {
         let Some(packet) = first else { return };
         let Some(from) = table.device_address(packet.family()) else { return };
         let Some(error) = icmp::error(&mut self.scratch, from, &packet, problem) else { return };
-        if !self.limiter.allow(packet.src(), now) {
+        if !self.limiter.allow(&packet, problem, now) {
             counters.icmp_suppressed.add(1);
             return;
         }

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod limiter;
+mod problem;
 
 use std::net::IpAddr;
 
@@ -21,19 +22,7 @@ use super::header::{IPV4_HEADER, IPV6_HEADER};
 use super::ip::IpPacket;
 use super::protocol;
 pub use limiter::Limiter;
-
-/// Why a packet cannot be forwarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Problem {
-    /// No lease contains the destination.
-    NoRoute,
-    /// The packet is longer than the path allows.
-    TooBig {
-        /// The longest inner packet that the path allows, in bytes. An error never tells less than
-        /// [`min_mtu`].
-        mtu: u16,
-    },
-}
+pub use problem::Problem;
 
 /// Bytes of the longest error: an IPv6 error quotes as much as fits the minimum IPv6 MTU (RFC 4443
 /// §2.4(c)).
