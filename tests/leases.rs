@@ -172,19 +172,29 @@ fn host_that_uses_our_subnet_is_named_and_stops_nothing() {
     assert!(metric("hopsack_own_subnet_alarm 0"));
     let before =
         ask(&lab, async |mut client| client.get(SUBNETS, Some(GetOptions::new().with_prefix())).await);
-    for (from, named) in [("192.0.2.99", "192.0.2.99"), ("192.0.2.2", "h2")] {
+    let send = |from: &'static str| {
         let socket =
-            in_netns(&lab.host(2).netns, || UdpSocket::bind((from, 0))).expect("netns").expect("bound");
+            in_netns(&lab.host(2).netns, move || UdpSocket::bind((from, 0))).expect("netns").expect("bound");
         for _ in 0..5 {
             socket.send_to(&packet, target).expect("sent");
         }
-        eventually("status names it", || status(&lab, 1)["alarm"].to_string().contains(named));
-        let alarm = status(&lab, 1)["alarm"].as_str().expect("a sentence").to_owned();
-        for part in ["h1", "192.0.2.1", "10.244.1.0/24"] {
-            assert!(alarm.contains(part), "{part}: {alarm}");
-        }
-        assert!(lab.daemon(1).log().contains(named), "and so does the log");
+    };
+    // A stranger is only counted: no alarm, no line in the log.
+    let lines = lab.daemon(1).log().lines().count();
+    send("192.0.2.99");
+    let counted = "hopsack_dropped_packets_total{direction=\"ingress\",reason=\"own_source\"} 5";
+    eventually("it is counted", || metric(counted));
+    // The daemon looks at the counters each second.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    assert!(status(&lab, 1)["alarm"].is_null() && metric("hopsack_own_subnet_alarm 0"));
+    assert_eq!(lab.daemon(1).log().lines().count(), lines, "{}", lab.daemon(1).log());
+    send("192.0.2.2");
+    eventually("status names it", || status(&lab, 1)["alarm"].to_string().contains("h2"));
+    let alarm = status(&lab, 1)["alarm"].as_str().expect("a sentence").to_owned();
+    for part in ["h1", "192.0.2.1", "10.244.1.0/24"] {
+        assert!(alarm.contains(part), "{part}: {alarm}");
     }
+    assert!(lab.daemon(1).log().contains("duplicate_subnet"), "and so does the log");
     assert!(metric("hopsack_own_subnet_alarm 1"));
     assert!(metric("hopsack_dropped_packets_total{direction=\"ingress\",reason=\"own_source\"} 10"));
     let output = run(

@@ -529,6 +529,7 @@ fn missing_ability_is_refused_with_code_1() {
     let check = [HOPSACK, "check", "--json", "--config", &config];
     let findings = json(&run(&netns, &check));
     assert!(findings.as_array().expect("a list").iter().all(|row| row["ok"] == true), "{findings}");
+    assert_eq!(finding(&findings, "pod_injection")["warning"], true, "packets travel in clear");
     run(&netns, &["ip", "link", "add", "hopsack0", "type", "bridge"]);
     let findings = json(&attempt(&netns, &check));
     assert_eq!(finding(&findings, "overlay_device")["ok"], false);

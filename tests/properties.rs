@@ -108,6 +108,16 @@ fn destination() -> impl Strategy<Value = IpAddr> {
     ]
 }
 
+/// The source of a packet from the device: often ours, as it should be.
+fn source() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        3 => any::<u8>().prop_map(|fourth| IpAddr::from([10, 1, 1, fourth])),
+        2 => any::<u64>().prop_map(|low| IpAddr::V6(((0xfd00_0001_0000_0001_u128 << 64) | u128::from(low)).into())),
+        1 => Just(IpAddr::from([192, 0, 2, 1])),
+        2 => destination(),
+    ]
+}
+
 fn rib_of(leases: &[Lease]) -> Rib {
     let mut rib = Rib::default();
     rib.apply(Change::Snapshot { leases: leases.to_vec(), revision: 10_000 });
@@ -245,8 +255,11 @@ proptest! {
         prop_assert_eq!(sink.packets.len() as u64 + dropped, fates(&table, from, &bytes), "each packet has one fate");
         for packet in sink.packets {
             let inner = IpPacket::parse(&packet).expect("only whole packets pass");
-            let Some(Hop::Peer(owner)) = table.lookup(inner.src()) else { panic!("a packet without an owner of its source passed") };
-            prop_assert_eq!(owner.endpoint.ip(), from);
+            match table.lookup(inner.src()) {
+                Some(Hop::Peer(owner)) => prop_assert!(owner.endpoint.ip() == from || inner.src() == from),
+                Some(Hop::Local) => panic!("a packet with a source of ours passed"),
+                None => prop_assert_eq!(inner.src(), from, "only the public address is in no subnet"),
+            }
             prop_assert_eq!(table.lookup(inner.dst()), Some(Hop::Local));
         }
     }
@@ -347,7 +360,7 @@ proptest! {
         leases in proptest::collection::vec(lease(), 0..30),
         mut bytes in proptest::collection::vec(any::<u8>(), 0..2000),
         shape in 0u8..4,
-        src in destination(),
+        src in source(),
         dst in destination(),
         vnet in any::<[u8; 10]>().prop_map(plausible),
         virtio: bool,
@@ -362,6 +375,12 @@ proptest! {
         let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.egress.dropped(reason)).sum();
         // All segments of a super packet have the same fate.
         let sent = net.packets.len() as u64;
+        if let Ok(packet) = IpPacket::parse(&bytes) {
+            let (src, local) = (packet.src(), local());
+            let is_ours = local.subnets.iter().any(|net| net.contains(&src)) || src == local.public;
+            let foreign = counters.egress.dropped(DropReason::ForeignSource);
+            prop_assert!(if is_ours { foreign == 0 } else { sent == 0 }, "{} sent from {}", sent, src);
+        }
         prop_assert!(sent + dropped >= 1 && (sent == 0 || dropped == 0), "{} sent, {} dropped", sent, dropped);
         prop_assert!(virtio || sent + dropped == 1);
         for packet in &net.packets {

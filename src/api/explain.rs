@@ -33,6 +33,8 @@ pub enum StepCode {
     KernelToThisHost,
     /// The kernel has no route for the address.
     KernelNoRoute,
+    /// The source address is verified: a packet with a source that is not this host's is dropped.
+    SourceVerified,
     /// The address is in the subnet of a peer.
     RouteToPeer,
     /// The address is in this host's own subnet, and an interface here carries it.

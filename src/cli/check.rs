@@ -20,7 +20,12 @@ pub(super) fn check(options: &ConfigOptions, format: &Format) -> Result<ExitCode
 fn table(findings: &[Finding]) -> Table {
     let mut table = Table::new(&[]);
     for finding in findings {
-        table.row(&[if finding.ok { "ok" } else { "FAIL" }, finding.question, &finding.answer]);
+        let verdict = match (finding.ok, finding.warning) {
+            (false, _) => "FAIL",
+            (true, true) => "WARN",
+            (true, false) => "ok",
+        };
+        table.row(&[verdict, finding.question, &finding.answer]);
     }
     table
 }

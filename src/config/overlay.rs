@@ -36,8 +36,9 @@ keys! {
     VERIFY_SOURCE = "verify_source",
         Kind::Choice(&["subnet", "peer", "off"]),
         Preset::Text("subnet"),
-        "Check of the senders of received packets: \"subnet\", \"peer\" or \"off\"",
-        "\"subnet\": the inner source address must belong to a subnet of the host that sent the datagram.\n\
+        "Check of the source addresses of packets: \"subnet\", \"peer\" or \"off\"",
+        "\"subnet\": the inner source address must belong to the host that sends the datagram: it is in a subnet of the \
+         host, or a public address of its lease. Both hosts check this.\n\
          \"peer\": the datagram must come from a host of the cluster.\n\
          \"off\": nothing is checked, as in flanneld. Then any machine that reaches the port can send packets with \
          any source address.";

@@ -74,17 +74,17 @@ impl Part for EnginePart {
     /// the peer are missing.
     fn explain<'a>(&'a self, explanation: &'a mut Explanation) -> Pending<'a> {
         use DropReason::{
-            Cleartext, Congested, NoKey, Replayed, SendFailed, SpoofedSource, TooBig, Unauthentic,
-            Unconnected,
+            Cleartext, Congested, ForeignSource, NoKey, Replayed, SendFailed, SpoofedSource, TooBig,
+            Unauthentic, Unconnected,
         };
         explanation.engine = format!("{}, {} workers", self.view.engine(), self.view.workers());
         let reasons: Option<(&[_], &[_])> = match explanation.transport.as_deref() {
-            Some("udp") => Some((&[TooBig, SendFailed], &[SpoofedSource])),
+            Some("udp") => Some((&[ForeignSource, TooBig, SendFailed], &[SpoofedSource])),
             Some("sealed") => Some((
-                &[TooBig, SendFailed, NoKey, Unconnected],
+                &[ForeignSource, TooBig, SendFailed, NoKey, Unconnected],
                 &[NoKey, Replayed, Unauthentic, Cleartext, SpoofedSource],
             )),
-            Some(_) => Some((&[TooBig, Congested, Unconnected], &[Cleartext, SpoofedSource])),
+            Some(_) => Some((&[ForeignSource, TooBig, Congested, Unconnected], &[Cleartext, SpoofedSource])),
             None => None,
         };
         if let Some((egress, ingress)) = reasons {

@@ -63,11 +63,13 @@ impl Worker {
         (account, table, slow_path): Shared,
         stop: Arc<Event>,
     ) -> Self {
+        let mut egress_state = EgressState::new(now());
+        egress_state.verify(verify);
         Self {
             tun: io.tun,
             socket: io.socket,
             table: Cache::new(table),
-            egress_state: EgressState::new(now()),
+            egress_state,
             verify,
             account,
             stop,

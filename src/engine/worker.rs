@@ -121,9 +121,11 @@ impl<I: PacketIo> Worker<I> {
         options: WorkerOptions,
         (account, table, slow_path): Shared,
     ) -> Self {
+        let mut endpoints = Endpoints::new(queue.tun, queue.send, account.clone(), options.offload, number);
+        endpoints.egress_state.verify(options.verify);
         let parts = Parts {
             io,
-            endpoints: Endpoints::new(queue.tun, queue.send, account.clone(), options.offload, number),
+            endpoints,
             account,
             receive: queue.receive,
             budgets: I::budgets(),

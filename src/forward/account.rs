@@ -65,9 +65,9 @@ pub struct Counters {
     pub egress: Direction,
     /// Packets from peers to the TUN.
     pub ingress: Direction,
-    /// Outer source of the last packet with an inner source in our own subnet.
+    /// Outer source of the last packet of a peer with an inner source in our own subnet.
     pub own_source: LastSeen,
-    /// Outer source of the last packet with an inner source in no subnet of its sender.
+    /// Outer source of the last packet of a peer with an inner source that is not its own.
     pub spoofed_source: LastSeen,
     /// Reads of the TUN that delivered one packet or super packet.
     pub tun_reads: Counter,
@@ -113,8 +113,9 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Counts a packet from `from` that was refused, and stores `from` if the inner source was not
-    /// its own.
+    /// Counts a packet of the peer at `from` that was refused, and stores `from` if the inner
+    /// source was not its own. Packets of strangers must not come here: anybody can send them,
+    /// and a stored address is logged and raises an alarm.
     pub(super) fn refused(&self, reason: DropReason, from: IpAddr) {
         self.ingress.drop(reason);
         if reason == DropReason::OwnSource {

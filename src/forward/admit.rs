@@ -2,8 +2,8 @@
 //!
 //! It does not unpack datagrams.
 //!
-//! Invariant: with [`VerifySource::Subnet`], an accepted packet has a source in a subnet of its
-//! sender, and a destination in one of ours.
+//! Invariant: with [`VerifySource::Subnet`], an accepted packet has a source that belongs to its
+//! sender, and a destination in a subnet of ours.
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
@@ -16,11 +16,13 @@ use super::peers::Peer;
 use super::table::{Hop, Table};
 use crate::packet::IpPacket;
 
-/// How strictly the source addresses of received packets are verified.
+/// How strictly the source addresses of packets are verified. On the way out, only
+/// [`VerifySource::Subnet`] verifies anything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifySource {
-    /// The inner source must be in a subnet of the peer that sent the datagram.
+    /// The inner source must belong to the peer that sent the datagram, and on the way out to this
+    /// host: it is in one of the host's subnets, or a public address of its lease.
     #[default]
     Subnet,
     /// The outer source must be the address of a peer; the inner source is not verified.
@@ -43,7 +45,10 @@ pub fn admit_authenticated<'a>(
         Some(_) => admit(table, peer, packet, VerifySource::Subnet),
         None => Err(DropReason::UnknownPeer),
     };
-    admitted.inspect_err(|reason| counters.refused(*reason, from))
+    admitted.inspect_err(|reason| match peer {
+        Some(_) => counters.refused(*reason, from),
+        None => counters.ingress.drop(*reason),
+    })
 }
 
 /// Verifies everything that is required of bytes from a peer before they become a packet on the
@@ -59,6 +64,8 @@ pub(super) fn admit<'a>(
     match (table.lookup(packet.src()), peer) {
         (Some(Hop::Local), _) => return Err(DropReason::OwnSource),
         (Some(Hop::Peer(owner)), Some(sender)) if std::ptr::eq(owner, sender) => {}
+        (_, Some(sender)) if sender.endpoint.ip() == packet.src() => {}
+        (None, Some(sender)) if sender.public.contains(packet.src()) => {}
         _ if verify == VerifySource::Subnet => return Err(DropReason::SpoofedSource),
         _ => {}
     }

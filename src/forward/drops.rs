@@ -58,6 +58,8 @@ drop_reasons! {
         "the path to the peer is too narrow for IPv6, and QUIC cannot fragment: see `hopsack peers`";
     Multicast, "multicast",
         "the destination is multicast, which the overlay does not carry";
+    ForeignSource, "foreign_source",
+        "the inner source address is not one of this host: a pod forges it, or its packets are not masqueraded";
     SendFailed, "send_failed",
         "the kernel refused to send the packet: see hopsack_io_errors_total and the log";
     Congested, "congested",
@@ -77,7 +79,7 @@ drop_reasons! {
     UnknownPeer, "unknown_peer",
         "no lease has the outer source address: the sender is unknown, or is behind NAT";
     SpoofedSource, "spoofed_source",
-        "the inner source address is not in a subnet of the peer that sent the packet";
+        "the inner source address does not belong to the peer that sent the packet";
     OwnSource, "own_source",
         "the inner source address is in this host's own subnet: see `hopsack status`";
     Misrouted, "misrouted",

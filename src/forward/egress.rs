@@ -3,9 +3,11 @@
 //! It does not send: it writes packets where the engine will send them from.
 //!
 //! Invariant: each packet of a frame is committed to one exit, or counted under one drop reason.
+//! With [`VerifySource::Subnet`], a committed packet has a source that belongs to this host.
 #![forbid(unsafe_code)]
 
 use super::account::Counters;
+use super::admit::VerifySource;
 use super::bulk::MIN_BULK_BYTES;
 use super::drops::DropReason;
 use super::frame::Frame;
@@ -23,15 +25,36 @@ use crate::time::Nanos;
 pub struct EgressState {
     /// Whether to mark or drop the next bulk packet.
     should_mark: bool,
+    verify: VerifySource,
     limiter: Limiter,
     scratch: Box<[u8; MAX_ERROR]>,
 }
 
 impl EgressState {
-    /// Creates the state. The ICMP rate limit starts at `now`.
+    /// Creates the state, which verifies sources. The ICMP rate limit starts at `now`.
     #[must_use]
     pub fn new(now: Nanos) -> Self {
-        Self { should_mark: false, limiter: Limiter::new(now), scratch: Box::new([0; MAX_ERROR]) }
+        Self {
+            should_mark: false,
+            verify: VerifySource::Subnet,
+            limiter: Limiter::new(now),
+            scratch: Box::new([0; MAX_ERROR]),
+        }
+    }
+
+    /// Sets how strictly sources are verified.
+    pub fn verify(&mut self, verify: VerifySource) {
+        self.verify = verify;
+    }
+
+    /// Whether a packet is dropped for its source. A multicast packet is dropped anyway, as such.
+    /// Without a subnet, a host cannot tell which sources are its own.
+    #[inline]
+    fn is_foreign(&self, table: &Table, packet: &IpPacket<'_>) -> bool {
+        self.verify == VerifySource::Subnet
+            && !table.is_ours(packet.src())
+            && !packet.dst().is_multicast()
+            && table.has_own_subnet()
     }
 
     /// Sets whether the next bulk packet is marked, because the queue of the TUN has not been empty
@@ -82,7 +105,10 @@ impl EgressState {
     }
 }
 
-/// Forwards from the TUN to a peer: parse, look up, reserve, split, commit.
+/// Forwards from the TUN to a peer: parse, verify, look up, reserve, split, commit.
+///
+/// Nobody is told about a packet with a foreign source: its ICMP error would go to a host that has
+/// not sent it.
 #[inline]
 pub fn egress(
     table: &Table,
@@ -94,6 +120,9 @@ pub fn egress(
     to_tun: &mut impl ToTun,
 ) {
     let Ok((packet, plan)) = frame.plan() else { return counters.egress.drop(DropReason::Malformed) };
+    if state.is_foreign(table, &packet) {
+        return counters.egress.drop_many(DropReason::ForeignSource, plan.count());
+    }
     let dst = packet.dst();
     let hop = table.lookup(dst);
     let family = packet.family();

@@ -82,7 +82,7 @@ pub fn ingress(
     let IngressState { opened, marker, should_mark, now } = state;
     let peer = table.peer_by_address(from);
     if peer.is_none() && verify != VerifySource::Off {
-        return refuse_unknown(table, from, train, counters);
+        return refuse_unknown(table, train, counters);
     }
     let keys = peer.and_then(|peer| peer.session.as_ref()).map(|session| session.keys());
     let is_clear = peer.is_none_or(|peer| peer.protection == Protection::Clear);
@@ -101,7 +101,8 @@ pub fn ingress(
             Some(packet) => to_tun.push(packet),
             None => counters.ingress.drop(DropReason::Unmarkable),
         },
-        Err(reason) => counters.refused(reason, from),
+        Err(reason) if peer.is_some() => counters.refused(reason, from),
+        Err(reason) => counters.ingress.drop(reason),
     };
     for datagram in train.datagrams() {
         match nibble(datagram) {
@@ -144,17 +145,17 @@ fn unpack(datagram: &[u8], counters: &Counters, take: &mut impl FnMut(&[u8])) {
 }
 
 /// Drops the datagrams of an unknown sender. The sender may be a host that uses our subnet: if its
-/// lease expired while it was away, it is not a peer any more, and an operator must be able to find
-/// it.
+/// lease expired while it was away, it is not a peer any more. An operator finds it by the counter
+/// alone, because anybody can send such a datagram.
 #[cold]
-fn refuse_unknown(table: &Table, from: IpAddr, train: Train<'_>, counters: &Counters) {
+fn refuse_unknown(table: &Table, train: Train<'_>, counters: &Counters) {
     for datagram in train.datagrams() {
         // For a bundle, only the first packet is inspected.
         let first = bundle::entries(datagram).ok().and_then(|mut entries| entries.next()?.ok());
         let packet = IpPacket::parse(first.unwrap_or(datagram));
         let source = packet.ok().and_then(|packet| table.lookup(packet.src()));
         let reason = if source == Some(Hop::Local) { DropReason::OwnSource } else { DropReason::UnknownPeer };
-        counters.refused(reason, from);
+        counters.ingress.drop(reason);
     }
 }
 

@@ -35,6 +35,12 @@ impl LastSeen {
         self.sequence.store(sequence.wrapping_add(2), Ordering::Release);
     }
 
+    /// How many addresses have been stored. Any thread may call this.
+    #[must_use]
+    pub fn times(&self) -> u64 {
+        self.sequence.load(Ordering::Acquire) / 2
+    }
+
     /// The last address; `None` if there was none. Any thread may call this.
     #[must_use]
     pub fn last(&self) -> Option<IpAddr> {

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use super::path_mtu::{PathLimits, PathSource};
 use super::sessions::Sessions;
 use crate::packet::{Family, min_mtu};
-use crate::route::{Abilities, Adjacency, Protection};
+use crate::route::{Abilities, Adjacency, Protection, Public};
 use crate::seal::{self, Session};
 
 /// No announcement makes the MTU for a host smaller: IPv6 needs links of this MTU (RFC 8200).
@@ -28,6 +28,8 @@ pub struct Peer {
     pub name: String,
     /// The address and port at which the host's daemon receives.
     pub endpoint: SocketAddr,
+    /// The host's public addresses, which its own packets to pods may have as their source.
+    pub public: Public,
     /// The host's subnets that have a route.
     pub subnets: Vec<IpNet>,
     /// The longest inner packet that reaches the host in one piece, in bytes.
@@ -46,9 +48,20 @@ pub struct Peer {
 
 impl Peer {
     fn new(adjacency: Adjacency, mtu: u16) -> Self {
-        let Adjacency { name, endpoint, subnets, abilities, protection } = adjacency;
+        let Adjacency { name, endpoint, public, subnets, abilities, protection } = adjacency;
         let mtu_source = PathSource::Interface;
-        Self { name, endpoint, subnets, mtu, mtu_source, own_mtu: mtu, abilities, protection, session: None }
+        Self {
+            name,
+            endpoint,
+            public,
+            subnets,
+            mtu,
+            mtu_source,
+            own_mtu: mtu,
+            abilities,
+            protection,
+            session: None,
+        }
     }
 
     fn limit(&mut self, mtu: u16, source: PathSource) {

@@ -15,7 +15,7 @@ use super::peers::{Peer, Peers};
 use super::sessions::Sessions;
 use crate::packet::Family;
 use crate::route::{
-    self, Compiled, Fib, Local, Networks, Remark, Rib, Target, Unreachable, UnreachableReason,
+    self, Compiled, Fib, Local, Networks, Public, Remark, Rib, Target, Unreachable, UnreachableReason,
 };
 
 /// Where a destination is.
@@ -37,6 +37,8 @@ pub struct Table {
     peers: Peers,
     unreachable: Vec<Unreachable>,
     remarks: Box<[Remark]>,
+    /// The public addresses of our own lease.
+    public: Public,
 }
 
 impl Table {
@@ -44,7 +46,8 @@ impl Table {
     /// this table.
     #[must_use]
     pub fn compile(generation: u64, rib: &Rib, networks: &Networks, local: &Local) -> Self {
-        let Compiled { fib, peers, by_address, unreachable, remarks } = route::compile(rib, networks, local);
+        let Compiled { fib, peers, by_address, unreachable, remarks, public } =
+            route::compile(rib, networks, local);
         Self {
             generation,
             device_v4: local.device_address(Family::V4),
@@ -53,7 +56,23 @@ impl Table {
             peers: Peers::new(peers, by_address, local.mtu),
             unreachable,
             remarks: remarks.into(),
+            public,
         }
+    }
+
+    /// Whether a packet with this source may leave this host. The sources are our subnets, which
+    /// contain the address of the overlay device, and the public addresses of our own lease, since
+    /// this host answers pods from them.
+    #[must_use]
+    #[inline]
+    pub fn is_ours(&self, source: IpAddr) -> bool {
+        self.lookup(source) == Some(Hop::Local) || self.public.contains(source)
+    }
+
+    /// Whether this host has a subnet. The table that a worker starts with has none.
+    #[must_use]
+    pub fn has_own_subnet(&self) -> bool {
+        self.device_v4.is_some() || self.device_v6.is_some()
     }
 
     /// Gives each peer with sealed packets its session; sessions outlive tables.

@@ -8,8 +8,10 @@ use super::*;
 use crate::packet::ecn::Ecn;
 use crate::packet::{IpPacket, VnetHeader, bundle};
 use crate::route::{
-    Abilities, Change, Dialect, Lease, Local, Networks, Origin, Policy, Protection, Public, Rib,
+    Abilities, Announced, Change, Dialect, Fingerprint, Lease, Local, Mode, Networks, Origin, Policy,
+    Protection, Public, Rib,
 };
+use crate::seal::{Agreement, Lifetime, Role, Secret, Session};
 use crate::time::Nanos;
 
 #[derive(Default)]
@@ -22,6 +24,8 @@ struct Sink {
 #[derive(Default)]
 struct Net {
     room: Vec<u8>,
+    /// Trains for the slow path.
+    diverted: u64,
     sent: Vec<(String, Vec<u8>)>,
 }
 struct Room<'a>(&'a mut Net, Exit<'a>, TrainMeta);
@@ -41,6 +45,7 @@ impl Reservation for Room<'_> {
         let (Exit::Socket(peer) | Exit::SlowPath(peer)) = exit else {
             panic!("a refused train was committed")
         };
+        net.diverted += u64::from(matches!(exit, Exit::SlowPath(_)));
         for datagram in (Train { bytes: &net.room[..bytes], stride: train.stride }).datagrams() {
             net.sent.push((peer.name.clone(), datagram.to_vec()));
         }
@@ -57,16 +62,25 @@ impl ToTun for Sink {
 
 /// A table for host 1 (10.1.1.0/24), with hosts 2 and 3 as peers.
 fn table() -> Table {
-    let leases = (1..=3u8)
-        .map(|n| Lease {
-            name: format!("h{n}"),
-            subnets: vec![format!("10.1.{n}.0/24").parse().expect("a prefix")],
-            public: Public { v4: Some([192, 0, 2, n].into()), v6: None },
-            dialect: Dialect::Hopsack(Abilities::OURS),
-            revision: 1,
-            origin: Origin::default(),
-        })
-        .collect();
+    table_of((1..=3).map(lease).collect())
+}
+
+fn lease(n: u8) -> Lease {
+    Lease {
+        name: format!("h{n}"),
+        subnets: vec![format!("10.1.{n}.0/24").parse().expect("a prefix")],
+        public: Public { v4: Some([192, 0, 2, n].into()), v6: None },
+        dialect: Dialect::Hopsack(Abilities::OURS),
+        revision: 1,
+        origin: Origin::default(),
+    }
+}
+
+fn table_of(leases: Vec<Lease>) -> Table {
+    table_with(leases, Policy::default())
+}
+
+fn table_with(leases: Vec<Lease>, policy: Policy) -> Table {
     let mut rib = Rib::default();
     rib.apply(Change::Snapshot { leases, revision: 1 });
     let local = Local {
@@ -74,7 +88,7 @@ fn table() -> Table {
         public: [192, 0, 2, 1].into(),
         port: 8285,
         mtu: 1472,
-        policy: Policy::default(),
+        policy,
     };
     let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("a prefix"), 24)), v6: None };
     Table::compile(1, &rib, &networks, &local)
@@ -172,16 +186,65 @@ fn egress_drops_with_a_reason_and_an_answer() {
 }
 
 #[test]
+fn egress_sends_only_sources_of_ours() {
+    let (to, v6) = ([10, 1, 3, 9], Some("2001:db8::1".parse().expect("an address")));
+    for (src, verify, dropped, sent) in [
+        ([10, 1, 1, 0], VerifySource::Subnet, 0, 1), // the address of the overlay device
+        ([192, 0, 2, 1], VerifySource::Subnet, 0, 1), // our public address
+        ([192, 0, 2, 3], VerifySource::Subnet, 1, 0), // the public address of a peer
+        ([10, 1, 3, 8], VerifySource::Subnet, 1, 0), // the destination's own subnet
+        ([10, 1, 2, 9], VerifySource::Subnet, 1, 0),
+        ([8, 8, 8, 8], VerifySource::Subnet, 1, 0),
+        ([0, 0, 0, 0], VerifySource::Subnet, 1, 0),
+        ([10, 1, 2, 9], VerifySource::Peer, 0, 1),
+        ([8, 8, 8, 8], VerifySource::Off, 0, 1),
+    ] {
+        let (mut net, mut tun, counters) = (Net::default(), Sink::default(), Counters::default());
+        let mut state = EgressState::new(Nanos(0));
+        state.verify(verify);
+        let packet = udp(src, to, 10);
+        egress(&table(), Frame::Bare(&packet), Nanos(0), &mut state, &counters, &mut net, &mut tun);
+        let results = (counters.egress.dropped(DropReason::ForeignSource), net.sent.len(), tun.replies.len());
+        assert_eq!(results, (dropped, sent, 0), "{src:?} {verify:?}");
+    }
+    // Each packet of a train is counted; a multicast packet is multicast whatever its source.
+    let mut foreign = super_packet([10, 1, 3, 9], 2500, 1000);
+    foreign[10 + 12..10 + 16].copy_from_slice(&[8; 4]);
+    assert_eq!(send_frame(Frame::Virtio(&foreign)).1.egress.dropped(DropReason::ForeignSource), 3);
+    let (sink, counters) = send(&udp([8; 4], [224, 0, 0, 5], 10));
+    assert_eq!((counters.egress.dropped(DropReason::Multicast), sink.replies.len()), (1, 0));
+    // The sender of a packet without a route is told only if it is one of ours.
+    let (sink, counters) = send(&udp([8; 4], [10, 1, 9, 9], 10));
+    assert_eq!((counters.egress.dropped(DropReason::ForeignSource), sink.replies.len()), (1, 0));
+
+    // The other public address of our lease, and of a peer's.
+    let dual = |n: u8| Lease {
+        public: Public { v4: Some([192, 0, 2, n].into()), v6: v6.filter(|_| n == 1) },
+        ..lease(n)
+    };
+    let table = table_of((1..=3).map(dual).collect());
+    assert!(table.is_ours("2001:db8::1".parse().expect("an address")));
+    assert!(!table.is_ours("2001:db8::2".parse().expect("an address")));
+    assert!(!Table::default().has_own_subnet() && table.has_own_subnet());
+}
+
+#[test]
 fn ingress_verifies_source_and_destination() {
     let good = udp([10, 1, 2, 9], [10, 1, 1, 2], 10);
     let foreign = udp([10, 1, 3, 9], [10, 1, 1, 2], 10);
     let ours = udp([10, 1, 1, 9], [10, 1, 1, 2], 10);
     let elsewhere = udp([10, 1, 2, 9], [10, 1, 3, 2], 10);
+    let node = udp([192, 0, 2, 2], [10, 1, 1, 2], 10);
+    let own_node = udp([192, 0, 2, 1], [10, 1, 1, 2], 10);
     use VerifySource::{Off, Peer, Subnet};
     for (from, bytes, verify, verdict) in [
         (2, &good[..], Subnet, Ok(())),
         (3, &good, Subnet, Err(DropReason::SpoofedSource)),
         (2, &foreign, Subnet, Err(DropReason::SpoofedSource)),
+        (2, &node, Subnet, Ok(())),
+        (3, &node, Subnet, Err(DropReason::SpoofedSource)),
+        (9, &node, Subnet, Err(DropReason::UnknownPeer)),
+        (2, &own_node, Subnet, Err(DropReason::SpoofedSource)),
         (2, &ours, Subnet, Err(DropReason::OwnSource)),
         (2, &ours, Peer, Err(DropReason::OwnSource)),
         (9, &ours, Subnet, Err(DropReason::OwnSource)),
@@ -212,9 +275,22 @@ fn the_sender_with_our_subnet_is_stored() {
         let arrival = Arrival { from, ecn: Ecn::NotEct, train };
         let mut sink = Sink::default();
         ingress(&table(), arrival, VerifySource::Subnet, &mut IngressState::default(), &counters, &mut sink);
-        assert_eq!(counters.own_source.last(), Some(from));
+        // Only a peer is stored: anybody can send from an address that no lease has.
+        let peer = IpAddr::from([192, 0, 2, 2]);
+        assert_eq!((counters.own_source.last(), counters.own_source.times()), (Some(peer), 1));
     }
     assert_eq!(counters.ingress.dropped(DropReason::OwnSource), 3);
+    let packet = udp([10, 1, 1, 9], [10, 1, 1, 2], 10);
+    let arrival = arrival(9, Train::single(&packet));
+    ingress(
+        &table(),
+        arrival,
+        VerifySource::Off,
+        &mut IngressState::default(),
+        &counters,
+        &mut Sink::default(),
+    );
+    assert_eq!((counters.ingress.dropped(DropReason::OwnSource), counters.own_source.times()), (4, 1));
 }
 
 #[test]
@@ -300,12 +376,78 @@ fn only_peers_that_read_ecn_are_sent_marks() {
     assert_eq!(meta.outer_ecn(&flanneld), Ecn::NotEct);
 }
 
+/// A table in which this host seals packets to each other host.
+fn sealed_table(leases: Vec<Lease>) -> Table {
+    encrypted_table(leases, Mode::Sealed)
+}
+
+fn encrypted_table(leases: Vec<Lease>, mode: Mode) -> Table {
+    let announced = |n: u8| Announced { mode, port: 8286, fingerprint: Fingerprint([n; 32]) };
+    let sealed = |(n, lease): (u8, Lease)| {
+        let abilities = Abilities { sealed: true, secure: Some(announced(n)), ..Abilities::OURS };
+        Lease { dialect: Dialect::Hopsack(abilities), ..lease }
+    };
+    table_with((1..).zip(leases).map(sealed).collect(), Policy { mode, ..Policy::default() })
+}
+
+/// What a worker's socket sends for a peer without keys would be in clear.
+#[test]
+fn packets_without_a_key_take_the_slow_path() {
+    let packet = udp([10, 1, 1, 2], [10, 1, 2, 9], 10);
+    let diverted = |table: &Table| {
+        let (mut net, mut tun, counters) = (Net::default(), Sink::default(), Counters::default());
+        let mut state = EgressState::new(Nanos(0));
+        egress(table, Frame::Bare(&packet), Nanos(0), &mut state, &counters, &mut net, &mut tun);
+        assert_eq!(net.sent.len(), 1);
+        net.diverted
+    };
+    let leases = || (1..=3).map(lease).collect();
+    let mut sealed = sealed_table(leases());
+    assert_eq!(diverted(&sealed), 1, "without a session");
+    sealed.equip(&mut Sessions::new(Lifetime::default()));
+    assert_eq!(diverted(&sealed), 1, "without a key");
+    assert_eq!(diverted(&encrypted_table(leases(), Mode::Quic)), 1, "by QUIC");
+    assert_eq!(diverted(&table()), 0, "in clear");
+}
+
+#[test]
+fn session_is_forgotten_with_its_peer() {
+    let mut sessions = Sessions::new(Lifetime::default());
+    let mut equipped = |leases: Vec<Lease>| {
+        let mut table = sealed_table(leases);
+        table.equip(&mut sessions);
+        table
+    };
+    let session = |table: &Table, n: u8| {
+        table.peer_by_address([192, 0, 2, n].into()).and_then(|peer| peer.session.clone()).expect("sealed")
+    };
+    let before = equipped((1..=3).map(lease).collect());
+    for peer in before.peers() {
+        let (ours, theirs) = (session(&before, 2).hello(1), Session::default().hello(1));
+        let agreement = Agreement::of(&ours, &theirs, Role::Initiator);
+        let session = peer.session.as_ref().expect("sealed");
+        session.install(agreement, &Secret::new([7; 32]), Nanos(1)).expect("new");
+        session.activate(agreement.epoch, Nanos(1));
+        assert!(peer.can_seal());
+    }
+    // Host 3 is gone. Workers may still use the old table, but its key must not seal or open.
+    let after = equipped((1..=2).map(lease).collect());
+    assert_eq!(session(&after, 2), session(&before, 2), "sessions outlive tables");
+    assert!(after.peers()[0].can_seal());
+    let gone = session(&before, 3);
+    assert!(gone.keys().sealing().is_none() && gone.hello(1).epochs.is_empty());
+    // A host that comes back begins without keys.
+    let back = equipped((1..=3).map(lease).collect());
+    assert!(session(&back, 3) != gone && !back.peers()[1].can_seal());
+}
+
 #[test]
 fn peers_mtu_fits_the_link_that_it_announces() {
     let mtu = |link_mtu, protection| {
         let adjacency = crate::route::Adjacency {
             name: "h2".into(),
             endpoint: SocketAddr::from(([192, 0, 2, 2], 8285)),
+            public: Public::default(),
             subnets: Vec::new(),
             abilities: Abilities { link_mtu, ..Abilities::OURS },
             protection,

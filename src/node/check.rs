@@ -31,6 +31,8 @@ pub struct Finding {
     pub question: &'static str,
     /// The daemon can start as far as this is concerned.
     pub ok: bool,
+    /// The daemon starts, but the operator should know the answer.
+    pub warning: bool,
     /// What was found, and if it is not good, how to fix it.
     pub answer: String,
 }
@@ -58,6 +60,10 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     }
     if let Err(error) = check_network(config, running.is_some(), &mut findings).await {
         findings.add(Question::Netlink, Err(error));
+    }
+    // The rules of a packet filter would keep pods from the port; the daemon makes none yet.
+    if !config.security.require {
+        findings.warn(Question::PodInjection, POD_INJECTION);
     }
     findings.add(Question::SubnetEnv, writable(&config.node.subnet_env));
     findings.add(Question::ControlSocket, writable(&config.node.control_socket()));
@@ -155,6 +161,11 @@ fn writable(path: &Path) -> Result<String, NodeError> {
     }
 }
 
+/// What a pod can do while hosts accept packets in clear.
+const POD_INJECTION: &str = "a pod whose packets to other hosts are masqueraded can inject packets into the overlay: it \
+                             sends them by UDP to another host's overlay.port, with the address of this host; drop \
+                             such packets of pods in the packet filter, or set security.mode and security.require";
+
 /// What is checked.
 #[derive(Debug, Clone, Copy)]
 enum Question {
@@ -171,6 +182,7 @@ enum Question {
     UdpPort,
     SubnetEnv,
     ControlSocket,
+    PodInjection,
 }
 
 impl Question {
@@ -190,6 +202,7 @@ impl Question {
             Self::UdpPort => ("udp_port", "UDP port"),
             Self::SubnetEnv => ("subnet_env", "subnet.env"),
             Self::ControlSocket => ("control_socket", "control socket"),
+            Self::PodInjection => ("pod_injection", "pod injection"),
         }
     }
 }
@@ -202,6 +215,12 @@ impl Findings {
         let ok = answer.is_ok();
         let answer = answer.unwrap_or_else(|error| error.to_string());
         let (code, question) = question.labels();
-        self.0.push(Finding { code, question, ok, answer });
+        self.0.push(Finding { code, question, ok, warning: false, answer });
+    }
+
+    /// Adds an answer that does not keep the daemon from starting.
+    fn warn(&mut self, question: Question, answer: &str) {
+        self.add(question, Ok(answer.to_owned()));
+        self.0.iter_mut().rev().take(1).for_each(|finding| finding.warning = true);
     }
 }

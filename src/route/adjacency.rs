@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::abilities::Abilities;
 use super::encryption_policy::Protection;
+use super::lease::Public;
 
 /// A host that packets can be sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Adjacency {
     pub name: String,
     /// The address and port at which the host's daemon receives.
     pub endpoint: SocketAddr,
+    /// The host's public addresses, which its own packets to pods may have as their source.
+    pub public: Public,
     /// The host's subnets that have a route.
     pub subnets: Vec<IpNet>,
     /// What the host accepts in addition to bare IPv4 packets; nothing for a plain flanneld.

@@ -15,7 +15,7 @@ use super::address::Address;
 use super::adjacency::Adjacency;
 use super::encryption_policy::Protection;
 use super::fib::{FIRST_PEER, Fib, LOCAL};
-use super::lease::{Dialect, Lease, Origin};
+use super::lease::{Dialect, Lease, Origin, Public};
 use super::local::Local;
 use super::networks::Networks;
 use super::overlap;
@@ -38,6 +38,8 @@ pub struct Compiled {
     pub unreachable: Vec<Unreachable>,
     /// What the operator must know about single leases.
     pub remarks: Vec<Remark>,
+    /// The public addresses of our own lease.
+    pub public: Public,
 }
 
 /// Number of remarks of one kind that are kept. A writer to the store may cause as many as it
@@ -89,10 +91,12 @@ pub fn compile(rib: &Rib, networks: &Networks, local: &Local) -> Compiled {
         let number = numbers.next().unwrap_or_default();
         let index = number as usize;
         if index == peers.len() {
-            let (name, subnets) = (leases[speaker].name.clone(), Vec::with_capacity(lease.subnets.len()));
+            let (name, public) = (leases[speaker].name.clone(), leases[speaker].public);
+            let subnets = Vec::with_capacity(lease.subnets.len());
             let endpoint = SocketAddr::new(address, local.port);
-            peers.push(Adjacency { name, endpoint, subnets, abilities, protection });
+            peers.push(Adjacency { name, endpoint, public, subnets, abilities, protection });
         }
+        peers[index].public.complete(lease.public);
         let is_accepted = |subnet: &IpNet| matches!(subnet, IpNet::V4(_)) || abilities.ipv6;
         let (accepted, left_out): (Vec<IpNet>, Vec<IpNet>) =
             lease.subnets.iter().copied().partition(is_accepted);
@@ -110,7 +114,7 @@ pub fn compile(rib: &Rib, networks: &Networks, local: &Local) -> Compiled {
         v4: PrefixTable::compile(v4, strongest(claims.v4)),
         v6: PrefixTable::compile(v6, strongest(claims.v6)),
     };
-    Compiled { fib, peers, by_address, unreachable, remarks }
+    Compiled { fib, peers, by_address, unreachable, remarks, public: own.public }
 }
 
 /// Our own lease. The store's may be gone, or name an address that we do not use any more.

@@ -36,6 +36,18 @@ impl Public {
         is_same_v4 || self.v6.is_some() && self.v6 == other.v6
     }
 
+    /// Whether this is one of the addresses.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.of(Family::of(address)) == Some(address)
+    }
+
+    /// Adds the address of a family that has none yet.
+    pub fn complete(&mut self, other: Self) {
+        self.v4 = self.v4.or(other.v4);
+        self.v6 = self.v6.or(other.v6);
+    }
+
     /// The addresses that exist, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))

@@ -5,6 +5,7 @@
 
 pub mod connections;
 pub mod encrypted;
+pub mod forge;
 pub mod host;
 pub mod hostile;
 pub mod narrow;

@@ -6,10 +6,12 @@
 //! both hosts, and the node asks its store which host holds the subnet; only the store's answer can
 //! end the node. All these packets are dropped one by one where they come in.
 //!
-//! Invariant: the workers' counters are read, never reset; the log has at most one line a minute
-//! for an address.
+//! Only packets of peers count: anybody can send datagrams from an address that no lease has, and
+//! where encryption is required, a peer is authenticated.
+//!
+//! Invariant: the workers' counters are read, never reset; the log has at most one line a minute in
+//! all, and one for each alarm that begins.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,31 +20,27 @@ use tokio::time::Instant;
 
 use crate::backend::event::DuplicateSubnet;
 use crate::engine::Account;
-use crate::forward::{Counters, DropReason, LastSeen, Table};
+use crate::forward::{Counters, LastSeen, Table};
 use crate::route::Local;
 
-/// Time between two log lines about one address, and between two questions to the store.
+/// Time between two log lines, and between two questions to the store.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// The problem is over when no such packet has come for this long.
 const QUIET_TIME: Duration = Duration::from_secs(300);
-/// Number of addresses that are remembered. A forger has as many as it likes.
-const LOGGED_MAX: usize = 64;
 
-/// Drops for one reason, as counted at the last check.
+/// Packets of peers that were dropped for their source, as counted at the last check.
 #[derive(Debug, Default)]
 struct DropCounts(Vec<u64>);
 
 impl DropCounts {
-    /// The source of the last such drop since the last check, if there was any, and the number of
-    /// drops since the start.
+    /// The source of the last such packet since the last check, if there was any, and the number of
+    /// packets since the start.
     fn check(
         &mut self,
         accounts: &[Arc<Account>],
-        reason: DropReason,
         last_seen: impl Fn(&Counters) -> &LastSeen,
     ) -> Option<(IpAddr, u64)> {
-        let counts: Vec<u64> =
-            accounts.iter().map(|account| account.counters.ingress.dropped(reason)).collect();
+        let counts: Vec<u64> = accounts.iter().map(|account| last_seen(&account.counters).times()).collect();
         let before = |worker: usize| self.0.get(worker).copied().unwrap_or(0);
         let mut grown = counts.iter().enumerate().filter(|(worker, count)| **count > before(*worker));
         let from = grown.next().and_then(|(worker, _)| last_seen(&accounts[worker].counters).last());
@@ -52,17 +50,17 @@ impl DropCounts {
     }
 }
 
-/// Limits the log to one line a minute for an address, and to [`LOGGED_MAX`] lines a minute in all.
+/// Limits the log to one line a minute, whatever it is about: in clear, a forger has as many
+/// addresses as there are peers.
 #[derive(Debug, Default)]
-struct LogLimit(BTreeMap<IpAddr, Instant>);
+pub(super) struct LogLimit(Option<Instant>);
 
 impl LogLimit {
-    /// Whether a line about `from` may be logged; if so, it counts as logged.
-    fn admits(&mut self, from: IpAddr, now: Instant) -> bool {
-        self.0.retain(|_, then| now.duration_since(*then) < LOG_INTERVAL);
-        let admits = !self.0.contains_key(&from) && self.0.len() < LOGGED_MAX;
+    /// Whether a line may be logged; if so, it counts as logged.
+    fn admits(&mut self, now: Instant) -> bool {
+        let admits = self.0.is_none_or(|then| now.duration_since(then) >= LOG_INTERVAL);
         if admits {
-            self.0.insert(from, now);
+            self.0 = Some(now);
         }
         admits
     }
@@ -72,15 +70,19 @@ impl LogLimit {
 #[derive(Debug, Default)]
 pub(super) struct SpoofingMonitor {
     drops: DropCounts,
-    log: LogLimit,
 }
 
 impl SpoofingMonitor {
     /// Compares the counters with those of the last check. Returns the address of a sender that
     /// should be logged.
-    pub(super) fn check(&mut self, accounts: &[Arc<Account>], now: Instant) -> Option<IpAddr> {
-        let seen = self.drops.check(accounts, DropReason::SpoofedSource, |counters| &counters.spoofed_source);
-        seen.map(|(from, _)| from).filter(|from| self.log.admits(*from, now))
+    pub(super) fn check(
+        &mut self,
+        accounts: &[Arc<Account>],
+        log: &mut LogLimit,
+        now: Instant,
+    ) -> Option<IpAddr> {
+        let seen = self.drops.check(accounts, |counters| &counters.spoofed_source);
+        seen.map(|(from, _)| from).filter(|_| log.admits(now))
     }
 }
 
@@ -88,7 +90,6 @@ impl SpoofingMonitor {
 #[derive(Debug, Default)]
 pub(super) struct DuplicateSubnetMonitor {
     drops: DropCounts,
-    log: LogLimit,
     asked: Option<Instant>,
     last: Option<Instant>,
 }
@@ -100,9 +101,10 @@ impl DuplicateSubnetMonitor {
         accounts: &[Arc<Account>],
         table: &Table,
         (name, local): (&str, &Local),
+        log: &mut LogLimit,
         now: Instant,
     ) -> DuplicateSubnet {
-        let seen = self.drops.check(accounts, DropReason::OwnSource, |counters| &counters.own_source);
+        let seen = self.drops.check(accounts, |counters| &counters.own_source);
         let Some((from, packets)) = seen else {
             if self.last.is_some_and(|last| now.duration_since(last) >= QUIET_TIME) {
                 *self = Self { drops: std::mem::take(&mut self.drops), ..Self::default() };
@@ -111,7 +113,7 @@ impl DuplicateSubnetMonitor {
             return DuplicateSubnet::Unchanged;
         };
         self.last = Some(now);
-        let log = self.log.admits(from, now);
+        let log = log.admits(now);
         let verify = self.asked.is_none_or(|then| now.duration_since(then) >= LOG_INTERVAL);
         if verify {
             self.asked = Some(now);
@@ -126,7 +128,7 @@ fn cause(host: Option<&str>, (name, local): (&str, &Local), from: IpAddr, packet
     let subnets: Vec<String> = local.subnets.iter().map(ToString::to_string).collect();
     let sender = match host {
         Some(host) => format!("the host {host:?} ({from})"),
-        None => format!("{from}, which is in no lease,"),
+        None => format!("{from}, which was in a lease,"),
     };
     format!(
         "{sender} sends packets with a source in {}, the subnet of this host {name:?} ({}): {packets} were dropped \
@@ -162,7 +164,7 @@ mod tests {
             origin: Origin::default(),
         };
         let mut rib = Rib::default();
-        rib.apply(Change::Snapshot { leases: vec![lease(1), lease(2)], revision: 1 });
+        rib.apply(Change::Snapshot { leases: vec![lease(1), lease(2), lease(3)], revision: 1 });
         let public = [192, 0, 2, 1].into();
         let local = Local {
             subnets: lease(1).subnets,
@@ -187,7 +189,8 @@ mod tests {
     fn duplicate_names_the_sender_once_a_minute() {
         let (table, local) = cluster();
         let accounts: Vec<Arc<Account>> = vec![Arc::default(), Arc::default()];
-        let (mut monitor, start, packet) = (DuplicateSubnetMonitor::default(), Instant::now(), ours());
+        let (mut monitor, mut log) = (DuplicateSubnetMonitor::default(), LogLimit::default());
+        let (start, packet) = (Instant::now(), ours());
         let mut check = |from: Option<&str>, second: u64| {
             if let Some(from) = from {
                 let (from, train) = (from.parse().expect("an address"), Train::single(&packet));
@@ -195,7 +198,7 @@ mod tests {
                 let (verify, counters) = (VerifySource::Subnet, &accounts[1].counters);
                 ingress(&table, arrival, verify, &mut IngressState::default(), counters, &mut Nowhere);
             }
-            monitor.check(&accounts, &table, ("h1", &local), start + Duration::from_secs(second))
+            monitor.check(&accounts, &table, ("h1", &local), &mut log, start + Duration::from_secs(second))
         };
         /// Host, and whether to log and to ask the store.
         fn seen(result: DuplicateSubnet) -> Option<(Option<String>, bool, bool)> {
@@ -208,7 +211,8 @@ mod tests {
         let h2 = || Some("h2".to_owned());
         assert_eq!(seen(check(Some("192.0.2.2"), 1)), Some((h2(), true, true)));
         assert_eq!(seen(check(Some("192.0.2.2"), 2)), Some((h2(), false, false)));
-        assert_eq!(seen(check(Some("203.0.113.7"), 3)), Some((None, true, false)), "a new address is logged");
+        assert_eq!(check(Some("203.0.113.7"), 3), DuplicateSubnet::Unchanged, "a stranger only counts");
+        assert_eq!(seen(check(Some("192.0.2.3"), 3)), Some((Some("h3".to_owned()), false, false)));
         assert_eq!(check(None, 4), DuplicateSubnet::Unchanged);
         assert_eq!(seen(check(Some("192.0.2.2"), 62)), Some((h2(), true, true)));
         assert_eq!(check(None, 361), DuplicateSubnet::Unchanged);
@@ -224,7 +228,7 @@ mod tests {
         let mut packet = Vec::new();
         let builder = etherparse::PacketBuilder::ipv4([10, 1, 7, 9], [10, 1, 1, 2], 64).udp(1, 2);
         builder.write(&mut packet, &[0; 8]).expect("fits");
-        let mut monitor = SpoofingMonitor::default();
+        let (mut monitor, mut log) = (SpoofingMonitor::default(), LogLimit::default());
         let from: IpAddr = "192.0.2.2".parse().expect("an address");
         let mut check = |second: u64, comes: bool| {
             if comes {
@@ -232,7 +236,7 @@ mod tests {
                 let (verify, counters) = (VerifySource::Subnet, &accounts[0].counters);
                 ingress(&table, arrival, verify, &mut IngressState::default(), counters, &mut Nowhere);
             }
-            monitor.check(&accounts, start + Duration::from_secs(second))
+            monitor.check(&accounts, &mut log, start + Duration::from_secs(second))
         };
         assert_eq!([check(0, false), check(1, true), check(2, true)], [None, Some(from), None]);
         assert_eq!([check(61, false), check(62, true)], [None, Some(from)]);

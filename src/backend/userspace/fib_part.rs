@@ -8,7 +8,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use crate::api::{Explanation, KeyState, Outcome, PeerRow, RouteRow, Status, StepCode};
 use crate::engine::EngineView;
-use crate::forward::{DropReason, Hop, Peer, Table};
+use crate::forward::{DropReason, Hop, Peer, Table, VerifySource};
 use crate::observe::{Encoder, Part, Pending};
 use crate::packet::{Family, outer_overhead};
 use crate::route::{Mode, Networks, Policy, Protection, UnreachableReason};
@@ -21,19 +21,25 @@ pub(super) struct FibPart {
     view: EngineView,
     networks: Vec<IpNet>,
     policy: Policy,
+    verify: VerifySource,
     publish_seconds: Histogram,
 }
 
 impl FibPart {
     /// Reports the table that `view`'s engine uses.
     #[must_use]
-    pub(super) fn new(view: EngineView, networks: &Networks, policy: Policy) -> Self {
+    pub(super) fn new(
+        view: EngineView,
+        networks: &Networks,
+        (policy, verify): (Policy, VerifySource),
+    ) -> Self {
         // From a table of ten leases to one of ten thousand on a busy machine; the promise is 5 ms.
         let buckets = [
             2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3, 4e-3, 5e-3, 7.5e-3, 0.01,
             0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
         ];
-        Self { view, networks: networks.iter().collect(), policy, publish_seconds: Histogram::new(buckets) }
+        let publish_seconds = Histogram::new(buckets);
+        Self { view, networks: networks.iter().collect(), policy, verify, publish_seconds }
     }
 
     /// Records the time from when the store reported a change until the new table was in use.
@@ -180,6 +186,14 @@ impl Part for FibPart {
 
     fn explain<'a>(&'a self, explanation: &'a mut Explanation) -> Pending<'a> {
         let table = self.view.table();
+        if explanation.has(StepCode::KernelToOverlay)
+            && self.verify == VerifySource::Subnet
+            && !explanation.address.is_multicast()
+        {
+            let sentence = "its source must be in a subnet of this host, or be a public address of its lease; \
+                            otherwise it is dropped (foreign_source)";
+            explanation.step(StepCode::SourceVerified, sentence);
+        }
         match table.lookup(explanation.address) {
             Some(Hop::Peer(peer)) => self.to_peer(explanation, peer),
             Some(Hop::Local) => to_own_subnet(explanation),

@@ -111,7 +111,7 @@ impl Prepared {
         let spread_ports = config.overlay.spread_ports;
         let parts =
             Parts { name, engine, reason, publisher, choice, tun: shared, device, encryption, failed };
-        Ok(Userspace::new(parts, spread_ports))
+        Ok(Userspace::new(parts, spread_ports, options.verify))
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::choice::Choice;
 use super::device::{self, Device};
-use super::duplicate_subnet::{DuplicateSubnetMonitor, SpoofingMonitor};
+use super::duplicate_subnet::{DuplicateSubnetMonitor, LogLimit, SpoofingMonitor};
 use super::encryption::{Encryption, EncryptionError};
 use super::fib_part::FibPart;
 use super::publisher::Publisher;
@@ -21,6 +21,7 @@ use crate::backend::event::{DuplicateSubnet, Event, Renewal};
 use crate::config::Config;
 use crate::desired::Desired;
 use crate::engine::{Engine, EnginePart, WorkerError};
+use crate::forward::VerifySource;
 use crate::observe::Part;
 use crate::packet::Family;
 use crate::quic::QuicEvent;
@@ -52,15 +53,24 @@ pub struct Userspace {
     duplicate_subnet: DuplicateSubnetMonitor,
     spoofing: SpoofingMonitor,
     route_mtus: RouteMtus,
+    source_log: LogLimit,
 }
 
 impl Userspace {
-    pub(super) fn new(parts: Parts, spread_ports: bool) -> Self {
+    pub(super) fn new(parts: Parts, spread_ports: bool, verify: VerifySource) -> Self {
         let Parts { engine, publisher, device, .. } = &parts;
         let route_mtus = RouteMtus::start(engine.view(), device.netlink().clone());
-        let report = Arc::new(FibPart::new(engine.view(), publisher.networks(), publisher.local().policy));
-        let (duplicate_subnet, spoofing) = (DuplicateSubnetMonitor::default(), SpoofingMonitor::default());
-        Self { parts, spread_ports, report, duplicate_subnet, spoofing, route_mtus }
+        let policies = (publisher.local().policy, verify);
+        let report = Arc::new(FibPart::new(engine.view(), publisher.networks(), policies));
+        Self {
+            parts,
+            spread_ports,
+            report,
+            duplicate_subnet: DuplicateSubnetMonitor::default(),
+            spoofing: SpoofingMonitor::default(),
+            route_mtus,
+            source_log: LogLimit::default(),
+        }
     }
 
     pub(in crate::backend) fn desired(&self) -> Desired {
@@ -143,14 +153,16 @@ impl Userspace {
         let Parts { name, engine, publisher, .. } = &self.parts;
         let (view, now) = (engine.view(), Instant::now());
         let table = view.table();
-        if let Some(from) = self.spoofing.check(view.accounts(), now) {
+        let log = &mut self.source_log;
+        let seen = self.duplicate_subnet.check(view.accounts(), &table, (name, publisher.local()), log, now);
+        if let Some(from) = self.spoofing.check(view.accounts(), log, now) {
             let host = table.peer_by_address(from).map_or("?", |peer| peer.name.as_str());
             tracing::warn!(
                 host, peer = %from,
                 "dropped packets of a host with sources in no subnet of its own (spoofed_source)"
             );
         }
-        self.duplicate_subnet.check(view.accounts(), &table, (name, publisher.local()), now)
+        seen
     }
 
     pub(in crate::backend) fn renew_if_due(&mut self, config: &Config) -> Result<Renewal, BackendError> {

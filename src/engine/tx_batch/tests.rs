@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::super::offload_switch::RETRY_AFTER;
 use super::*;
 use crate::forward::PathSource;
-use crate::route::{Abilities, Protection};
+use crate::route::{Abilities, Protection, Public};
 
 /// Host `n`, from 2 on. Hosts with an even number take bundles.
 fn peer(n: u8) -> Peer {
@@ -16,6 +16,7 @@ fn peer(n: u8) -> Peer {
     Peer {
         name: format!("h{n}"),
         endpoint,
+        public: Public { v4: Some([192, 0, 2, n].into()), v6: None },
         subnets: Vec::new(),
         mtu: 1472,
         mtu_source: PathSource::Interface,
