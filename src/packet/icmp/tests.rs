@@ -107,3 +107,22 @@ fn no_error_about_errors_fragments_or_groups() {
     assert!(silent(&udp_v4([127, 0, 0, 1], [10, 1, 9, 9], 8)), "loopback source");
     assert!(silent(&udp_v4([224, 0, 0, 1], [10, 1, 9, 9], 8)), "multicast source");
 }
+
+#[test]
+fn no_error_about_any_kind_of_error() {
+    let is_silent = |packet: &[u8]| {
+        let packet = IpPacket::parse(packet).expect("well formed");
+        let from = if packet.src().is_ipv4() { from_v4() } else { "fd00::".parse().expect("an address") };
+        error(&mut [0; MAX_ERROR], from, &packet, Problem::TooBig { mtu: 1280 }).is_none()
+    };
+    for kind in 0..=255 {
+        let mut v4 = udp_v4([10, 1, 0, 2], [10, 1, 9, 9], 8);
+        (v4[9], v4[20]) = (1, kind);
+        // Unreachable, source quench, redirect, time exceeded, parameter problem.
+        assert_eq!(is_silent(&v4), [3, 4, 5, 11, 12].contains(&kind), "ICMP type {kind}");
+        let mut v6 = udp_v6(8);
+        (v6[6], v6[40]) = (58, kind);
+        // Every error, and redirect.
+        assert_eq!(is_silent(&v6), kind < 128 || kind == 137, "ICMPv6 type {kind}");
+    }
+}

@@ -359,6 +359,21 @@ fn datagrams_match_an_independent_aead() {
     }
 }
 
+#[test]
+fn forgotten_session_activates_no_pending_keys() {
+    let mut pair = Pair::new();
+    let epoch = pair.install(Aes256Gcm, START);
+    pair.there.activate(epoch, START);
+    let datagram = seal(&pair.there, 0, b"x", START).expect("keys");
+    assert!(open(&pair.here, &datagram, START).is_ok(), "keys open before they seal");
+    pair.here.forget();
+    // The confirmation of the handshake comes late, or the peer already seals.
+    pair.here.activate(epoch, START);
+    pair.here.tick(START);
+    assert_eq!(seal(&pair.here, 0, b"x", START), Err(SealError::NoKey));
+    assert_eq!(pair.here.status(START), None);
+}
+
 /// Threads open the same datagram at the same time. Each begins before any has ended, because it
 /// takes long to open so many bytes. So the window decides, not the check before the datagram is
 /// opened.
