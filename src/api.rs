@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use explain::{CounterRow, Explanation, KeyState, Outcome, Step, StepCode};
 pub use problem::{Problem, ProblemCode};
 pub use rows::{DropRow, PeerRow, RouteRow};
-pub use status::Status;
+pub use status::{Status, ThreadRow};
 
 /// A request to the daemon. No request changes anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

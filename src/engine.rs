@@ -18,6 +18,7 @@ mod offload_switch;
 mod options;
 mod pmtu_cache;
 mod policy;
+mod priority;
 mod running;
 mod scheduler;
 #[cfg(test)]

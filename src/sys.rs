@@ -19,6 +19,7 @@ mod poll;
 mod privileges;
 pub mod process;
 pub mod ring;
+pub mod sched;
 pub mod tun;
 pub mod udp;
 

@@ -7,6 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
 
+/// A thread of the engine, and how the kernel schedules it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadRow {
+    /// Name of the thread.
+    pub name: String,
+    /// Policy: `other` (ordinary), `fifo` (real-time) or `unknown`.
+    pub policy: String,
+    /// Time slice in microseconds, of an ordinary thread; `None` if the kernel does not tell
+    /// (before Linux 6.12).
+    pub slice_us: Option<u64>,
+    /// Nice value.
+    pub nice: i32,
+}
+
 /// State of the daemon, its place in the cluster and its sums of packets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -40,6 +54,9 @@ pub struct Status {
     pub workers: usize,
     /// Reason why this engine runs, and the offloads in use.
     pub engine_reason: String,
+    /// Threads of the engine, and how the kernel schedules each of them now.
+    #[serde(default)]
+    pub threads: Vec<ThreadRow>,
     /// Kind and location of the store.
     pub store: String,
     /// Cause of the problem `store_unavailable`, if there is one. The last good map stays in use
@@ -95,6 +112,7 @@ impl Default for Status {
             engine: String::new(),
             workers: 0,
             engine_reason: String::new(),
+            threads: Vec::new(),
             store: String::new(),
             store_trouble: None,
             map_age_seconds: 0,

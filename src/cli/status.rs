@@ -4,7 +4,7 @@ use super::ask::Ask;
 use super::error::CliError;
 use super::output::print;
 use super::table::Table;
-use crate::api::{Request, Status};
+use crate::api::{Request, Status, ThreadRow};
 
 /// Asks and prints.
 pub(super) fn status(ask: &Ask) -> Result<(), CliError> {
@@ -25,6 +25,9 @@ fn table(status: &Status) -> Table {
     row("subnets", &format!("{} of {}", status.subnets.join(" "), status.networks.join(" ")));
     let workers = if status.workers == 1 { "worker" } else { "workers" };
     row("engine", &format!("{}, {} {workers}: {}", status.engine, status.workers, status.engine_reason));
+    if let Some(text) = scheduling(&status.threads) {
+        row("threads", &text);
+    }
     row("store", &format!("{}; map {} s old", status.store, status.map_age_seconds));
     if let Some(seconds) = status.lease_expires_seconds {
         row("lease", &lease(seconds));
@@ -38,6 +41,22 @@ fn table(status: &Status) -> Table {
     row("received", &format!("{} packets, {} bytes", status.ingress_packets, status.ingress_bytes));
     row("dropped", &format!("{} packets (`hopsack drops` lists the reasons)", status.dropped_packets));
     table
+}
+
+/// The threads with the same scheduling together.
+fn scheduling(threads: &[ThreadRow]) -> Option<String> {
+    let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+    for ThreadRow { name, policy, slice_us, nice } in threads {
+        let slice = slice_us.map_or(String::new(), |us| format!(", time slice {us} us"));
+        let how = format!("{policy}, nice {nice}{slice}");
+        match groups.iter_mut().find(|(known, _)| *known == how) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((how, vec![name])),
+        }
+    }
+    let groups: Vec<String> =
+        groups.iter().map(|(how, names)| format!("{} ({how})", names.join(" "))).collect();
+    (!groups.is_empty()).then(|| groups.join("; "))
 }
 
 fn lease(seconds: i64) -> String {

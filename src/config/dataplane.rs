@@ -33,6 +33,13 @@ keys! {
         "Microseconds for which a worker polls before it sleeps; 0 is off, 100 is a good value",
         "A worker polls only while packets arrive shortly after one another, and never during a bulk transfer or on a \
          single CPU. 100 removes most of the wake-up time from requests and their answers, and costs some CPU time.";
+    REALTIME = "realtime",
+        Kind::Bool,
+        Preset::Bool(false),
+        "Run the threads for small packets with real-time priority (SCHED_FIFO)",
+        "A ping then waits for no other program. It needs CAP_SYS_NICE. A thread with a bulk transfer never has this \
+         priority. Otherwise all threads have a short time slice (Linux 6.12). `hopsack status --json` shows what is in \
+         force. The simple engine ignores this key.";
 }
 
 /// `[dataplane]`
@@ -47,6 +54,8 @@ pub struct DataplaneConfig {
     pub offload: bool,
     /// A worker may poll for this many microseconds before it sleeps; 0: never.
     pub busy_poll_us: u16,
+    /// Whether threads for small packets run with real-time priority.
+    pub realtime: bool,
 }
 
 /// `dataplane.engine`
@@ -78,6 +87,7 @@ impl DataplaneConfig {
         if engine == EngineChoice::Simple && busy_poll_us > 0 {
             settings.refuse_with(&BUSY_POLL_US, "the simple engine does not poll: write 0")?;
         }
-        Ok(Self { engine, workers, offload: settings.is_set(&OFFLOAD), busy_poll_us })
+        let (offload, realtime) = (settings.is_set(&OFFLOAD), settings.is_set(&REALTIME));
+        Ok(Self { engine, workers, offload, busy_poll_us, realtime })
     }
 }

@@ -53,6 +53,7 @@ impl Part for EnginePart {
         status.engine = self.view.engine().to_owned();
         status.workers = self.view.workers();
         status.engine_reason.clone_from(&self.reason);
+        status.threads = self.view.threads.rows();
         status.egress_packets = self.sum(egress, |direction| direction.packets.get());
         status.egress_bytes = self.sum(egress, |direction| direction.bytes.get());
         status.ingress_packets = self.sum(ingress, |direction| direction.packets.get());

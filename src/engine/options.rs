@@ -16,4 +16,6 @@ pub struct WorkerOptions {
     /// For how many microseconds a worker of the fast engines spins before it sleeps, while
     /// spinning pays. 0 means never.
     pub busy_poll_us: u16,
+    /// Whether threads that never carry a bulk transfer run with real-time priority.
+    pub realtime: bool,
 }

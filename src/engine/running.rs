@@ -15,7 +15,8 @@ use super::batch::PlainIo;
 use super::error::WorkerError;
 use super::io::Io;
 use super::options::WorkerOptions;
-use super::scheduler::{self, NamedThread};
+use super::priority::{self, Load};
+use super::scheduler::{self, WorkerThread};
 use super::simple;
 use super::slow_path::{DeviceHandle, SlowPathWriter};
 use super::uring::RingIo;
@@ -79,24 +80,31 @@ impl Engine {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        self.view.threads.clear();
         self.view.replace_sockets(sockets);
         self.spawn(io)
     }
 
     fn spawn(&mut self, io: Io) -> io::Result<()> {
-        for (name, start) in self.threads_for(io)? {
+        for WorkerThread { name, load, start } in self.threads_for(io)? {
             let OnFailure(on_failure) = self.on_failure.clone();
-            let run = move || match catch_unwind(AssertUnwindSafe(start)) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => on_failure(error),
-                Err(_) => on_failure(WorkerError::Panicked),
+            let (running, realtime, own_name) =
+                (self.view.threads.clone(), self.options.realtime, name.clone());
+            let run = move || {
+                priority::set(load, realtime);
+                running.add(own_name);
+                match catch_unwind(AssertUnwindSafe(start)) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => on_failure(error),
+                    Err(_) => on_failure(WorkerError::Panicked),
+                }
             };
             self.threads.push(std::thread::Builder::new().name(name).spawn(run)?);
         }
         Ok(())
     }
 
-    fn threads_for(&self, io: Io) -> io::Result<Vec<NamedThread>> {
+    fn threads_for(&self, io: Io) -> io::Result<Vec<WorkerThread>> {
         let (EngineView { table, accounts, slow_path, .. }, options) = (&self.view, self.options);
         let accounts = accounts.iter().cloned();
         let bulk = LastBulk::default();
@@ -108,7 +116,8 @@ impl Engine {
             Io::Simple(io) => {
                 let account = accounts.take(1).next().ok_or(io::ErrorKind::InvalidInput)?;
                 let worker = simple::Worker::new(io, options.verify, shared(account), self.stop.clone());
-                Ok(vec![("hopsack-w0".to_owned(), Box::new(|| worker.run()))])
+                let (name, start) = ("hopsack-w0".to_owned(), Box::new(|| worker.run()));
+                Ok(vec![WorkerThread { name, load: Load::Any, start }])
             }
             Io::Batch(queues) => {
                 let workers = accounts.zip(queues).enumerate().map(|(number, (account, queue))| {

@@ -22,6 +22,7 @@ use super::account::Account;
 use super::budget::Budget;
 use super::error::WorkerError;
 use super::policy::{BULK_BEGIN_BYTES, BULK_BEGIN_WINDOW, BULK_END_BYTES, BULK_END_WINDOW};
+use super::priority::Load;
 use super::wait::Spin;
 use crate::sys::epoll::Epoll;
 use crate::sys::{Event, now};
@@ -63,8 +64,12 @@ const RETURNED: usize = usize::MAX - 1;
 /// A worker before its thread runs.
 pub(super) type Start = Box<dyn FnOnce() -> Result<(), WorkerError> + Send>;
 
-/// The name of a thread and what it runs.
-pub(super) type NamedThread = (String, Start);
+/// A thread before it runs.
+pub(super) struct WorkerThread {
+    pub(super) name: String,
+    pub(super) load: Load,
+    pub(super) start: Start,
+}
 
 /// Makes threads for workers. `shared_threads` of them serve about equally many workers each.
 pub(super) fn threads<W: ScheduledWorker>(
@@ -72,7 +77,7 @@ pub(super) fn threads<W: ScheduledWorker>(
     shared_threads: usize,
     stop: &Arc<Event>,
     spin: impl Fn() -> Spin,
-) -> std::io::Result<Vec<NamedThread>> {
+) -> std::io::Result<Vec<WorkerThread>> {
     let (count, groups) = (workers.len(), shared_threads.clamp(1, workers.len().max(1)));
     let (mut threads, mut first) = (Vec::new(), 0);
     let mut workers = workers.into_iter().map(Box::new);
@@ -83,15 +88,16 @@ pub(super) fn threads<W: ScheduledWorker>(
         if group_workers.len() == 1 {
             let run =
                 move || group_workers.drain(..).try_for_each(|worker| runner.serve(worker, false).map(drop));
-            threads.push((name, Box::new(run) as Start));
+            threads.push(WorkerThread { name, load: Load::Any, start: Box::new(run) });
         } else {
             let runners = group_workers.iter().map(|_| Runner::new(stop.clone(), spin()));
             let runners = runners.collect::<Result<_, _>>()?;
             let (shared, dedicated) = share(runner, group_workers, runners)?;
             let named = |thread: DedicatedThread<W>| {
-                (format!("hopsack-b{}", first + thread.slot), Box::new(|| thread.run()) as Start)
+                let name = format!("hopsack-b{}", first + thread.slot);
+                WorkerThread { name, load: Load::Any, start: Box::new(|| thread.run()) }
             };
-            threads.push((name, Box::new(|| shared.run())));
+            threads.push(WorkerThread { name, load: Load::Small, start: Box::new(|| shared.run()) });
             threads.extend(dedicated.into_iter().map(named));
         }
         first = group * count / groups;

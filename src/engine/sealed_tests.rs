@@ -62,8 +62,12 @@ impl Harness {
         peer.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         let mut sessions = Sessions::new(lifetime);
         let table = table(1, &peer, &mut sessions);
-        let options =
-            WorkerOptions { verify: VerifySource::Subnet, offload: Offload::TcpAndUdp, busy_poll_us: 0 };
+        let options = WorkerOptions {
+            verify: VerifySource::Subnet,
+            offload: Offload::TcpAndUdp,
+            busy_poll_us: 0,
+            realtime: false,
+        };
         let engine = Engine::start(kind(queues), options, table, |error| panic!("{error}")).expect("started");
         let (view, there) = (engine.view(), Session::default());
         Self { engine: Some(engine), view, tuns, addresses, peer, there, sessions, handshakes: 0 }

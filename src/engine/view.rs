@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::account::Account;
 use super::io::Io;
+use super::priority::RunningThreads;
 use super::slow_path::SlowPathQueue;
 use crate::forward::Table;
 use crate::sys::udp;
@@ -24,6 +25,7 @@ pub struct EngineView {
     receiving: Arc<ReceivingSockets>,
     workers: usize,
     pub(super) slow_path: Arc<SlowPathQueue>,
+    pub(super) threads: RunningThreads,
 }
 
 /// Duplicates of the receiving sockets, to ask the kernel for their drop counts.
@@ -51,6 +53,7 @@ impl EngineView {
             receiving: Arc::new(ReceivingSockets { sockets, earlier_drops: AtomicU64::new(0) }),
             workers: io.workers(),
             slow_path: Arc::default(),
+            threads: RunningThreads::default(),
         })
     }
 

@@ -34,7 +34,7 @@ mod udp;
 mod underlay;
 mod wireguard;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use file::{from_json, to_json};
@@ -94,6 +94,7 @@ struct Notes {
     samples: BTreeMap<(Underlay, System, Metric), Vec<f64>>,
     usages: BTreeMap<(Underlay, System, Workload), CpuUsage>,
     unmeasured: Vec<Unmeasured>,
+    disturbed: BTreeSet<Metric>,
 }
 
 fn matrix(
@@ -182,6 +183,7 @@ impl Notes {
                     return Ok(());
                 }
             };
+            self.disturbed.extend(outcome.disturbed);
             for (metric, value) in outcome.values {
                 self.samples.entry((underlay, system, metric)).or_default().push(value);
             }
@@ -198,7 +200,8 @@ impl Notes {
             limit::limit(underlay, system, workload, &usage, machine.cpus)
         };
         let limits = self.usages.into_iter().filter_map(limit).collect();
-        Report { plan: plan.clone(), cells, unmeasured: self.unmeasured, limits, machine }
+        let disturbed = self.disturbed.into_iter().collect();
+        Report { plan: plan.clone(), cells, disturbed, unmeasured: self.unmeasured, limits, machine }
     }
 }
 

@@ -15,8 +15,12 @@ use hopsack::sys::udp;
 
 use crate::support::{HOPSACK, run};
 
-pub const OPTIONS: WorkerOptions =
-    WorkerOptions { verify: VerifySource::Subnet, offload: Offload::TcpAndUdp, busy_poll_us: 0 };
+pub const OPTIONS: WorkerOptions = WorkerOptions {
+    verify: VerifySource::Subnet,
+    offload: Offload::TcpAndUdp,
+    busy_poll_us: 0,
+    realtime: false,
+};
 
 /// The host 127.0.0.1 with the subnet 10.1.1.0/24. Its peer is 127.0.0.2 with the subnet
 /// 10.1.2.0/24.

@@ -78,6 +78,7 @@ impl Prepared {
             verify: config.overlay.verify_source,
             offload,
             busy_poll_us: config.dataplane.busy_poll_us,
+            realtime: config.dataplane.realtime,
         };
         let io = tun.join(&mut choice, sockets);
         let reason = choice.reason(offload);

@@ -88,9 +88,12 @@ fn bulk_worker_gets_its_own_thread() {
     let spin = || Spin::new(0, LastBulk::default());
     let threads = threads(workers, 1, &stop, spin).expect("descriptors");
     assert_eq!(threads.len(), 1 + 3);
+    let small: Vec<&str> =
+        threads.iter().filter(|thread| thread.load == Load::Small).map(|thread| &*thread.name).collect();
+    assert_eq!(small, ["hopsack-w0"], "a dedicated thread may carry bulk");
     let threads: Vec<_> = threads
         .into_iter()
-        .map(|(name, start)| std::thread::Builder::new().name(name).spawn(start).expect("a thread"))
+        .map(|thread| std::thread::Builder::new().name(thread.name).spawn(thread.start).expect("a thread"))
         .collect();
 
     let mut sent = 0_u64;

@@ -14,12 +14,13 @@ use super::report::Report;
 /// The report as a JSON document with one row in each line.
 #[must_use]
 pub fn to_json(report: &Report) -> String {
-    let Report { machine, plan, cells, unmeasured, limits } = report;
+    let Report { machine, plan, cells, disturbed, unmeasured, limits } = report;
     format!(
-        "{{\n\"machine\": {},\n\"plan\": {},\n\"cells\": {},\n\"unmeasured\": {},\n\"limits\": {}\n}}\n",
+        "{{\n\"machine\": {},\n\"plan\": {},\n\"cells\": {},\n\"disturbed\": {},\n\"unmeasured\": {},\n\"limits\": {}\n}}\n",
         line(machine),
         line(plan),
         rows(cells),
+        line(disturbed),
         rows(unmeasured),
         rows(limits),
     )

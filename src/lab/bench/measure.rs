@@ -197,6 +197,8 @@ impl Metric {
 pub(super) struct Outcome {
     pub(super) values: Vec<(Metric, f64)>,
     pub(super) usage: CpuUsage,
+    /// Round trips that a prober of ordinary priority measured.
+    pub(super) disturbed: Vec<Metric>,
 }
 
 /// Durations of the parts of a workload, computed from the duration of one TCP measurement.
@@ -247,11 +249,12 @@ pub(super) fn run(
         Workload::Tcp1 => {
             let (rate, bytes, usage) = streams(topology, 1, counters, times, interrupt)?;
             let cpu = usage.busy() / (bytes / 1e9);
-            Ok(Outcome { values: vec![(Metric::Tcp1, rate), (Metric::CpuPerGb, cpu)], usage })
+            let values = vec![(Metric::Tcp1, rate), (Metric::CpuPerGb, cpu)];
+            Ok(Outcome { values, usage, ..Outcome::default() })
         }
         Workload::Tcp4 => {
             let (rate, _, usage) = streams(topology, 4, counters, times, interrupt)?;
-            Ok(Outcome { values: vec![(Metric::Tcp4, rate)], usage })
+            Ok(Outcome { values: vec![(Metric::Tcp4, rate)], usage, ..Outcome::default() })
         }
         Workload::Udp64 => udp(64, false, [Metric::Udp64Highest, Metric::Udp64Carried]),
         Workload::Udp64x32 => udp(64, true, [Metric::Udp64x32Highest, Metric::Udp64x32Carried]),
@@ -259,15 +262,16 @@ pub(super) fn run(
         Workload::Udp1400x32 => udp(1400, true, [Metric::Udp1400x32Highest, Metric::Udp1400x32Carried]),
         Workload::Rtt => {
             let meter = UsageMeter::start(topology, counters);
-            let values = round_trips(topology, times.many, [Metric::RttP50, Metric::RttP99], interrupt)?;
-            Ok(Outcome { values, usage: meter.stop() })
+            let outcome = round_trips(topology, times.many, [Metric::RttP50, Metric::RttP99], interrupt)?;
+            Ok(Outcome { usage: meter.stop(), ..outcome })
         }
         Workload::RttBulk => beside(1, [Metric::BulkRttP50, Metric::BulkRttP99, Metric::BulkTcp]),
         Workload::RttBulk16 => beside(16, [Metric::Bulk16RttP50, Metric::Bulk16RttP99, Metric::Bulk16Tcp]),
         Workload::Connects => {
             let meter = UsageMeter::start(topology, counters);
             let rate = request::connections(topology.pods(), times.many, interrupt)?;
-            Ok(Outcome { values: vec![(Metric::Connects, rate)], usage: meter.stop() })
+            let values = vec![(Metric::Connects, rate)];
+            Ok(Outcome { values, usage: meter.stop(), ..Outcome::default() })
         }
     }
 }
@@ -285,10 +289,10 @@ fn round_trips_beside(
     let received = || transfers.iter().map(Transfer::received).sum::<u64>();
     interrupt.sleep(times.warm)?;
     let (meter, begin, before) = (UsageMeter::start(topology, counters), Instant::now(), received());
-    let mut values = round_trips(topology, times.flow, [p50, p99], interrupt)?;
+    let mut outcome = round_trips(topology, times.flow, [p50, p99], interrupt)?;
     let rate = (received() - before) as f64 * 8.0 / begin.elapsed().as_secs_f64();
-    values.push((tcp, rate));
-    Ok(Outcome { values, usage: meter.stop() })
+    outcome.values.push((tcp, rate));
+    Ok(Outcome { usage: meter.stop(), ..outcome })
 }
 
 /// Measures TCP streams in the middle of their life, then closes them. Returns bit/s, bytes and CPU
@@ -345,7 +349,7 @@ fn datagrams(
     }
     let mut values = vec![(highest, search.highest())];
     values.extend(search.carried().map(|rate| (carried, rate)));
-    Ok(Outcome { values, usage })
+    Ok(Outcome { values, usage, ..Outcome::default() })
 }
 
 fn round_trips(
@@ -353,8 +357,10 @@ fn round_trips(
     time: Duration,
     [p50, p99]: [Metric; 2],
     interrupt: &Interrupt,
-) -> Result<Vec<(Metric, f64)>, LabError> {
+) -> Result<Outcome, LabError> {
     let times = request::round_trips(topology.pods(), time, interrupt)?;
     let both = [(p50, times.quantile(0.5)), (p99, times.quantile(0.99))];
-    Ok(both.into_iter().filter_map(|(metric, time)| Some((metric, time?))).collect())
+    let values = both.into_iter().filter_map(|(metric, time)| Some((metric, time?))).collect();
+    let disturbed = if times.realtime { Vec::new() } else { vec![p50, p99] };
+    Ok(Outcome { values, disturbed, ..Outcome::default() })
 }

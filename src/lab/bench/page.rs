@@ -110,7 +110,7 @@ fn plot(report: &Report, metric: Metric) -> String {
         }
     }
     let better = if metric.is_cost() { "less is better" } else { "more is better" };
-    let title = escape(&format!("{}, {unit}", metric.title()));
+    let title = escape(&format!("{}, {unit}{}", metric.title(), report.mark(metric)));
     format!(
         "<svg viewBox=\"0 0 {WIDTH} {:.0}\" role=\"img\" aria-label=\"{title}\">\n\
          <text class=\"title\" x=\"0\" y=\"14\">{title} <tspan class=\"soft\">({better})</tspan></text>\n\
@@ -158,7 +158,7 @@ fn table(report: &Report, underlay: Underlay) -> String {
     html += "</tr>\n";
     for metric in report.metrics_on(underlay) {
         let (unit, _) = metric.unit();
-        let _ = write!(html, "<tr><th>{}, {unit}</th>", escape(metric.title()));
+        let _ = write!(html, "<tr><th>{}, {unit}{}</th>", escape(metric.title()), report.mark(metric));
         for system in &report.plan.systems {
             let _ = write!(html, "<td>{}</td>", escape(&report.entry(underlay, *system, metric)));
         }

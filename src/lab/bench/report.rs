@@ -25,6 +25,10 @@ pub struct Report {
     pub plan: BenchPlan,
     /// Measured values.
     pub cells: Vec<Cell>,
+    /// Round trips that a prober of ordinary priority measured, because real-time priority was
+    /// refused: they contain its own time slice.
+    #[serde(default)]
+    pub disturbed: Vec<Metric>,
     /// Systems without values, with the reasons.
     pub unmeasured: Vec<Unmeasured>,
     /// What limited each workload.
@@ -246,11 +250,16 @@ impl Report {
         for metric in self.metrics_on(underlay) {
             let (unit, _) = metric.unit();
             let cost = if metric.is_cost() { ", less is better" } else { "" };
-            let mut row = vec![format!("{} ({unit}{cost})", metric.title())];
+            let mut row = vec![format!("{} ({unit}{cost}{})", metric.title(), self.mark(metric))];
             row.extend(systems.iter().map(|system| self.entry(underlay, *system, metric)));
             rows.push(row);
         }
         align(&rows)
+    }
+
+    /// Says that a prober was disturbed.
+    pub(super) fn mark(&self, metric: Metric) -> &'static str {
+        if self.disturbed.contains(&metric) { ", PROBER OF ORDINARY PRIORITY" } else { "" }
     }
 
     /// Text of a cell: `9.46 [8.90-9.71] x0.86 [0.83-0.90]`, or a dash.
@@ -351,7 +360,7 @@ pub(super) mod tests {
             wire_packet_bytes: Some(1500.0),
             packets_per_call: Some([1.0; 4]),
         }];
-        Report { machine, plan, cells, unmeasured, limits }
+        Report { machine, plan, cells, disturbed: Vec::new(), unmeasured, limits }
     }
 
     #[test]
@@ -391,6 +400,17 @@ pub(super) mod tests {
         }
         let uring = table.lines().find(|line| line.starts_with("TCP, 1 stream")).unwrap();
         assert!(uring.ends_with(" -"), "{uring}");
+    }
+
+    #[test]
+    fn row_of_a_disturbed_prober_is_marked() {
+        let report = Report { disturbed: vec![Metric::RttP50], ..report() };
+        let marked = |title: &str| {
+            let table = report.table();
+            let row = table.lines().find(|line| line.starts_with(title)).unwrap().to_owned();
+            row.contains("PROBER OF ORDINARY PRIORITY")
+        };
+        assert!(marked(Metric::RttP50.title()) && !marked(Metric::Tcp1.title()));
     }
 
     #[test]

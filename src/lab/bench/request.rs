@@ -3,7 +3,8 @@
 //! The only client never has more than one open request. So it measures latency, and wake-ups of
 //! CPUs are a large part of it. Client and server represent two machines, so they are pinned to two
 //! CPUs if there are two. Without pinning, they are sometimes on one CPU and sometimes on two, and
-//! the round trip is 11 us or 87 us (measured with kernel VXLAN).
+//! the round trip is 11 us or 87 us (measured with kernel VXLAN). They have real-time priority: as
+//! ordinary threads beside a bulk transfer they would measure their own time slice.
 //!
 //! Invariant: a request without an answer counts with the time that the client waited for it.
 
@@ -18,7 +19,7 @@ use super::super::error::LabError;
 use super::super::interrupt::Interrupt;
 use super::super::site::Pod;
 use crate::sys::netns::in_netns;
-use crate::sys::{Interest, cpu, poll};
+use crate::sys::{Interest, cpu, poll, sched};
 
 /// Length of a request and of its answer in bytes.
 const REQUEST_BYTES: usize = 64;
@@ -31,21 +32,25 @@ const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Times from request to answer in seconds, sorted.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct RoundTrips(Vec<f64>);
+pub(super) struct RoundTrips {
+    times: Vec<f64>,
+    /// Whether both ends had real-time priority.
+    pub(super) realtime: bool,
+}
 
 impl RoundTrips {
-    fn new(mut times: Vec<f64>) -> Self {
+    fn new(mut times: Vec<f64>, realtime: bool) -> Self {
         times.sort_by(f64::total_cmp);
-        Self(times)
+        Self { times, realtime }
     }
 
     /// Time that `part` (0 to 1) of the requests did not exceed; none if there was no request.
     pub(super) fn quantile(&self, part: f64) -> Option<f64> {
-        let last = self.0.len().checked_sub(1)?;
+        let last = self.times.len().checked_sub(1)?;
         // The index is not negative, and it is rounded on purpose.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let index = (part * last as f64).round() as usize;
-        self.0.get(index.min(last)).copied()
+        self.times.get(index.min(last)).copied()
     }
 }
 
@@ -67,26 +72,31 @@ pub(super) fn round_trips(
     server.set_read_timeout(Some(STOP_CHECK_INTERVAL)).map_err(failed())?;
     let (stop, [near, far]) = (AtomicBool::new(false), two_cpus().map_err(failed())?);
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let answering = scope.spawn(|| {
             pin(far);
+            let realtime = sched::set_realtime().is_ok();
             let mut request = [0; REQUEST_BYTES];
             while !stop.load(Ordering::Relaxed) {
                 // The client notices a timeout here, and an answer that could not be sent.
                 let _ = server.recv(&mut request).and_then(|length| server.send(&request[..length]));
             }
+            realtime
         });
         let asking = scope.spawn(|| {
             pin(near);
-            ask(&client, time, interrupt)
+            let realtime = sched::set_realtime().is_ok();
+            Ok((ask(&client, time, interrupt)?, realtime))
         });
         let times =
             asking.join().unwrap_or_else(|_| Err(RequestError::Io(io::Error::other("the client panicked"))));
         stop.store(true, Ordering::Relaxed);
+        let answered_first = answering.join().unwrap_or(false);
         let times = times.map_err(|error| match error {
             RequestError::Interrupted(error) => error,
             RequestError::Io(error) => failed()(error),
         });
-        Ok(RoundTrips::new(times?))
+        let (times, asked_first) = times?;
+        Ok(RoundTrips::new(times, asked_first && answered_first))
     })
 }
 
@@ -205,12 +215,12 @@ mod tests {
 
     #[test]
     fn quantiles_are_taken_from_sorted_times() {
-        let times = RoundTrips::new((0..=100).rev().map(f64::from).collect());
+        let times = RoundTrips::new((0..=100).rev().map(f64::from).collect(), true);
         assert_eq!(
             [0.0, 0.5, 0.99, 1.0].map(|part| times.quantile(part)),
             [0.0, 50.0, 99.0, 100.0].map(Some)
         );
-        assert_eq!(RoundTrips::new(vec![7.0]).quantile(0.99), Some(7.0));
-        assert_eq!(RoundTrips::new(vec![]).quantile(0.5), None);
+        assert_eq!(RoundTrips::new(vec![7.0], true).quantile(0.99), Some(7.0));
+        assert_eq!(RoundTrips::new(vec![], true).quantile(0.5), None);
     }
 }
