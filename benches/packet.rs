@@ -211,7 +211,7 @@ fn seals(c: &mut Criterion) {
 fn session(suite: Suite, role: Role) -> Session {
     let session = Session::default();
     let agreement = Agreement { suite, epoch: 1, role, ours: 1, theirs: 1 };
-    session.install(agreement, &Secret::new([7; 32]), Nanos(0)).expect("new");
+    session.install(agreement, &Secret::new([7; 32], [0; 32]), Nanos(0)).expect("new");
     session.activate(1, Nanos(0));
     session
 }

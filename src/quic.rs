@@ -19,6 +19,7 @@
 //! - `keys`: agrees on the keys for sealed packets
 //! - `lifecycle`, `maintenance`: what changes connections while the daemon runs
 //! - `status`, `observe`: what operators see
+//! - `shown`: whether certificates that were shown still belong to their peers
 //!
 //! There is one connection to each peer, and one thread for all of them. On the machine that was
 //! measured (two CPUs, benches/README.md) one connection keeps both CPUs busy. With more CPUs,
@@ -57,6 +58,7 @@ mod queue;
 mod socket;
 mod state;
 mod status;
+mod shown;
 mod tls;
 mod warning_limit;
 

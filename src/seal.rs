@@ -39,7 +39,7 @@ pub use hello::{Agreement, Hello, HelloError};
 pub use keys::Keys;
 pub use limits::{Lifetime, MOST_PACKETS, REKEY_PACKETS};
 pub use role::Role;
-pub use schedule::{EXPORTER_LABEL, Secret};
+pub use schedule::{CertificateHash, EXPORTER_LABEL, Secret};
 pub use session::{Session, SessionStatus};
 pub use suite::Suite;
 pub use window::{WINDOW, Window};

@@ -108,7 +108,7 @@ fn the_data_path_does_not_allocate() {
     let (here, there) = (here.expect("sealed"), Session::default());
     for (session, role) in [(&*here, Role::Initiator), (&there, Role::Responder)] {
         let agreement = Agreement { suite: Suite::Aes256Gcm, epoch: 1, role, ours: 1, theirs: 1 };
-        session.install(agreement, &Secret::new([7; 32]), Nanos(0)).expect("new");
+        session.install(agreement, &Secret::new([7; 32], [0; 32]), Nanos(0)).expect("new");
         session.activate(1, Nanos(0));
     }
 

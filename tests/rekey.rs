@@ -8,10 +8,10 @@ mod support;
 use std::fs::Permissions;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use hopsack::lab::Lab;
+use hopsack::lab::{Lab, Options};
 use hopsack::packet::Family;
 use hopsack::pki::{Authority, Description};
 use hopsack::sys::netns::in_netns;
@@ -20,7 +20,7 @@ use support::encrypted::{
     has_logged_failure, keys, lab, of_peer, pair, reaches, start_again, started, stream, wait_keys, within,
 };
 use support::wire::Ear;
-use support::{Scrape, edit, eventually, run};
+use support::{HOPSACK, Scrape, edit, eventually, run};
 
 /// Makes one test for each function and mode.
 macro_rules! in_both_modes {
@@ -43,6 +43,7 @@ in_both_modes! {
     handshake_works_during_an_etcd_outage
     tcp_survives_new_certificates
     tcp_survives_a_new_address
+    old_certificate_stops_working
 }
 
 /// Drop reasons that have to do with keys.
@@ -287,6 +288,103 @@ fn packets_go_by_quic_when_a_certificate_expires() {
         assert_eq!(scrape.dropped("egress", "no_key"), 0, "keys are removed before they must refuse");
         assert_eq!(scrape.dropped("ingress", "cleartext"), 0);
     }
+}
+
+/// Gives host 1 a cluster file of its own, so that a test can change what only this host reads.
+fn own_cluster_file(lab: &Lab) -> PathBuf {
+    let (shared, own) = (lab.cluster_path(), lab.host(1).directory.join("cluster.toml"));
+    std::fs::copy(&shared, &own).expect("copied");
+    edit(&lab.daemon(1).config_path(), &shared.to_string_lossy(), &own.to_string_lossy());
+    own
+}
+
+/// A lab of two hosts with a cluster file.
+fn file_lab(label: &str, security: &str) -> Lab {
+    let extra_config = format!("[security]\n{security}\n");
+    let options = Options { hosts: 2, extra_config, ..Options::unique(label, HOPSACK) };
+    Lab::create(options).expect("these tests need root, /dev/net/tun, ip and ping: run scripts/test")
+}
+
+fn revoked(lab: &Lab, host: usize) -> u64 {
+    Scrape::of(&lab.host(host).netns).get("hopsack_quic_certificates_revoked_total")
+}
+
+/// Host 1 exchanges no packets with host 2 any more, by whatever connection or key.
+fn is_cut_off(lab: &Lab, what: &str) {
+    within(20, what, || revoked(lab, 1) >= 1);
+    assert!(keys(lab, 1, 2).is_none(), "{what}");
+    assert!(!reaches(lab, 1, 2) && !reaches(lab, 2, 1), "{what}");
+    assert_eq!(explain(lab, 1, 2)["outcome"], "waits", "{what}");
+    assert_eq!(Scrape::of(&lab.host(1).netns).get("hopsack_quic_connections"), 0, "{what}");
+}
+
+/// The lease of host 2 names another certificate: the one that host 2 still shows, and its keys, are
+/// worth nothing after the time for a rotation.
+fn old_certificate_stops_working(mode: &str) {
+    let lab = file_lab("revoked", &format!("mode = \"{mode}\"\nrequire = true\nrevoke_seconds = 1"));
+    let file = own_cluster_file(&lab);
+    let lab = started(lab);
+    eventually("pods reach each other", || reaches(&lab, 1, 2) && reaches(&lab, 2, 1));
+    if mode == "sealed" {
+        wait_keys(&lab, 1, 2);
+    }
+    let certificate = lab.host(2).directory.join("state/node.crt");
+    let fingerprint = Description::read(&certificate).expect("a certificate")[0].fingerprint.clone();
+    edit(&file, &fingerprint, &"17".repeat(32));
+    is_cut_off(&lab, "another certificate in the lease");
+    let refused = of_peer(&lab, 1, 2, "encryption");
+    assert!(refused.as_str().is_some_and(|text| text.contains(&fingerprint)), "{refused}");
+
+    edit(&file, &"17".repeat(32), &fingerprint);
+    within(20, "pods reach each other again", || reaches(&lab, 1, 2) && reaches(&lab, 2, 1));
+    // A lease that is gone ends connection and keys at once.
+    let whole = std::fs::read_to_string(&file).expect("read");
+    let host_2 = whole.rfind("[[hosts]]").expect("two hosts");
+    edit(&file, &whole[host_2..], "");
+    within(20, "the lease is gone", || Scrape::of(&lab.host(1).netns).get("hopsack_quic_connections") == 0);
+    assert!(!reaches(&lab, 1, 2) && !reaches(&lab, 2, 1));
+}
+
+/// With a CA, the lease names the host, not the certificate. A connection ends if the lease names
+/// another host, and if the CA of its certificate is not trusted any more.
+#[test]
+fn certificate_of_another_name_or_ca_stops_working() {
+    const VALIDITY: Duration = Duration::from_secs(3600);
+    let lab = file_lab("renamed", "mode = \"none\"");
+    let folders = [1, 2].map(|host| lab.host(host).directory.join("ca"));
+    for (host, folder) in [1, 2].into_iter().zip(&folders) {
+        Authority::init(folder, "cluster", VALIDITY).expect("made");
+        let security = "mode = \"sealed\"\nrequire = true\nrevoke_seconds = 1\nport = 8286";
+        certify(&lab, host, folder, VALIDITY, security);
+    }
+    // Both hosts trust both CAs.
+    let pem = |host: usize| std::fs::read_to_string(folders[host - 1].join("ca.crt")).expect("a CA");
+    let (one, other) = (pem(1), pem(2));
+    for folder in &folders {
+        std::fs::write(folder.join("ca.crt"), format!("{one}{other}")).expect("written");
+    }
+    for number in [1, 2] {
+        let (name, at) = (&lab.host(number).name, lab.host(number).public);
+        let line = format!("name    = \"{name}\"\npublic  = [\"{at}\"]\n");
+        edit(&lab.cluster_path(), &line, &format!("{line}security = {{ mode = \"sealed\" }}\n"));
+    }
+    let file = own_cluster_file(&lab);
+    let lab = started(lab);
+    let is_whole = || {
+        within(20, "pods reach each other", || reaches(&lab, 1, 2) && reaches(&lab, 2, 1));
+        wait_keys(&lab, 1, 2);
+    };
+    is_whole();
+    let name = format!("\"{}\"", lab.host(2).name);
+    edit(&file, &name, "\"another\"");
+    within(20, "the name in the lease has changed", || revoked(&lab, 1) == 1);
+    assert!(!reaches(&lab, 1, 2) && !reaches(&lab, 2, 1));
+    edit(&file, "\"another\"", &name);
+    is_whole();
+    std::fs::write(folders[0].join("ca.crt"), one).expect("written");
+    hang_up(&lab, 1);
+    within(20, "the CA is not trusted any more", || revoked(&lab, 1) == 2);
+    assert!(keys(&lab, 1, 2).is_none() && !reaches(&lab, 1, 2) && !reaches(&lab, 2, 1));
 }
 
 fn tcp_survives_a_new_address(mode: &str) {

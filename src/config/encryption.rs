@@ -61,6 +61,12 @@ keys! {
         Preset::Number(120),
         "Seconds without packets after which a QUIC connection is closed",
         "The next packet opens the connection again.";
+    REVOKE_SECONDS = "revoke_seconds",
+        Kind::Number { min: 0, max: 3600 },
+        Preset::Number(10),
+        "Seconds until connections and keys of a revoked certificate are removed",
+        "A certificate is revoked when the lease names another one (with a CA: another host), or when a new CA file \
+         does not contain its CA. Within this time, a host that has a new certificate shows it.";
 }
 
 /// `[security]`
@@ -80,6 +86,9 @@ pub struct SecurityConfig {
     pub rekey: Duration,
     /// A QUIC connection without packets is closed after this time.
     pub idle: Duration,
+    /// Connections and keys of a certificate that is not valid for its host any more are removed
+    /// after this time.
+    pub revoke_after: Duration,
 }
 
 impl SecurityConfig {
@@ -126,6 +135,7 @@ impl SecurityConfig {
             own,
             rekey: seconds(&REKEY_SECONDS),
             idle: seconds(&IDLE_SECONDS),
+            revoke_after: seconds(&REVOKE_SECONDS),
         })
     }
 }

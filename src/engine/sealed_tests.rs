@@ -80,7 +80,7 @@ impl Harness {
     fn handshake(&mut self) {
         self.handshakes += 1;
         let (ours, theirs) = (self.here().hello(2), self.there.hello(3));
-        let secret = || Secret::new([self.handshakes; 32]);
+        let secret = || Secret::new([self.handshakes; 32], [0; 32]);
         let epoch = Agreement::of(&ours, &theirs, Role::Initiator).epoch;
         let install = |session: &Session, ours, theirs, role| {
             session.install(Agreement::of(ours, theirs, role), &secret(), now()).expect("new");
@@ -359,7 +359,9 @@ fn refused_message_is_never_sent_in_clear() {
     let (here, there) = (table.peers()[0].session.clone().expect("sealed"), Session::default());
     for (session, role) in [(&*here, Role::Initiator), (&there, Role::Responder)] {
         let agreement = Agreement::of(&here.hello(1), &there.hello(1), role);
-        session.install(Agreement { epoch: 1, ..agreement }, &Secret::new([1; 32]), now()).expect("new");
+        session
+            .install(Agreement { epoch: 1, ..agreement }, &Secret::new([1; 32], [0; 32]), now())
+            .expect("new");
         session.activate(1, now());
     }
     let account = Arc::<Account>::default();

@@ -14,12 +14,13 @@ use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::client::verify_server_name;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 
 use super::description::Description;
 use super::error::PkiError;
 use super::files;
+use super::verify::Verifier;
 use crate::route::Fingerprint;
 
 /// How a node recognises certificates of other nodes.
@@ -67,6 +68,15 @@ impl Trust {
             roots.add(certificate).map_err(|source| PkiError::UnusableCa { path: ca.to_owned(), source })?;
         }
         Ok(Self::Authority(Arc::new(roots)))
+    }
+
+    /// Whether this rule would have accepted a chain of certificates at the time `at`, when another
+    /// rule has accepted it.
+    #[must_use]
+    pub fn accepts(&self, chain: &[CertificateDer<'_>], at: UnixTime) -> bool {
+        let Some((own, intermediates)) = chain.split_first() else { return false };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        Verifier::new(self.clone(), provider).check_validity(own, intermediates, at).is_ok()
     }
 
     /// Whether a valid certificate belongs to the node `name`, the lease of which announces the

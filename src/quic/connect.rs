@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use quinn::{Connection, Incoming};
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 
 use super::backoff::pause;
@@ -32,7 +32,8 @@ use super::handshake_error::{HandshakeError, TIMEOUT};
 use super::numbering::{self, UNNUMBERED};
 use super::peer::QuicPeer;
 use super::state::{EndpointState, encrypting_peer};
-use crate::forward::{Peer, Table};
+use super::shown::ShownCertificate;
+use crate::forward::Peer;
 use crate::pki::Untrusted;
 use crate::route::Announced;
 
@@ -142,21 +143,28 @@ impl EndpointState {
             CloseReason::NoLease.close(&connection);
             return Err(HandshakeError::NoLease);
         };
-        if let Err(untrusted) = self.check_certificate(&connection, route, announced) {
-            CloseReason::Untrusted.close(&connection);
-            return Err(untrusted.into());
-        }
+        let shown = match self.shown_certificate(&connection, route, announced) {
+            Ok(shown) => peer.record_certificate(shown),
+            Err(untrusted) => {
+                CloseReason::Untrusted.close(&connection);
+                return Err(untrusted.into());
+            }
+        };
         let (leads, is_initiator) = (self.leads(peer), received_number.is_some());
         let number = if leads { peer.next_number() } else { received_number.unwrap_or(UNNUMBERED) };
-        let tracked = Rc::new(TrackedConnection::new(connection.clone(), number));
+        let tracked = Rc::new(TrackedConnection::new(connection.clone(), shown, number));
         if leads || !is_initiator {
             numbering::send(&connection, number);
         }
         self.connected(peer, &tracked, &route.name);
         if !leads && !is_initiator {
-            tokio::task::spawn_local(self.clone().await_number(peer.clone(), tracked, route.name.clone()));
+            tokio::task::spawn_local(self.clone().await_number(
+                peer.clone(),
+                tracked.clone(),
+                route.name.clone(),
+            ));
         }
-        self.agree_on_keys(peer, &connection, route, is_initiator);
+        self.agree_on_keys(peer, &tracked, route, is_initiator);
         Ok(())
     }
 
@@ -171,22 +179,16 @@ impl EndpointState {
         }
     }
 
-    fn check_certificate(
+    /// The certificate of a connection, if it belongs to the peer.
+    fn shown_certificate(
         &self,
         connection: &Connection,
         route: &Peer,
         announced: Announced,
-    ) -> Result<(), Untrusted> {
-        let chain =
-            connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
-        let certificate = chain.as_ref().and_then(|chain| chain.first());
-        self.trust.borrow().admits(certificate, &route.name, announced.fingerprint)
-    }
-
-    /// Whether a connection's certificate is still the one of the lease.
-    pub(super) fn is_still_trusted(&self, peer: &QuicPeer, connection: &Connection, table: &Table) -> bool {
-        encrypting_peer(table, peer.address)
-            .is_some_and(|(route, announced)| self.check_certificate(connection, route, announced).is_ok())
+    ) -> Result<ShownCertificate, Untrusted> {
+        let shown = ShownCertificate::of(connection).ok_or(Untrusted::None)?;
+        self.trust.borrow().admits(shown.chain.first(), &route.name, announced.fingerprint)?;
+        Ok(shown)
     }
 
     /// Counts and logs a failure, and tries again later if packets wait.

@@ -12,12 +12,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use quinn::Connection;
+
+use super::shown::ShownCertificate;
 
 /// One connection to a peer.
 pub(super) struct TrackedConnection {
     pub(super) connection: Connection,
+    /// The certificate that the peer has shown.
+    pub(super) certificate: Rc<ShownCertificate>,
     /// Position in the order of the peer's connections: the highest number is in use. The leader
     /// assigns it. [`super::numbering::UNNUMBERED`] until then.
     pub(super) number: Cell<u64>,
@@ -33,10 +38,11 @@ pub(super) struct TrackedConnection {
 
 impl TrackedConnection {
     /// Tracks a connection that has carried no packets yet.
-    pub(super) fn new(connection: Connection, number: u64) -> Self {
+    pub(super) fn new(connection: Connection, certificate: Rc<ShownCertificate>, number: u64) -> Self {
         let empty_buffer_bytes = connection.datagram_send_buffer_space();
         Self {
             connection,
+            certificate,
             number: Cell::new(number),
             held: RefCell::default(),
             empty_buffer_bytes,

@@ -13,8 +13,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::{RecvStream, SendStream};
 
+use super::connection::TrackedConnection;
 use super::peer::QuicPeer;
 use super::state::{EndpointState, encrypting_peer};
 use crate::forward::{Peer, Table};
@@ -63,18 +64,17 @@ impl EndpointState {
     pub(super) fn agree_on_keys(
         self: &Rc<Self>,
         peer: &Rc<QuicPeer>,
-        connection: &Connection,
+        tracked: &Rc<TrackedConnection>,
         route: &Peer,
         is_initiator: bool,
     ) {
         let Some(session) = route.session.clone() else { return };
         let role = if is_initiator { Role::Initiator } else { Role::Responder };
         let workers = u8::try_from(self.view.workers()).unwrap_or(u8::MAX);
-        let (state, peer, connection, name) =
-            (self.clone(), peer.clone(), connection.clone(), route.name.clone());
+        let (state, peer, tracked, name) = (self.clone(), peer.clone(), tracked.clone(), route.name.clone());
         tokio::task::spawn_local(async move {
             let had_keys = session.status(now()).is_some();
-            let exchange = exchange(&connection, &session, role, workers);
+            let exchange = exchange(&tracked, &session, role, workers);
             match tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or(Err(KeyError::Timeout)) {
                 Ok(()) if had_keys => state.status.count_rekey(),
                 Ok(()) => tracing::info!(host = name, "keys installed: packets to the peer are sealed"),
@@ -128,17 +128,17 @@ impl EndpointState {
     }
 }
 
-fn session(table: &Table, peer: &QuicPeer) -> Option<Arc<Session>> {
+pub(super) fn session(table: &Table, peer: &QuicPeer) -> Option<Arc<Session>> {
     encrypting_peer(table, peer.address).and_then(|(route, _)| route.session.clone())
 }
 
 async fn exchange(
-    connection: &Connection,
+    tracked: &TrackedConnection,
     session: &Session,
     role: Role,
     workers: u8,
 ) -> Result<(), KeyError> {
-    let ours = session.hello(workers);
+    let (connection, ours) = (&tracked.connection, session.hello(workers));
     let (mut send, mut receive) = match role {
         Role::Initiator => connection.open_bi().await?,
         Role::Responder => connection.accept_bi().await?,
@@ -149,7 +149,7 @@ async fn exchange(
     let epoch = agreement.epoch;
     let mut secret = [0; 32];
     connection.export_keying_material(&mut secret, EXPORTER_LABEL, &[epoch]).map_err(|_| KeyError::Export)?;
-    session.install(agreement, &Secret::new(secret), now())?;
+    session.install(agreement, &Secret::new(secret, tracked.certificate.fingerprint.0), now())?;
     write_message(&mut send, &[INSTALLED]).await?;
     if read_message(&mut receive).await? != [INSTALLED] {
         return Err(KeyError::NotInstalled);

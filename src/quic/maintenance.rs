@@ -1,4 +1,5 @@
-//! Work that is done at regular intervals: waiting packets, path MTUs, idle connections, old keys.
+//! Work that is done at regular intervals: waiting packets, path MTUs, idle connections, old keys,
+//! certificates that are not trusted any more.
 //!
 //! It does not change the FIB: it reports path MTUs to the node.
 #![forbid(unsafe_code)]
@@ -8,8 +9,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::close_reason::CloseReason;
+use super::connection::TrackedConnection;
+use super::keys::session;
 use super::peer::{MAX_WAIT, QuicPeer};
-use super::state::{EndpointState, inner_mtu};
+use super::shown::{Judged, ShownCertificate};
+use super::state::{EndpointState, encrypting_peer, inner_mtu};
 use crate::forward::{DropReason, Table};
 
 impl EndpointState {
@@ -27,15 +31,62 @@ impl EndpointState {
                 self.drop_egress(DropReason::TooBig, tracked.take_too_long());
             }
             self.expire_keys(&peer, &table);
+            self.check_certificates(&peer, &table);
             self.check_connection(&peer, &table);
         }
     }
 
+    /// Closes connections and removes keys that depend on a certificate which does not belong to
+    /// the peer any more. The peer has some time to show the new one first: its lease may announce
+    /// the new certificate before the peer uses it.
+    fn check_certificates(&self, peer: &QuicPeer, table: &Table) {
+        for shown in peer.certificates() {
+            let is_over = !self.is_still_trusted(peer, &shown, table)
+                && shown.untrusted_for().is_some_and(|since| since >= self.revoke_after);
+            if is_over {
+                self.revoke(peer, &shown, table);
+            }
+        }
+        peer.forget_certificates(session(table, peer).as_deref());
+    }
+
+    fn revoke(&self, peer: &QuicPeer, shown: &ShownCertificate, table: &Table) {
+        let connections = peer.connections();
+        let is_shown =
+            |tracked: &&Rc<TrackedConnection>| tracked.certificate.fingerprint == shown.fingerprint;
+        for tracked in connections.iter().filter(is_shown) {
+            CloseReason::Untrusted.close(&tracked.connection);
+        }
+        if let Some(session) = session(table, peer) {
+            session.revoke(&shown.fingerprint.0);
+        }
+        peer.forget_certificate(shown);
+        self.status.count_revoked();
+        let host = table.peer_by_address(peer.address).map_or("?", |route| route.name.as_str());
+        tracing::warn!(
+            host, peer = %peer.address, fingerprint = %shown.fingerprint,
+            "certificate does not belong to the peer any more: its connections and keys are removed"
+        );
+    }
+
+    /// Whether a certificate still belongs to the peer, by the leases and the rule of trust that
+    /// are in force.
+    fn is_still_trusted(&self, peer: &QuicPeer, shown: &ShownCertificate, table: &Table) -> bool {
+        let by = Judged { table: table.generation(), trust: self.trust_number.get() };
+        shown.is_trusted(by, |shown| {
+            encrypting_peer(table, peer.address).is_some_and(|(route, announced)| {
+                let trust = self.trust.borrow();
+                trust.admits(shown.chain.first(), &route.name, announced.fingerprint).is_ok()
+                    && trust.accepts(&shown.chain, shown.accepted_at)
+            })
+        })
+    }
+
     /// Replaces the connection in use if its certificate or keys are old. Closes it if it is idle.
     fn check_connection(self: &Rc<Self>, peer: &Rc<QuicPeer>, table: &Table) {
-        let Some(connection) = peer.connection() else { return };
-        self.report_path_mtu(peer, inner_mtu(&connection));
-        if !self.is_still_trusted(peer, &connection, table) {
+        let Some(tracked) = peer.current() else { return };
+        self.report_path_mtu(peer, inner_mtu(&tracked.connection));
+        if !self.is_still_trusted(peer, &tracked.certificate, table) {
             // The lease announces another certificate: the peer has renewed it, and shows the new
             // one in a new handshake.
             self.dial(peer);
@@ -43,7 +94,7 @@ impl EndpointState {
             peer.active_at.set(Instant::now());
             self.dial_if_rekey_is_due(peer, table);
         } else if peer.active_at.get().elapsed() >= self.idle_timeout {
-            CloseReason::Idle.close(&connection);
+            CloseReason::Idle.close(&tracked.connection);
         } else {
             self.dial_if_rekey_is_due(peer, table);
         }

@@ -93,6 +93,8 @@ impl Part for QuicPart {
 impl QuicPart {
     fn explain_connection(&self, explanation: &mut Explanation) {
         let endpoint = explanation.next_hop.clone().unwrap_or_default();
+        let help = "Certificates that were not valid for their host any more: their connections and keys were removed";
+        encoder.counter("quic_certificates_revoked", help, counts.revoked)?;
         let peer = self.peer(&endpoint);
         let seconds = peer.since.map(|since| since.elapsed().as_secs());
         explanation.connection = Some(match (seconds, &peer.last_error) {

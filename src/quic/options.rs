@@ -24,6 +24,9 @@ pub struct QuicOptions {
     /// A connection that carries no packets for this time is closed. The next packet opens a new
     /// one.
     pub idle_timeout: Duration,
+    /// How long a connection and its keys stay after their certificate is not the one of the peer's
+    /// lease any more.
+    pub revoke_after: Duration,
     /// Access to the FIB and to the packets that workers hand over.
     pub view: EngineView,
     /// Writes received packets to the overlay device.

@@ -11,13 +11,14 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use quinn::Connection;
 use tokio::sync::Notify;
 
 use super::connection::TrackedConnection;
 use super::numbering;
 use super::queue::PeerQueue;
+use super::shown::ShownCertificate;
 use super::warning_limit::WarningLimit;
+use crate::seal::Session;
 
 /// How long packets wait for a connection.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(2);
@@ -34,6 +35,8 @@ pub(super) struct QuicPeer {
     current: RefCell<Option<Rc<TrackedConnection>>>,
     /// Open connections that are not in use.
     spare: RefCell<Vec<Rc<TrackedConnection>>>,
+    /// Certificates on which connections and keys depend.
+    certificates: RefCell<Vec<Rc<ShownCertificate>>>,
     /// The highest number of a connection so far.
     last_number: Cell<u64>,
     /// When packets passed last.
@@ -60,6 +63,7 @@ impl QuicPeer {
             wake: Notify::new(),
             current: RefCell::new(None),
             spare: RefCell::default(),
+            certificates: RefCell::default(),
             last_number: Cell::new(numbering::UNNUMBERED),
             active_at: Cell::new(now),
             is_gone: Cell::new(false),
@@ -76,11 +80,6 @@ impl QuicPeer {
         self.current.borrow().clone()
     }
 
-    /// The connection in use.
-    pub(super) fn connection(&self) -> Option<Connection> {
-        self.current.borrow().as_ref().map(|tracked| tracked.connection.clone())
-    }
-
     pub(super) fn is_connected(&self) -> bool {
         self.current.borrow().is_some()
     }
@@ -92,6 +91,36 @@ impl QuicPeer {
 
     pub(super) fn is_current(&self, tracked: &TrackedConnection) -> bool {
         self.current.borrow().as_ref().is_some_and(|current| current.is_same(tracked))
+    }
+
+    /// Records a certificate that the peer has shown. Returns the record of it.
+    pub(super) fn record_certificate(&self, shown: ShownCertificate) -> Rc<ShownCertificate> {
+        let shown = Rc::new(shown);
+        let mut certificates = self.certificates.borrow_mut();
+        certificates.retain(|known| known.fingerprint != shown.fingerprint);
+        certificates.push(shown.clone());
+        shown
+    }
+
+    /// Certificates on which connections and keys depend.
+    pub(super) fn certificates(&self) -> Vec<Rc<ShownCertificate>> {
+        self.certificates.borrow().clone()
+    }
+
+    /// Forgets a certificate that is not trusted any more.
+    pub(super) fn forget_certificate(&self, revoked: &ShownCertificate) {
+        self.certificates.borrow_mut().retain(|shown| shown.fingerprint != revoked.fingerprint);
+    }
+
+    /// Forgets certificates on which no connection depends, and none of the keys in `session`.
+    pub(super) fn forget_certificates(&self, session: Option<&Session>) {
+        let connections = self.connections();
+        self.certificates.borrow_mut().retain(|shown| {
+            let is_used =
+                |tracked: &Rc<TrackedConnection>| tracked.certificate.fingerprint == shown.fingerprint;
+            let has_keys = session.is_some_and(|session| session.depends_on(&shown.fingerprint.0));
+            has_keys || connections.iter().any(is_used)
+        });
     }
 
     /// A number for a new connection.

@@ -41,6 +41,10 @@ pub(super) struct EndpointState {
     pub(super) status: Arc<QuicStatus>,
     /// Address and port of the socket.
     pub(super) local_address: Cell<SocketAddr>,
+    /// Grows with each new rule of trust.
+    pub(super) trust_number: Cell<u64>,
+    /// How long connections and keys stay after their certificate is not the peer's any more.
+    pub(super) revoke_after: Duration,
     pub(super) writer: RefCell<SlowPathWriter>,
     pub(super) peers: RefCell<BTreeMap<IpAddr, Rc<QuicPeer>>>,
     events: mpsc::UnboundedSender<QuicEvent>,
@@ -69,6 +73,7 @@ impl EndpointState {
             writer,
         } = options;
         let (endpoint, socket, client_config) =
+            revoke_after,
             tls::endpoint(address, max_payload_bytes, &reset_key, (&identity, &trust))?;
         Ok(Rc::new(Self {
             endpoint,
@@ -82,6 +87,8 @@ impl EndpointState {
             peers: RefCell::default(),
             events,
             max_payload_bytes,
+            trust_number: Cell::new(0),
+            revoke_after,
             idle_timeout,
             has_dialled_all: Cell::new(false),
             unknown_source_warning: WarningLimit::default(),

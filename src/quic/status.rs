@@ -27,6 +27,7 @@ pub struct QuicStatus {
     ended: [AtomicU64; END_REASONS.len()],
     queue_drops: AtomicU64,
 }
+    revoked: AtomicU64,
 
 /// State of one peer.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +60,8 @@ pub struct QuicCounts {
 impl QuicStatus {
     /// State of the peer at an address.
     #[must_use]
+    /// Certificates the connections and keys of which were removed.
+    pub revoked: u64,
     pub fn peer(&self, address: IpAddr) -> QuicPeerStatus {
         self.peers().get(&address).cloned().unwrap_or_default()
     }
@@ -84,6 +87,7 @@ impl QuicStatus {
         self.queue_drops.load(Ordering::Relaxed)
     }
 
+            revoked: get(&self.revoked),
     pub(super) fn change(&self, address: IpAddr, change: impl FnOnce(&mut QuicPeerStatus)) {
         change(self.peers().entry(address).or_default());
     }
@@ -134,3 +138,7 @@ impl QuicStatus {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+    pub(super) fn count_revoked(&self) {
+        self.revoked.fetch_add(1, Ordering::Relaxed);
+    }
+

@@ -26,14 +26,20 @@ pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-hopsack-sealed-1";
 const SALT: &[u8] = b"hopsack sealed 1";
 const KEY_BYTES: usize = 32;
 
+/// SHA-256 of the certificate that a peer has shown in a handshake.
+pub type CertificateHash = [u8; 32];
+
 /// The output of a handshake's TLS exporter: 32 bytes that only the two hosts know.
-pub struct Secret(Zeroizing<[u8; KEY_BYTES]>);
+pub struct Secret {
+    bytes: Zeroizing<[u8; KEY_BYTES]>,
+    pub(super) certificate: CertificateHash,
+}
 
 impl Secret {
-    /// Takes the exporter's output.
+    /// Takes the exporter's output. `certificate` is the one that the peer has shown.
     #[must_use]
-    pub fn new(bytes: [u8; KEY_BYTES]) -> Self {
-        Self(Zeroizing::new(bytes))
+    pub fn new(bytes: [u8; KEY_BYTES], certificate: CertificateHash) -> Self {
+        Self { bytes: Zeroizing::new(bytes), certificate }
     }
 }
 
@@ -72,7 +78,7 @@ impl KeyType for Length {
 
 impl Schedule {
     pub(super) fn new(secret: &Secret, suite: Suite, epoch: u8) -> Self {
-        Self { root: Salt::new(HKDF_SHA256, SALT).extract(&*secret.0), suite, epoch }
+        Self { root: Salt::new(HKDF_SHA256, SALT).extract(&*secret.bytes), suite, epoch }
     }
 
     pub(super) fn id(&self) -> Id {
@@ -115,13 +121,13 @@ mod tests {
     }
 
     fn secret() -> Secret {
-        Secret::new(std::array::from_fn(|n| u8::try_from(n).expect("small")))
+        Secret::new(std::array::from_fn(|n| u8::try_from(n).expect("small")), [0; 32])
     }
 
     /// The output of RustCrypto's HKDF, another implementation of RFC 5869.
     fn independent<const N: usize>(info: &[u8]) -> [u8; N] {
         let (mut out, secret) = ([0; N], secret());
-        let hkdf = hkdf::Hkdf::<sha2::Sha256>::new(Some(b"hopsack sealed 1"), &*secret.0);
+        let hkdf = hkdf::Hkdf::<sha2::Sha256>::new(Some(b"hopsack sealed 1"), &*secret.bytes);
         hkdf.expand(info, &mut out).expect("short");
         out
     }

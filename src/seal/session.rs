@@ -12,12 +12,13 @@
 //! * A secret is installed at most once, since its keys would begin again at the first nonce.
 //! * The peer can open every packet that is sealed, since it confirms its keys before we seal with
 //!   ours.
+//! * After [`Session::revoke`], no key of a handshake with that certificate seals or opens.
 //! * An older epoch opens for [`Lifetime::open_for`] after its successor is in use, and at most
 //!   [`MOST_OPEN`] epochs open.
 #![forbid(unsafe_code)]
 
 use core::time::Duration;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
@@ -27,7 +28,7 @@ use super::error::InstallError;
 use super::hello::{Agreement, Hello};
 use super::keys::Keys;
 use super::limits::{Lifetime, REKEY_PACKETS};
-use super::schedule::{Id, Schedule, Secret};
+use super::schedule::{CertificateHash, Id, Schedule, Secret};
 use super::suite::{self, Suite};
 use crate::time::Nanos;
 
@@ -53,6 +54,8 @@ struct Control {
     current: Option<(Suite, Id)>,
     /// Names of the installed secrets, newest first.
     names: VecDeque<Id>,
+    /// The certificate of the handshake that each epoch comes from.
+    certificates: BTreeMap<u8, CertificateHash>,
     activations: u64,
 }
 
@@ -126,6 +129,7 @@ impl Session {
         control.names.push_front(id);
         control.names.truncate(MOST_NAMES);
 
+        control.certificates.insert(epoch, secret.certificate);
         let times = (now, now + self.lifetime.seal_for);
         let sealing = Arc::new(SealingKeys::new(&schedule, role.sends(), epoch, ours, times));
         control.pending = Some(Pending { sealing, suite, id });
@@ -193,7 +197,37 @@ impl Session {
     pub fn forget(&self) {
         let mut control = self.control();
         (control.pending, control.current) = (None, None);
+        control.certificates.clear();
         self.keys.store(Arc::default());
+    }
+
+    /// Whether any key comes from a handshake in which the peer has shown this certificate.
+    #[must_use]
+    pub fn depends_on(&self, certificate: &CertificateHash) -> bool {
+        let control = self.control();
+        let keys = self.keys.load();
+        let pending = control.pending.as_ref().map(|pending| pending.sealing.epoch());
+        let opening = keys.opening.iter().map(|opening| opening.epoch());
+        let sealing = keys.sealing.as_ref().map(|sealing| sealing.epoch());
+        let mut epochs = opening.chain(sealing).chain(pending);
+        epochs.any(|epoch| control.certificates.get(&epoch) == Some(certificate))
+    }
+
+    /// Removes the keys that come from handshakes in which the peer has shown this certificate,
+    /// which is not trusted any more. Other keys stay in use.
+    pub fn revoke(&self, certificate: &CertificateHash) {
+        let mut control = self.control();
+        let revoked = control.certificates.iter().filter(|(_, shown)| *shown == certificate);
+        let revoked: Vec<u8> = revoked.map(|(epoch, _)| *epoch).collect();
+        control.certificates.retain(|epoch, _| !revoked.contains(epoch));
+        let keys = self.keys.load_full();
+        let sealing = keys.sealing.clone().filter(|sealing| !revoked.contains(&sealing.epoch()));
+        let opening = keys.opening.iter().filter(|opening| !revoked.contains(&opening.epoch())).cloned();
+        control.pending.take_if(|pending| revoked.contains(&pending.sealing.epoch()));
+        if sealing.is_none() {
+            control.current = None;
+        }
+        self.keys.store(Arc::new(Keys { sealing, opening: opening.collect() }));
     }
 
     /// The state of the session; `None` while it has no sealing keys.

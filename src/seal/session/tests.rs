@@ -33,7 +33,7 @@ impl Pair {
         self.handshakes += 1;
         let hello = |session: &Session, workers| Hello { aes: suite == Aes256Gcm, ..session.hello(workers) };
         let (ours, theirs) = (hello(&self.here, 2), hello(&self.there, 3));
-        let secret = || Secret::new([self.handshakes; 32]);
+        let secret = || Secret::new([self.handshakes; 32], [0; 32]);
         let here = Agreement::of(&ours, &theirs, Role::Initiator);
         self.here.install(here, &secret(), now).expect("new");
         let there = Agreement::of(&theirs, &ours, Role::Responder);
@@ -208,7 +208,7 @@ fn frequent_rekeys_keep_few_epochs() {
             // The same secrets come again because of a bug: they are refused.
             let (ours, theirs) = (pair.here.hello(1), pair.there.hello(1));
             let agreement = Agreement::of(&ours, &theirs, Role::Initiator);
-            let secret = Secret::new([pair.handshakes + 1; 32]);
+            let secret = Secret::new([pair.handshakes + 1; 32], [0; 32]);
             assert_eq!(pair.here.install(agreement, &secret, later(second)), Err(InstallError::Known));
             continue;
         }
@@ -226,7 +226,7 @@ fn an_epoch_in_use_is_not_replaced() {
     let mut pair = Pair::new();
     let epoch = pair.handshake(Aes256Gcm, START);
     let again = Agreement { suite: Aes256Gcm, epoch, role: Role::Initiator, ours: 1, theirs: 1 };
-    let refused = pair.here.install(again, &Secret::new([99; 32]), START);
+    let refused = pair.here.install(again, &Secret::new([99; 32], [0; 32]), START);
     assert_eq!(refused, Err(InstallError::EpochInUse(epoch)));
     pair.here.activate(epoch.wrapping_add(1), START);
     assert!(
@@ -321,7 +321,7 @@ fn threads_never_share_a_counter() {
 fn datagrams_match_an_independent_aead() {
     use aes_gcm::aead::{Aead, KeyInit, Payload};
 
-    let secret = || Secret::new(std::array::from_fn(|n| u8::try_from(n).expect("small")));
+    let secret = || Secret::new(std::array::from_fn(|n| u8::try_from(n).expect("small")), [0; 32]);
     let hkdf = hkdf::Hkdf::<sha2::Sha256>::new(
         Some(b"hopsack sealed 1"),
         &std::array::from_fn::<u8, 32, _>(|n| u8::try_from(n).expect("small")),
@@ -397,4 +397,40 @@ fn only_one_thread_opens_a_datagram() {
         });
         assert_eq!(opened, 1);
     }
+}
+
+#[test]
+fn keys_of_a_revoked_certificate_are_gone() {
+    let (old, new) = ([1; 32], [2; 32]);
+    let (here, there) = (Session::new(Lifetime::default()), Session::new(Lifetime::default()));
+    let handshake = |number: u8, certificate, until_active: bool| {
+        let (ours, theirs) = (here.hello(1), there.hello(1));
+        let secret = || Secret::new([number; 32], certificate);
+        let agreement = Agreement::of(&ours, &theirs, Role::Initiator);
+        here.install(agreement, &secret(), START).expect("new");
+        there.install(Agreement::of(&theirs, &ours, Role::Responder), &secret(), START).expect("new");
+        there.activate(agreement.epoch, START);
+        if until_active {
+            here.activate(agreement.epoch, START);
+        }
+        seal(&there, 0, b"x", START).expect("keys")
+    };
+    let by_old = handshake(1, old, true);
+    let by_new = handshake(2, new, true);
+    assert!(here.depends_on(&old) && here.depends_on(&new));
+    here.revoke(&old);
+    assert!(!here.depends_on(&old) && here.depends_on(&new));
+    assert_eq!(open(&here, &by_old, START), Err(OpenError::NoKey));
+    assert_eq!(open(&here, &by_new, START).as_deref(), Ok(&b"x"[..]));
+    assert!(seal(&here, 0, b"x", START).is_ok() && here.status(START).is_some());
+
+    // Keys that are installed but not in use are revoked too, and never come into use.
+    let pending = handshake(3, old, false);
+    here.revoke(&old);
+    assert_eq!(open(&here, &pending, START), Err(OpenError::NoKey));
+    here.activate(3, START);
+    assert_eq!(here.keys().sealing().map(SealingKeys::epoch), Some(2));
+    here.revoke(&new);
+    assert_eq!(seal(&here, 0, b"x", START), Err(SealError::NoKey));
+    assert!(here.status(START).is_none() && !here.depends_on(&new));
 }

@@ -269,7 +269,7 @@ pub fn fuzz_open(data: &[u8]) {
     let [here, there] = [Role::Initiator, Role::Responder].map(|role| {
         let session = Session::default();
         let agreement = Agreement { suite, epoch: 1, role, ours: 2, theirs: 2 };
-        let secret = Secret::new(std::array::from_fn(|n| u8::try_from(n).expect("small")));
+        let secret = Secret::new(std::array::from_fn(|n| u8::try_from(n).expect("small")), [0; 32]);
         session.install(agreement, &secret, Nanos(0)).expect("new");
         session.activate(1, Nanos(0));
         session

@@ -51,6 +51,7 @@ impl Endpoint {
             trust,
             reset_key,
             idle_timeout: config.security.idle,
+            revoke_after: config.security.revoke_after,
             view,
             writer,
         };
