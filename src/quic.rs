@@ -13,15 +13,16 @@
 //! - `state`: what all tasks of the thread share
 //! - `queue`, `peer`: packets that wait for one peer, and its connections
 //! - `connect`, `numbering`, `backoff`: dialling, answering, authentication, and retries
+//! - `admission`, `handshakes`: which attempts are answered, and the thread that makes handshakes
 //! - `datagrams`, `connection`: packets into a connection and out of it, each counted once
 //! - `congestion`: leaves congestion control to the transports inside the tunnel
 //! - `socket`: joins the datagrams that quinn sends into trains
 //! - `keys`: agrees on the keys for sealed packets
 //! - `lifecycle`, `maintenance`: what changes connections while the daemon runs
-//! - `status`, `observe`: what operators see
 //! - `shown`: whether certificates that were shown still belong to their peers
+//! - `status`, `observe`: what operators see
 //!
-//! There is one connection to each peer, and one thread for all of them. On the machine that was
+//! There is one connection to each peer, and one thread for the packets of all of them. On the machine that was
 //! measured (two CPUs, benches/README.md) one connection keeps both CPUs busy. With more CPUs,
 //! several connections would carry more.
 //!
@@ -36,6 +37,7 @@
 //! (exporters).
 #![forbid(unsafe_code)]
 
+mod admission;
 mod backoff;
 mod close_reason;
 mod congestion;
@@ -46,6 +48,7 @@ mod endpoint;
 mod error;
 mod event;
 mod handshake_error;
+mod handshakes;
 mod keys;
 mod lifecycle;
 mod maintenance;
@@ -55,10 +58,10 @@ mod options;
 mod overhead;
 mod peer;
 mod queue;
+mod shown;
 mod socket;
 mod state;
 mod status;
-mod shown;
 mod tls;
 mod warning_limit;
 

@@ -7,13 +7,16 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hopsack::lab::ping::{Ping, ping};
 use hopsack::lab::traffic::{Amount, Flow, Transfer};
 use hopsack::lab::{Lab, Options, Store};
 use hopsack::packet::Family;
 use hopsack::sys::netns::in_netns;
+use support::encrypted::{flows, hang_up, stream, within};
+use support::initials::initials;
+use support::wire::Forger;
 use support::{HOPSACK, Scrape, eventually, run};
 
 const READY: Duration = Duration::from_secs(15);
@@ -250,4 +253,73 @@ fn lower_path_mtu_is_told_to_the_senders() {
     assert!(scrape(&lab, 1).get("hopsack_icmp_sent_total{type=\"too_big\"}") >= 1);
     let peers = lab.daemon(1).ask(r#"{"command":"peers"}"#).expect("the daemon answers");
     assert!(peers[0]["mtu"].as_u64().is_some_and(|mtu| mtu < 1400), "{peers}");
+}
+
+/// Resident memory of a host's daemon, in KiB.
+fn memory(lab: &Lab, host: usize) -> u64 {
+    let pid = lab.daemon(host).pid().expect("the daemon runs");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it exists");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
+    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+}
+
+/// CPU time of one of a daemon's threads, in ticks of 10 ms.
+fn cpu_ticks(lab: &Lab, host: usize, thread: &str) -> u64 {
+    let pid = lab.daemon(host).pid().expect("the daemon runs");
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it exists");
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let ticks = |stat: String| {
+        let (name, rest) = stat.split_once(") ")?;
+        // The kernel cuts names off after 15 characters.
+        let is_it = name.ends_with(thread.get(..15).unwrap_or(thread));
+        let mut fields = rest.split(' ').skip(11).filter_map(|field| field.parse::<u64>().ok());
+        is_it.then(|| fields.next().unwrap_or(0) + fields.next().unwrap_or(0))
+    };
+    stats.filter_map(ticks).sum()
+}
+
+/// An attacker sends the beginnings of thousands of handshakes with the address and port of host 1.
+#[test]
+fn flood_of_handshakes_is_bounded() {
+    let lab = lab("flood", "");
+    let transfer = stream(&lab, 1, 2);
+    flows(&transfer);
+    let (flood, forger) = (initials(1000, 8286), Forger::of(&lab, 1, 2, 8286));
+    let metric = |name: &str| scrape(&lab, 2).get(name);
+    let result = |result: &str| metric(&format!("hopsack_quic_handshakes_total{{result=\"{result}\"}}"));
+    let (memory_before, received, begin) = (memory(&lab, 2), transfer.received(), Instant::now());
+    let (mut sent, mut most_open, mut most_memory) = (0, 0, 0);
+    let before = handshakes(&lab, 1);
+    let mut asked = false;
+    while begin.elapsed() < Duration::from_secs(5) {
+        // Each Initial packet that is repeated begins a handshake again once the first is forgotten.
+        for initial in flood.iter().cycle().skip(sent).take(250) {
+            forger.send(initial);
+            sent += 1;
+        }
+        most_open = most_open.max(metric("hopsack_quic_open_handshakes"));
+        most_memory = most_memory.max(memory(&lab, 2));
+        if !asked && begin.elapsed() > Duration::from_secs(2) {
+            // Host 1 itself validates its address and gets in.
+            hang_up(&lab, 1);
+            asked = true;
+        }
+    }
+    let ticks = cpu_ticks(&lab, 2, "hopsack-handshake");
+    println!(
+        "{sent} Initials in 5 s, {} MB by TCP; most open {most_open}; RSS {memory_before} -> {most_memory} KiB; \
+         validations {}, ignored {}",
+        (transfer.received() - received) / 1_000_000,
+        result("address_validation"),
+        result("ignored")
+    );
+    assert!(sent > 2000, "{sent}");
+    assert!((1..=16).contains(&most_open), "{most_open}");
+    assert!(most_memory < memory_before + 32_000, "{memory_before} KiB -> {most_memory} KiB");
+    assert!(result("address_validation") > 500, "{}", result("address_validation"));
+    assert!(ticks > 0, "handshakes have a thread of their own");
+    flows(&transfer);
+    within(20, "host 1 makes a handshake", || handshakes(&lab, 1) > before);
+    transfer.finish();
+    transfer.wait().expect("no connection was reset");
 }

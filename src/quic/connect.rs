@@ -25,14 +25,15 @@ use quinn::{Connection, Incoming};
 use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 
+use super::admission::Verdict;
 use super::backoff::pause;
 use super::close_reason::CloseReason;
 use super::connection::TrackedConnection;
 use super::handshake_error::{HandshakeError, TIMEOUT};
 use super::numbering::{self, UNNUMBERED};
 use super::peer::QuicPeer;
-use super::state::{EndpointState, encrypting_peer};
 use super::shown::ShownCertificate;
+use super::state::{EndpointState, encrypting_peer};
 use crate::forward::Peer;
 use crate::pki::Untrusted;
 use crate::route::Announced;
@@ -76,8 +77,8 @@ impl EndpointState {
         let server_name = if is_valid_name { name.as_str() } else { FALLBACK_SERVER_NAME };
         let client_config = self.client_config.borrow().clone();
         let remote = SocketAddr::new(peer.address, announced.port);
-        let connecting = self.endpoint.connect_with(client_config, remote, server_name)?;
-        let connection = timeout(TIMEOUT, connecting).await.map_err(|_| HandshakeError::Timeout)??;
+        let server = (remote, server_name.to_owned());
+        let connection = self.handshakes.dial(&self.endpoint, client_config, server).await?;
         let number = timeout(TIMEOUT, numbering::receive(&connection));
         let number = number.await.map_err(|_| HandshakeError::Timeout)??;
         self.authenticate(peer, connection, Some(number))
@@ -86,24 +87,52 @@ impl EndpointState {
     /// Answers hosts that dial, until the endpoint is closed.
     pub(super) async fn accept(self: Rc<Self>) {
         while let Some(incoming) = self.endpoint.accept().await {
-            let source = incoming.remote_address().ip();
-            if encrypting_peer(&self.view.table(), source).is_none() {
-                self.refuse_unknown(source, incoming);
+            let source = incoming.remote_address();
+            let port = encrypting_peer(&self.view.table(), source.ip()).map(|(_, announced)| announced.port);
+            let Some(port) = port else {
+                self.refuse_unknown(source.ip(), incoming);
                 continue;
-            }
-            let peer = self.peer(source);
+            };
+            let peer = self.peer(source.ip());
             let has_own_attempt = peer.is_dialling.get() && peer.retry_at.get() <= Instant::now();
             if has_own_attempt && self.leads(&peer) {
-                incoming.refuse();
+                self.refuse(incoming);
                 continue;
             }
-            let state = self.clone();
-            tokio::task::spawn_local(async move {
-                if let Err(error) = state.answer(&peer, incoming).await {
-                    state.handshake_failed(&peer, error);
-                }
-            });
+            self.admit(&peer, source.port() == port, incoming);
         }
+    }
+
+    /// Answers an attempt of a peer, within the bounds of [`super::admission`].
+    fn admit(self: &Rc<Self>, peer: &Rc<QuicPeer>, is_endpoint: bool, incoming: Incoming) {
+        let from = (peer.address, is_endpoint);
+        let is_validated = incoming.remote_address_validated();
+        let verdict = self.admission.borrow_mut().decide(from, is_validated, Instant::now());
+        let open = match verdict {
+            Verdict::Answer(open) => open,
+            Verdict::Validate => {
+                self.status.count_validation();
+                // An address that is not validated can be asked to validate itself.
+                let _ = incoming.retry();
+                return;
+            }
+            Verdict::Ignore => {
+                self.status.count_ignored();
+                incoming.ignore();
+                return;
+            }
+        };
+        self.status.set_open(self.admission.borrow().open());
+        let (state, peer) = (self.clone(), peer.clone());
+        tokio::task::spawn_local(async move {
+            let connection = state.handshakes.answer(incoming).await;
+            state.admission.borrow_mut().closed(open);
+            state.status.set_open(state.admission.borrow().open());
+            let result = connection.and_then(|connection| state.authenticate(&peer, connection, None));
+            if let Err(error) = result {
+                state.handshake_failed(&peer, error);
+            }
+        });
     }
 
     fn refuse_unknown(&self, source: IpAddr, incoming: Incoming) {
@@ -116,13 +145,17 @@ impl EndpointState {
         }
         // The lease may not have arrived here yet. After a refusal the host soon tries again, which
         // it would not after silence.
-        incoming.refuse();
+        self.refuse(incoming);
     }
 
-    async fn answer(self: &Rc<Self>, peer: &Rc<QuicPeer>, incoming: Incoming) -> Result<(), HandshakeError> {
-        let connecting = incoming.accept()?;
-        let connection = timeout(TIMEOUT, connecting).await.map_err(|_| HandshakeError::Timeout)??;
-        self.authenticate(peer, connection, None)
+    /// Refuses an attempt, or ignores it if too many were refused.
+    fn refuse(&self, incoming: Incoming) {
+        if self.admission.borrow_mut().may_refuse(Instant::now()) {
+            incoming.refuse();
+        } else {
+            self.status.count_ignored();
+            incoming.ignore();
+        }
     }
 
     /// Whether this host numbers the connections to a peer.

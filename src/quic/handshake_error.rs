@@ -26,6 +26,9 @@ pub enum HandshakeError {
     /// The peer did not answer.
     #[error("the peer did not answer within {} s", TIMEOUT.as_secs())]
     Timeout,
+    /// The endpoint stops.
+    #[error("the endpoint stops")]
+    Stopped,
     /// The certificate belongs to another host.
     #[error(transparent)]
     Untrusted(#[from] Untrusted),
@@ -46,6 +49,7 @@ impl HandshakeError {
             Self::Handshake(_) => "handshake_failed",
             Self::Dial(_) => "not_dialled",
             Self::Timeout => "timeout",
+            Self::Stopped => "stopped",
             Self::Untrusted(_) => "certificate_of_another_host",
             Self::NoLease => "no_lease",
         }
@@ -64,7 +68,12 @@ impl HandshakeError {
         match self {
             Self::Handshake(ConnectionError::ConnectionClosed(close)) => Some(close.error_code),
             Self::Handshake(ConnectionError::TransportError(error)) => Some(error.code),
-            Self::Handshake(_) | Self::Dial(_) | Self::Timeout | Self::Untrusted(_) | Self::NoLease => None,
+            Self::Handshake(_)
+            | Self::Dial(_)
+            | Self::Timeout
+            | Self::Stopped
+            | Self::Untrusted(_)
+            | Self::NoLease => None,
         }
     }
 }

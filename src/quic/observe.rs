@@ -76,15 +76,25 @@ impl Part for QuicPart {
 
     fn metrics(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
         let counts = self.connections.counts();
-        let results =
-            [("authenticated", counts.handshakes), ("failed", counts.failures), ("refused", counts.refused)];
+        let results = [
+            ("authenticated", counts.handshakes),
+            ("failed", counts.failures),
+            ("refused", counts.refused),
+            ("address_validation", counts.validations),
+            ("ignored", counts.ignored),
+        ];
         let results = results.into_iter().map(|(result, count)| ([("result", result)], count));
         encoder.counters("quic_handshakes", "Handshakes with other hosts, by result", results)?;
+        let open = i64::try_from(counts.open).unwrap_or(i64::MAX);
+        let help = "Handshakes that other hosts have begun and that are not complete";
+        encoder.gauge("quic_open_handshakes", help, open)?;
         let ended = counts.ended.into_iter().map(|(reason, count)| ([("reason", reason)], count));
         let help = "Connections to other hosts that ended while they were in use, by reason";
         encoder.counters("quic_connections_ended", help, ended)?;
         let help = "Times that the keys of sealed packets were replaced";
         encoder.counter("seal_rekeys", help, counts.rekeys)?;
+        let help = "Certificates that were not valid for their host any more: their connections and keys were removed";
+        encoder.counter("quic_certificates_revoked", help, counts.revoked)?;
         let connected = i64::try_from(counts.connected).unwrap_or(i64::MAX);
         encoder.gauge("quic_connections", "Hosts to which an encrypted connection exists", connected)
     }
@@ -93,8 +103,6 @@ impl Part for QuicPart {
 impl QuicPart {
     fn explain_connection(&self, explanation: &mut Explanation) {
         let endpoint = explanation.next_hop.clone().unwrap_or_default();
-        let help = "Certificates that were not valid for their host any more: their connections and keys were removed";
-        encoder.counter("quic_certificates_revoked", help, counts.revoked)?;
         let peer = self.peer(&endpoint);
         let seconds = peer.since.map(|since| since.elapsed().as_secs());
         explanation.connection = Some(match (seconds, &peer.last_error) {

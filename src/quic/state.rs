@@ -11,14 +11,16 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::{ClientConfig, Connection, Endpoint};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::admission::Admission;
 use super::error::QuicError;
 use super::event::QuicEvent;
+use super::handshakes::HandshakeThread;
 use super::options::QuicOptions;
 use super::peer::QuicPeer;
 use super::socket::TrainSocket;
@@ -33,18 +35,20 @@ use crate::route::{Announced, Mode, Protection};
 /// State of the endpoint's thread.
 pub(super) struct EndpointState {
     pub(super) endpoint: Endpoint,
+    pub(super) handshakes: HandshakeThread,
+    pub(super) admission: RefCell<Admission>,
     /// The socket, and the task that sends its unfinished trains.
     pub(super) socket: RefCell<(Arc<TrainSocket>, AbortHandle)>,
     pub(super) client_config: RefCell<ClientConfig>,
     pub(super) trust: RefCell<Trust>,
-    pub(super) view: EngineView,
-    pub(super) status: Arc<QuicStatus>,
-    /// Address and port of the socket.
-    pub(super) local_address: Cell<SocketAddr>,
     /// Grows with each new rule of trust.
     pub(super) trust_number: Cell<u64>,
     /// How long connections and keys stay after their certificate is not the peer's any more.
     pub(super) revoke_after: Duration,
+    pub(super) view: EngineView,
+    pub(super) status: Arc<QuicStatus>,
+    /// Address and port of the socket.
+    pub(super) local_address: Cell<SocketAddr>,
     pub(super) writer: RefCell<SlowPathWriter>,
     pub(super) peers: RefCell<BTreeMap<IpAddr, Rc<QuicPeer>>>,
     events: mpsc::UnboundedSender<QuicEvent>,
@@ -69,17 +73,22 @@ impl EndpointState {
             trust,
             reset_key,
             idle_timeout,
+            revoke_after,
             view,
             writer,
         } = options;
+        let handshakes = HandshakeThread::start()?;
         let (endpoint, socket, client_config) =
-            revoke_after,
-            tls::endpoint(address, max_payload_bytes, &reset_key, (&identity, &trust))?;
+            tls::endpoint(address, max_payload_bytes, &reset_key, (&identity, &trust), handshakes.runtime())?;
         Ok(Rc::new(Self {
             endpoint,
+            handshakes,
+            admission: RefCell::new(Admission::new(Instant::now())),
             socket: RefCell::new(with_train_task(socket)),
             client_config: RefCell::new(client_config),
             trust: RefCell::new(trust),
+            trust_number: Cell::new(0),
+            revoke_after,
             view,
             status,
             local_address: Cell::new(address),
@@ -87,8 +96,6 @@ impl EndpointState {
             peers: RefCell::default(),
             events,
             max_payload_bytes,
-            trust_number: Cell::new(0),
-            revoke_after,
             idle_timeout,
             has_dialled_all: Cell::new(false),
             unknown_source_warning: WarningLimit::default(),

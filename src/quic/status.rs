@@ -23,11 +23,14 @@ pub struct QuicStatus {
     handshakes: AtomicU64,
     failures: AtomicU64,
     refused: AtomicU64,
+    validations: AtomicU64,
+    ignored: AtomicU64,
+    open: AtomicU64,
     rekeys: AtomicU64,
+    revoked: AtomicU64,
     ended: [AtomicU64; END_REASONS.len()],
     queue_drops: AtomicU64,
 }
-    revoked: AtomicU64,
 
 /// State of one peer.
 #[derive(Debug, Clone, Default)]
@@ -49,8 +52,16 @@ pub struct QuicCounts {
     pub failures: u64,
     /// Connections refused because no lease at their source address announces encryption.
     pub refused: u64,
+    /// Attempts whose sender had to validate its address first.
+    pub validations: u64,
+    /// Attempts that were ignored, because too many handshakes were open or had begun.
+    pub ignored: u64,
+    /// Handshakes that other hosts have begun and that are not complete.
+    pub open: u64,
     /// How often the keys of sealed packets were replaced.
     pub rekeys: u64,
+    /// Certificates the connections and keys of which were removed.
+    pub revoked: u64,
     /// Connections that ended while they were in use, by reason.
     pub ended: [(&'static str, u64); END_REASONS.len()],
     /// Peers to which there is a connection.
@@ -60,8 +71,6 @@ pub struct QuicCounts {
 impl QuicStatus {
     /// State of the peer at an address.
     #[must_use]
-    /// Certificates the connections and keys of which were removed.
-    pub revoked: u64,
     pub fn peer(&self, address: IpAddr) -> QuicPeerStatus {
         self.peers().get(&address).cloned().unwrap_or_default()
     }
@@ -74,7 +83,11 @@ impl QuicStatus {
             handshakes: get(&self.handshakes),
             failures: get(&self.failures),
             refused: get(&self.refused),
+            validations: get(&self.validations),
+            ignored: get(&self.ignored),
+            open: get(&self.open),
             rekeys: get(&self.rekeys),
+            revoked: get(&self.revoked),
             ended: std::array::from_fn(|index| (END_REASONS[index], get(&self.ended[index]))),
             connected: self.peers().values().filter(|peer| peer.since.is_some()).count() as u64,
         }
@@ -87,7 +100,6 @@ impl QuicStatus {
         self.queue_drops.load(Ordering::Relaxed)
     }
 
-            revoked: get(&self.revoked),
     pub(super) fn change(&self, address: IpAddr, change: impl FnOnce(&mut QuicPeerStatus)) {
         change(self.peers().entry(address).or_default());
     }
@@ -113,8 +125,24 @@ impl QuicStatus {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn count_validation(&self) {
+        self.validations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_ignored(&self) {
+        self.ignored.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_open(&self, open: u32) {
+        self.open.store(open.into(), Ordering::Relaxed);
+    }
+
     pub(super) fn count_rekey(&self) {
         self.rekeys.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_revoked(&self) {
+        self.revoked.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_ended(&self, reason: &ConnectionError) {
@@ -138,7 +166,3 @@ impl QuicStatus {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-    pub(super) fn count_revoked(&self) {
-        self.revoked.fetch_add(1, Ordering::Relaxed);
-    }
-

@@ -11,7 +11,7 @@ use aws_lc_rs::hmac;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     AckFrequencyConfig, ClientConfig, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
-    IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    IdleTimeout, MtuDiscoveryConfig, Runtime, ServerConfig, TransportConfig, VarInt,
 };
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
@@ -46,6 +46,11 @@ const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// Round-trip time that is assumed before the first measurement. Underlays are within a data
 /// centre: with the default of 333 ms, a lost first packet would be repeated only after a second.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
+/// Most attempts to connect that wait until this host decides about them. Further ones are dropped
+/// before any cryptography.
+const MOST_INCOMING: usize = 64;
+/// Bytes of further datagrams that are kept for each of them.
+const INCOMING_BYTES: u64 = 16 << 10;
 /// Pause before larger packets are tried again after the path has dropped them.
 const BLACK_HOLE_COOLDOWN: Duration = Duration::from_secs(10);
 
@@ -55,6 +60,7 @@ pub(super) fn endpoint(
     max_payload_bytes: u16,
     reset_key: &[u8; 32],
     (identity, trust): (&Identity, &Trust),
+    runtime: Arc<dyn Runtime>,
 ) -> Result<(Endpoint, Arc<TrainSocket>, ClientConfig), QuicError> {
     let socket = udp::bind(address).map_err(|source| QuicError::Bind { address, source })?;
     let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
@@ -67,13 +73,8 @@ pub(super) fn endpoint(
     let (server_config, client_config) = configs(max_payload_bytes, identity, trust)?;
     let unusable = |source| QuicError::Socket { address, source };
     let socket = TrainSocket::new(socket).map_err(unusable)?;
-    let endpoint = Endpoint::new_with_abstract_socket(
-        config,
-        Some(server_config),
-        socket.clone(),
-        Arc::new(TokioRuntime),
-    )
-    .map_err(unusable)?;
+    let endpoint = Endpoint::new_with_abstract_socket(config, Some(server_config), socket.clone(), runtime)
+        .map_err(unusable)?;
     Ok((endpoint, socket, client_config))
 }
 
@@ -108,6 +109,10 @@ pub(super) fn configs(
     let mut server = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server)?));
     // A peer stays at the address of its lease. If it moves, it gets a new lease and dials again.
     server.transport_config(transport.clone()).migration(false);
+    server
+        .max_incoming(MOST_INCOMING)
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES * MOST_INCOMING as u64);
     let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(client)?));
     client.transport_config(transport);
     Ok((server, client))

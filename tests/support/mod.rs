@@ -8,6 +8,8 @@ pub mod encrypted;
 pub mod forge;
 pub mod host;
 pub mod hostile;
+
+pub mod initials;
 pub mod narrow;
 pub mod wire;
 
