@@ -25,6 +25,7 @@ mod scheduler;
 mod sealed_tests;
 mod simple;
 mod slow_path;
+mod tun_writer;
 mod tx_batch;
 mod tx_block;
 mod uring;

@@ -277,6 +277,13 @@ fn host_changes_its_address(engine: &str) {
     ip("addr del 192.0.2.101/24 dev eth0");
     moved_to("192.0.2.102");
 
+    // The host returns to addresses that it had before, also to the one that it started with.
+    for (gone, back) in [(102, 101), (101, 1), (1, 102)] {
+        ip(&format!("addr add 192.0.2.{back}/24 dev eth0"));
+        ip(&format!("addr del 192.0.2.{gone}/24 dev eth0"));
+        moved_to(&format!("192.0.2.{back}"));
+    }
+
     // No address for longer than anything waits; then the same one again.
     ip("addr del 192.0.2.102/24 dev eth0");
     eventually("the problem is reported", || status()["problems"][0]["code"] == "underlay_address");

@@ -144,9 +144,9 @@ impl Backend {
 
     /// This host's address or MTU has changed. The map has to be applied again afterwards. If new
     /// sockets cannot be opened, everything stays as it was.
-    pub async fn relocate(&mut self, local: &Local) -> Result<(), BackendError> {
+    pub fn relocate(&mut self, local: &Local) -> Result<(), BackendError> {
         match self {
-            Self::Userspace(userspace) => userspace.relocate(local).await,
+            Self::Userspace(userspace) => userspace.relocate(local),
             Self::Null(null) => {
                 null.relocate(local);
                 Ok(())

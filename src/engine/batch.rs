@@ -67,7 +67,7 @@ impl PacketIo for PlainIo {
     ) -> Option<io::Result<&'b [u8]>> {
         buffers.reads_left = buffers.reads_left.checked_sub(1)?;
         endpoints.account.counters.system_calls.add(1);
-        match endpoints.tun.read(&mut buffers.frame) {
+        match endpoints.writer.tun.read(&mut buffers.frame) {
             Ok(length) => Some(Ok(&buffers.frame[..length])),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 buffers.reads_left = 0;
@@ -111,7 +111,7 @@ impl PacketIo for PlainIo {
             tx_batch.clear(&mut endpoints.narrow_paths, now);
         }
         if !coalescer.is_empty() {
-            endpoints.write_merged(coalescer, now);
+            endpoints.writer.write_merged(coalescer, now);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,8 +22,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::account::{Account, Op};
-use super::endpoints::{self, Endpoints};
 use super::io::Io;
+use super::tun_writer::{self, TunWriter};
 use crate::forward::{DropReason, EgressState, Peer, Table, ToTun, Train, admit_authenticated};
 use crate::packet::IpPacket;
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
@@ -31,8 +31,6 @@ use crate::packet::icmp::Problem;
 use crate::sys::now;
 use crate::sys::tun::{Offload, Queue};
 
-/// The worker number of a [`SlowPathWriter`]. It sends nothing, so it has no keys.
-const NO_WORKER: usize = usize::MAX;
 /// Bytes that may wait: 3 ms of the rate of QUIC. More would add delay, but no throughput.
 const MAX_BYTES: usize = 1 << 20;
 
@@ -130,13 +128,14 @@ impl SlowPathQueue {
     }
 }
 
-/// Duplicates of the descriptors of the first worker, to make [`SlowPathWriter`]s of.
+/// A duplicate of the device's first descriptor, to make [`SlowPathWriter`]s of. It includes no
+/// socket: the workers' sockets are closed when the address of this host changes.
 #[derive(Debug)]
 pub(super) enum DeviceHandle {
     /// The device of the simple engine: each write is one packet.
     Simple(OwnedFd),
-    /// A queue, and a socket to ask for path MTUs.
-    Queue(Queue, UdpSocket, Offload),
+    /// A queue.
+    Queue(Queue, Offload),
 }
 
 impl DeviceHandle {
@@ -147,15 +146,13 @@ impl DeviceHandle {
             Io::Uring(queues) => queues.first().map(|(queue, _)| queue),
         };
         let first = first.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Self::Queue(first.tun.try_clone()?, first.send.try_clone()?, offload))
+        Ok(Self::Queue(first.tun.try_clone()?, offload))
     }
 
     pub(super) fn try_clone(&self) -> io::Result<Self> {
         match self {
             Self::Simple(device) => device.try_clone().map(Self::Simple),
-            Self::Queue(tun, socket, offload) => {
-                Ok(Self::Queue(tun.try_clone()?, socket.try_clone()?, *offload))
-            }
+            Self::Queue(tun, offload) => Ok(Self::Queue(tun.try_clone()?, *offload)),
         }
     }
 }
@@ -164,7 +161,7 @@ impl DeviceHandle {
 enum Device {
     Simple(File),
     /// A queue, written to as a worker does.
-    Queue(Box<Endpoints>),
+    Queue(Box<TunWriter>),
 }
 
 /// Brings packets of authenticated connections to the overlay device. [`SlowPathWriter::flush`]
@@ -186,9 +183,8 @@ impl SlowPathWriter {
     pub(super) fn new(device: DeviceHandle, account: Arc<Account>) -> Self {
         let device = match device {
             DeviceHandle::Simple(device) => Device::Simple(File::from(device)),
-            DeviceHandle::Queue(tun, socket, offload) => {
-                let endpoints = Endpoints::new(tun, socket, account.clone(), offload, NO_WORKER);
-                Device::Queue(Box::new(endpoints))
+            DeviceHandle::Queue(tun, offload) => {
+                Device::Queue(Box::new(TunWriter::new(tun, account.clone(), offload)))
             }
         };
         Self { device, coalescer: Coalescer::new(RUNS), egress_state: EgressState::new(now()), account }
@@ -214,12 +210,12 @@ impl SlowPathWriter {
         let Self { device, coalescer, account, .. } = self;
         match device {
             Device::Simple(file) => write(file, packet.bytes(), account, true),
-            Device::Queue(endpoints) => {
+            Device::Queue(writer) => {
                 let now = now();
-                if endpoints.merge(coalescer, packet, now) == Err(Full) {
-                    endpoints.write_merged(coalescer, now);
+                if writer.merge(coalescer, packet, now) == Err(Full) {
+                    writer.write_merged(coalescer, now);
                     // An empty coalescer takes any packet.
-                    let _ = endpoints.merge(coalescer, packet, now);
+                    let _ = writer.merge(coalescer, packet, now);
                 }
             }
         }
@@ -227,8 +223,8 @@ impl SlowPathWriter {
 
     /// Writes the packets that were merged.
     pub fn flush(&mut self) {
-        if let Device::Queue(endpoints) = &mut self.device {
-            endpoints.write_merged(&mut self.coalescer, now());
+        if let Device::Queue(writer) = &mut self.device {
+            writer.write_merged(&mut self.coalescer, now());
         }
     }
 
@@ -281,9 +277,8 @@ impl ToTun for Replies<'_> {
     fn reply(&mut self, error: &[u8]) {
         match self.device {
             Device::Simple(file) => write(file, error, self.account, false),
-            Device::Queue(endpoints) => {
-                let Endpoints { tun, account, .. } = &mut **endpoints;
-                endpoints::Replies { tun, account }.reply(error);
+            Device::Queue(writer) => {
+                tun_writer::Replies { tun: &writer.tun, account: self.account }.reply(error);
             }
         }
     }

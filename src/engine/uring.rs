@@ -72,10 +72,15 @@ impl RingIo {
         tx_batch.clear(&mut endpoints.narrow_paths, now);
         for (frame, (packets, bytes)) in writes.drain(..).zip(write_counts.drain(..)) {
             match frame.errno {
-                0 => endpoints.written(packets, bytes),
+                0 => endpoints.writer.written(packets, bytes),
                 errno => {
                     let error = io::Error::from_raw_os_error(errno);
-                    endpoints.recover_write(&coalescer.memory()[frame.contents()], packets, &error, now);
+                    endpoints.writer.recover_write(
+                        &coalescer.memory()[frame.contents()],
+                        packets,
+                        &error,
+                        now,
+                    );
                 }
             }
         }

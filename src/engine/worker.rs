@@ -16,12 +16,13 @@ use arc_swap::{ArcSwap, Cache};
 
 use super::account::{Account, Op};
 use super::budget::Budget;
-use super::endpoints::{Endpoints, Replies};
+use super::endpoints::Endpoints;
 use super::error::WorkerError;
 use super::io::QueueIo;
 use super::options::WorkerOptions;
 use super::scheduler::ScheduledWorker;
 use super::slow_path::SlowPathQueue;
+use super::tun_writer::Replies;
 use super::tx_batch::TxBatch;
 use crate::forward::{Arrival, DropReason, Frame, IngressState, Table, ToTun, VerifySource, egress, ingress};
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
@@ -156,8 +157,8 @@ impl<I: PacketIo> Parts<I> {
                 pending.tx_batch.seal(worker, table, now, &endpoints.account.counters);
                 io.flush(endpoints, pending, table, now)?;
             }
-            let Endpoints { tun, account, egress_state, .. } = &mut *endpoints;
-            let (frame, mut replies) = (Frame::Virtio(frame), Replies { tun, account });
+            let Endpoints { writer, account, egress_state, .. } = &mut *endpoints;
+            let (frame, mut replies) = (Frame::Virtio(frame), Replies { tun: &writer.tun, account });
             let tx_batch = &mut pending.tx_batch;
             egress(table, frame, now, egress_state, &account.counters, tx_batch, &mut replies);
         }
@@ -221,7 +222,7 @@ impl<I: PacketIo> ScheduledWorker for Worker<I> {
     }
 
     fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
-        [self.parts.endpoints.tun.as_fd(), self.parts.receive.as_fd()]
+        [self.parts.endpoints.writer.tun.as_fd(), self.parts.receive.as_fd()]
     }
 
     fn budgets(&self) -> &[Budget; 2] {
@@ -273,13 +274,13 @@ impl<I: PacketIo> ToTun for MergeForTun<'_, I> {
     #[inline]
     fn push(&mut self, packet: IpPacket<'_>) {
         let Self { io, endpoints, pending, table, now, failed } = self;
-        if endpoints.merge(&mut pending.coalescer, packet, *now) == Err(Full) {
+        if endpoints.writer.merge(&mut pending.coalescer, packet, *now) == Err(Full) {
             if let Err(error) = io.flush(endpoints, pending, table, *now) {
                 *failed = Some(error);
                 return;
             }
             // An empty coalescer takes any packet.
-            let _ = endpoints.merge(&mut pending.coalescer, packet, *now);
+            let _ = endpoints.writer.merge(&mut pending.coalescer, packet, *now);
         }
     }
 

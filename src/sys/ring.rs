@@ -224,6 +224,15 @@ impl Ring {
     }
 }
 
+impl Drop for Ring {
+    /// Gives the files back at once. The kernel closes a ring some milliseconds after its last
+    /// descriptor, and the sockets would keep their port in use until then.
+    fn drop(&mut self) {
+        // Nothing can be done about a ring that is broken: the kernel closes it later.
+        let _ = self.io.submitter().unregister_files();
+    }
+}
+
 impl Results<'_> {
     fn take(&mut self, entry: &cqueue::Entry) {
         let (kind, number) = (entry.user_data() >> 56, (entry.user_data() & 0xffff_ffff) as usize);

@@ -69,7 +69,7 @@ impl Prepared {
         let Self { mut choice, credentials } = self;
         let Setup { name, networks, local, underlay_mtu } = setup;
         let address = SocketAddr::new(local.public, local.port);
-        let sockets = sockets::open(&choice, address, config.overlay.spread_ports).await?;
+        let sockets = sockets::open_patiently(&choice, address, config.overlay.spread_ports).await?;
         let (device, tun) = device::open(&config.overlay.device, &choice).await?;
         let shared = tun.try_clone().map_err(BackendError::NoWorker)?;
 

@@ -123,13 +123,14 @@ impl Userspace {
         }
     }
 
-    /// Opens sockets on a new address first. Then the workers start again between these and the
-    /// queues of the device. Packets wait in the queues meanwhile.
-    pub(in crate::backend) async fn relocate(&mut self, local: &Local) -> Result<(), BackendError> {
+    /// Opens sockets on a new address first, without waiting for it: the caller tries again. Then
+    /// the workers start again between these and the queues of the device. Packets wait in the
+    /// queues meanwhile.
+    pub(in crate::backend) fn relocate(&mut self, local: &Local) -> Result<(), BackendError> {
         let Parts { engine, publisher, choice, tun, encryption, .. } = &mut self.parts;
         if local.public != publisher.local().public {
             let address = SocketAddr::new(local.public, local.port);
-            let sockets = sockets::open(choice, address, self.spread_ports).await?;
+            let sockets = sockets::open(choice, address, self.spread_ports)?;
             let tun = tun.try_clone().map_err(BackendError::NoWorker)?;
             let io = tun.join(choice, sockets);
             engine.replace(io).map_err(BackendError::NoWorker)?;

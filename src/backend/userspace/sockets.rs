@@ -58,16 +58,29 @@ pub(super) struct Sockets {
     pub(super) send: UdpSocket,
 }
 
-/// Opens the sockets of all workers. `spread`: all but the first worker send from a port of their
-/// own.
-pub(super) async fn open(
+/// Opens the sockets as [`open`] does, and waits a moment for the port: the kernel closes the
+/// descriptors of a killed process that used io_uring shortly after its end.
+pub(super) async fn open_patiently(
     choice: &Choice,
     address: SocketAddr,
     spread: bool,
 ) -> Result<Vec<Sockets>, SocketError> {
+    const TRIES: u32 = 10;
+    for _ in 1..TRIES {
+        match open(choice, address, spread) {
+            Err(SocketError::InUse(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+            opened => return opened,
+        }
+    }
+    open(choice, address, spread)
+}
+
+/// Opens the sockets of all workers. `spread`: all but the first worker send from a port of their
+/// own.
+pub(super) fn open(choice: &Choice, address: SocketAddr, spread: bool) -> Result<Vec<Sockets>, SocketError> {
     // First a socket that does not share its port: sockets that do would share it with another
     // hopsack as well.
-    let alone = bind_patiently(address).await?;
+    let alone = bind(address)?;
     let failed = |error| SocketError::Open { address, error };
     if choice.engine == EngineKind::Simple {
         udp::allow_fragments(&alone).map_err(failed)?;
@@ -124,17 +137,4 @@ fn bind_own(address: SocketAddr, number: usize, workers: usize) -> io::Result<Ud
         }
     }
     Err(io::ErrorKind::AddrInUse.into())
-}
-
-/// Binds, and waits a moment for the port: the kernel closes the descriptors of a killed process
-/// that used io_uring shortly after its end.
-async fn bind_patiently(address: SocketAddr) -> Result<UdpSocket, SocketError> {
-    const TRIES: u32 = 10;
-    for _ in 1..TRIES {
-        match bind(address) {
-            Err(SocketError::InUse(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
-            bound => return bound,
-        }
-    }
-    bind(address)
 }

@@ -6,6 +6,8 @@ use etherparse::PacketBuilder;
 
 use super::super::offload_switch::RETRY_AFTER;
 use super::*;
+use crate::packet::IpPacket;
+use crate::packet::coalesce::Coalescer;
 use crate::sys::now;
 
 /// Endpoints with a socket in place of the TUN, the other end of that socket, and the receiver of
@@ -126,7 +128,7 @@ fn refused_super_packet_is_written_singly() {
     let (packets, mut coalescer) = (packets(20), Coalescer::new(4));
     let views: Vec<IpPacket<'_>> =
         packets.iter().map(|packet| IpPacket::parse(packet).expect("well formed")).collect();
-    assert!(endpoints.may_merge(&views[0], now()));
+    assert!(endpoints.writer.may_merge(&views[0], now()));
     for view in &views {
         coalescer.push(*view).expect("room");
     }
@@ -135,7 +137,7 @@ fn refused_super_packet_is_written_singly() {
     assert!(merged.len() < 20, "they were merged");
     let start = now();
     for (frame, count) in &merged {
-        endpoints.recover_write(frame, *count, &error(libc::EINVAL), start);
+        endpoints.writer.recover_write(frame, *count, &error(libc::EINVAL), start);
     }
     let mut buffer = [0; 2000];
     for packet in &packets {
@@ -145,6 +147,6 @@ fn refused_super_packet_is_written_singly() {
         assert_eq!(&buffer[10 + 12..length], &packet[12..]);
     }
     assert_eq!(endpoints.account.counters.ingress.packets.get(), 20);
-    assert!(!endpoints.may_merge(&views[0], start), "no packet is merged for a while");
-    assert!(endpoints.may_merge(&views[0], start + RETRY_AFTER));
+    assert!(!endpoints.writer.may_merge(&views[0], start), "no packet is merged for a while");
+    assert!(endpoints.writer.may_merge(&views[0], start + RETRY_AFTER));
 }

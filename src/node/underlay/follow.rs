@@ -91,7 +91,7 @@ impl Node {
         let (before, public) = (self.public_address.public(), held[0]);
         if public != before {
             let local = Local { public, ..self.local.clone() };
-            match self.backend.relocate(&local).await {
+            match self.backend.relocate(&local) {
                 Ok(()) => {}
                 Err(BackendError::Sockets(error)) => {
                     self.address_problem(format!(
@@ -127,7 +127,7 @@ impl Node {
             "MTU of the underlay changed, and the overlay's with it"
         );
         let local = Local { mtu, ..self.local.clone() };
-        self.backend.relocate(&local).await?;
+        self.backend.relocate(&local)?;
         self.local = local;
         let files = subnet_env::desired(&self.config.node, &self.networks, &self.local);
         let desired = self.map.desired(&self.backend).merge(files);
