@@ -5,6 +5,7 @@ use super::*;
 /// A folder with the certificates of a CA, a server and a client.
 pub(super) struct Certificates {
     pub(super) dir: TempDir,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
 }
 
 impl Certificates {
@@ -19,19 +20,24 @@ impl Certificates {
         let ca_certificate = ca.self_signed(&ca_key).expect("signed");
         let issuer = rcgen::Issuer::new(ca, ca_key);
         let dir = tempfile::tempdir().expect("a folder");
-        let write = |name: &str, pem: String| {
-            let path = dir.path().join(name);
-            std::fs::write(&path, pem).expect("written");
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("private");
-        };
-        write("ca.pem", ca_certificate.pem());
-        for name in ["server", "client"] {
-            let key = key();
-            let certificate = params(&["127.0.0.1", name]).signed_by(&key, &issuer).expect("signed");
-            write(&format!("{name}.pem"), certificate.pem());
-            write(&format!("{name}.key"), key.serialize_pem());
-        }
-        Self { dir }
+        write(dir.path(), "ca.pem", &ca_certificate.pem());
+        let certificates = Self { dir, issuer };
+        certificates.issue("server", 4096);
+        certificates.issue("client", 4096);
+        certificates
+    }
+
+    /// Writes a certificate and its key, which replace earlier ones. It expires at the
+    /// beginning of this year.
+    pub(super) fn issue(&self, name: &str, end: i32) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let names = ["127.0.0.1".to_owned(), name.to_owned()].to_vec();
+        let mut params = rcgen::CertificateParams::new(names).expect("names");
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = rcgen::date_time_ymd(end, 1, 1);
+        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
+        write(self.dir.path(), &format!("{name}.pem"), &certificate.pem());
+        write(self.dir.path(), &format!("{name}.key"), &key.serialize_pem());
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -54,4 +60,10 @@ impl Certificates {
         }
         etcd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("etcd starts")
     }
+}
+
+fn write(folder: &Path, name: &str, pem: &str) {
+    let path = folder.join(name);
+    std::fs::write(&path, pem).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("private");
 }

@@ -66,3 +66,45 @@ async fn password_is_read_from_a_private_file() {
     assert_eq!(refusal.code, ErrorCode::Denied);
     assert!(!refusal.text.contains("wrong"), "the password is not shown: {refusal}");
 }
+
+/// Certificates and keys are read at each connection, and the newest cause of an outage is
+/// reported.
+#[tokio::test]
+async fn renewed_certificate_ends_an_outage() {
+    let certificates = Certificates::new();
+    let (dir, port) = (tempfile::tempdir().expect("a folder"), free_port());
+    let child = certificates.etcd(dir.path(), port, true);
+    let mut etcd = Etcd { child, port, peer_port: 0, dir };
+    let mut host = Host::new(&etcd, 1);
+    host.settings.endpoints = vec![format!("https://127.0.0.1:{port}")];
+    let client = (certificates.path("client.pem"), certificates.path("client.key"));
+    host.settings.tls = Some(Tls { ca: certificates.path("ca.pem"), client: Some(client) });
+    let started = Instant::now();
+    while let Err(error) = admin::network_init(&host.settings, NETWORK).await {
+        assert!(started.elapsed() < PATIENCE, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut node = host.open().await;
+    node.connected().await;
+
+    // etcd comes back with a certificate that has expired.
+    etcd.child.kill().expect("killed");
+    etcd.child.wait().expect("gone");
+    certificates.issue("server", 2001);
+    etcd.child = certificates.etcd(etcd.dir.path(), port, true);
+    let is_expired = |cause: &String| cause.to_lowercase().contains("expired");
+    node.until("the newest cause", |node| node.causes.last().is_some_and(is_expired)).await;
+    assert!(node.store.health().trouble.as_ref().is_some_and(is_expired));
+    let (reported, length) = (node.causes.clone(), node.causes.len());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    node.until("a moment", |_| true).await;
+    assert_eq!(node.causes.len(), length, "the same cause once: {reported:?}");
+
+    // Both get new certificates.
+    etcd.child.kill().expect("killed");
+    etcd.child.wait().expect("gone");
+    certificates.issue("server", 4096);
+    certificates.issue("client", 4096);
+    etcd.child = certificates.etcd(etcd.dir.path(), port, true);
+    node.connected().await;
+}

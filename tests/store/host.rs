@@ -31,7 +31,7 @@ impl Host {
         let (store, opened) = EtcdStore::open(&self.settings, &[self.address]).await?;
         let mut rib = Rib::default();
         rib.apply(opened.snapshot.clone());
-        Ok(Node { store, rib, opened, notices: Vec::new(), outages: Vec::new() })
+        Ok(Node { store, rib, opened, notices: Vec::new(), outages: Vec::new(), causes: Vec::new() })
     }
 
     pub(super) async fn open(&self) -> Node {
@@ -54,6 +54,8 @@ pub(super) struct Node {
     pub(super) notices: Vec<Notice>,
     /// Begin and end of each outage that was reported.
     pub(super) outages: Vec<&'static str>,
+    /// Each cause of an outage that was reported.
+    pub(super) causes: Vec<String>,
 }
 
 impl Node {
@@ -90,7 +92,13 @@ impl Node {
                 Err(_) => {}
                 Ok(Update::Change(change, _)) => drop(self.rib.apply(change)),
                 Ok(Update::Recovered) => self.outages.push("end"),
-                Ok(Update::Trouble(_)) => self.outages.push("begin"),
+                Ok(Update::Trouble(cause)) => {
+                    // The cause of an outage may change while it lasts.
+                    if self.outages.last() != Some(&"begin") {
+                        self.outages.push("begin");
+                    }
+                    self.causes.push(cause);
+                }
                 Ok(Update::Notice(notice)) => self.notices.push(notice),
                 Ok(Update::Lost(lost)) => return Some(lost),
             }

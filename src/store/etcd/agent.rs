@@ -8,7 +8,7 @@
 //! `Health::revision`.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -80,6 +80,8 @@ pub(crate) struct Agent {
     pub(crate) updates: mpsc::Sender<Update>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) health: watch::Sender<Health>,
+    /// What happened last at each endpoint, during an outage.
+    pub(crate) causes: BTreeMap<String, String>,
     /// Keys of leases with our address that were reported.
     pub(crate) conflicts: BTreeSet<String>,
 }
@@ -128,7 +130,9 @@ impl Agent {
         self.own.value = self.node.value();
     }
 
-    /// Reports an outage: to `health` each time, to the node once.
+    /// Reports an outage: to `health` each time, to the node when it begins and when an endpoint
+    /// fails for another cause than before. The first failure often says only that a connection
+    /// broke; the next one says why there is no other.
     pub(crate) async fn report_outage(&mut self, failure: &Failure) {
         let sentence = format!("etcd: {failure}; the last map stays in use");
         let now = self.clock.now();
@@ -137,9 +141,13 @@ impl Agent {
             health.stale_since.get_or_insert(now);
             health.trouble = Some(sentence.clone());
         });
-        let was_outage = self.state.is_outage();
+        if !self.state.is_outage() {
+            self.causes.clear();
+        }
         self.state = self.state.failed();
-        if !was_outage {
+        let (endpoint, what) = failure.parts();
+        let before = self.causes.insert(endpoint.to_owned(), what.to_owned());
+        if before.as_deref() != Some(what) {
             self.send(Update::Trouble(sentence)).await;
         }
     }

@@ -40,7 +40,7 @@ pub(crate) enum Endpoints {
 }
 
 impl Endpoints {
-    /// Reads certificates and password.
+    /// Checks that certificates and password can be read. They are read again at each connection.
     pub(crate) fn new(settings: &EtcdSettings) -> Result<Self, StoreError> {
         Ok(Self::Grpc(Box::new(GrpcEndpoints::new(settings)?)))
     }

@@ -42,6 +42,11 @@ impl Failure {
         Self::new(endpoint, what, FailureKind::Unreachable)
     }
 
+    /// The endpoint, and what happened there.
+    pub(crate) fn parts(&self) -> (&str, &str) {
+        (&self.endpoint, &self.what)
+    }
+
     /// The failure behind an error of the etcd client.
     pub(crate) fn of(endpoint: &str, error: &Error) -> Self {
         Self::new(endpoint, innermost_cause(error), FailureKind::of(error))

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use etcd_client::{
@@ -22,7 +22,7 @@ use super::guard::{Guard, Written};
 use super::random;
 use crate::files::{SecretError, secret};
 use crate::store::error::{ErrorCode, StoreError};
-use crate::store::settings::EtcdSettings;
+use crate::store::settings::{EtcdSettings, Tls};
 use crate::store::watch::{KeyEvent, Kv, Listing, Message};
 
 /// Time limit of one call. A list of 5,000 leases (1.5 MB) takes 50 ms on a busy machine.
@@ -42,11 +42,20 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 pub(crate) struct GrpcEndpoints {
     urls: Vec<String>,
     next: usize,
-    options: ConnectOptions,
+    credentials: Credentials,
+}
+
+/// Where certificates and password are. The files are read at each connection, because other
+/// programs renew them.
+#[derive(Debug)]
+struct Credentials {
+    tls: Option<Tls>,
+    /// User name, and the path of the file with the password.
+    user: Option<(String, PathBuf)>,
 }
 
 impl GrpcEndpoints {
-    /// Reads certificates and password.
+    /// Checks that certificates and password can be read.
     pub(super) fn new(settings: &EtcdSettings) -> Result<Self, StoreError> {
         let urls = settings.endpoints.clone();
         if urls.is_empty() {
@@ -55,9 +64,10 @@ impl GrpcEndpoints {
                 "store.endpoints is empty: name at least one etcd endpoint",
             ));
         }
-        let options = options(settings).map_err(|text| StoreError::new(ErrorCode::Credentials, text))?;
+        let credentials = Credentials { tls: settings.tls.clone(), user: settings.user.clone() };
+        credentials.read().map_err(|text| StoreError::new(ErrorCode::Credentials, text))?;
         let next = usize::try_from(random::below(u64::try_from(urls.len()).unwrap_or(1))).unwrap_or(0);
-        Ok(Self { urls, next, options })
+        Ok(Self { urls, next, credentials })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -67,7 +77,8 @@ impl GrpcEndpoints {
     pub(super) async fn connect(&mut self) -> Result<GrpcSession, Failure> {
         let url = self.urls[self.next % self.urls.len()].clone();
         self.next = self.next.wrapping_add(1);
-        let connect = Client::connect([url.as_str()], Some(self.options.clone()));
+        let options = self.credentials.read().map_err(|text| Failure::unreachable(&url, text))?;
+        let connect = Client::connect([url.as_str()], Some(options));
         let client = call(&url, connect).await?;
         Ok(GrpcSession {
             kv: client.kv_client().max_decoding_message_size(MAX_MESSAGE_BYTES),
@@ -82,29 +93,33 @@ impl GrpcEndpoints {
     }
 }
 
-fn options(settings: &EtcdSettings) -> Result<ConnectOptions, String> {
-    let mut options = ConnectOptions::new()
-        .with_connect_timeout(CONNECT_PATIENCE)
-        .with_keep_alive(PING, PING_PATIENCE)
-        .with_keep_alive_while_idle(false)
-        .with_tcp_keepalive(PING)
-        .with_require_leader(true)
-        .with_auto_token_refresh(true);
-    if let Some(tls) = &settings.tls {
-        let mut tls_options =
-            TlsOptions::new().ca_certificate(Certificate::from_pem(read("store.ca", &tls.ca)?));
-        if let Some((cert, key)) = &tls.client {
-            let (cert, key) = (read("store.cert", cert)?, read_secret("store.key", key)?);
-            tls_options = tls_options.identity(Identity::from_pem(cert, key));
+impl Credentials {
+    /// Reads the files.
+    fn read(&self) -> Result<ConnectOptions, String> {
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(CONNECT_PATIENCE)
+            .with_keep_alive(PING, PING_PATIENCE)
+            .with_keep_alive_while_idle(false)
+            .with_tcp_keepalive(PING)
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if let Some(tls) = &self.tls {
+            let mut tls_options =
+                TlsOptions::new().ca_certificate(Certificate::from_pem(read("store.ca", &tls.ca)?));
+            if let Some((cert, key)) = &tls.client {
+                let (cert, key) = (read("store.cert", cert)?, read_secret("store.key", key)?);
+                tls_options = tls_options.identity(Identity::from_pem(cert, key));
+            }
+            options = options.with_tls(tls_options);
         }
-        options = options.with_tls(tls_options);
+        if let Some((user, file)) = &self.user {
+            let password = String::from_utf8(read_secret("store.password_file", file)?).map_err(|_| {
+                format!("store.password_file = {}: the file is not UTF-8 text", file.display())
+            })?;
+            options = options.with_user(user, password.trim_end_matches(['\r', '\n']));
+        }
+        Ok(options)
     }
-    if let Some((user, file)) = &settings.user {
-        let password = String::from_utf8(read_secret("store.password_file", file)?)
-            .map_err(|_| format!("store.password_file = {}: the file is not UTF-8 text", file.display()))?;
-        options = options.with_user(user, password.trim_end_matches(['\r', '\n']));
-    }
-    Ok(options)
 }
 
 fn read(key: &str, path: &Path) -> Result<Vec<u8>, String> {

@@ -1,7 +1,7 @@
 //! The open etcd store: the node's end of the channels to the agent.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub struct EtcdStore {
 }
 
 impl EtcdStore {
-    /// Joins the cluster as the host that has `addresses`. The first of each family is published.
+    /// Joins the cluster as the host that has `addresses`. The first one is published.
     pub async fn open(settings: &EtcdSettings, addresses: &[IpAddr]) -> Result<(Self, Opened), StoreError> {
         Self::open_at(Endpoints::new(settings)?, settings, addresses).await
     }
@@ -151,7 +151,7 @@ fn start(
     let (to_agent, commands) = mpsc::channel(8);
     let health = watch::Sender::new(Health::default());
     let clock = endpoints.clock();
-    let mut first = Vec::new();
+    let (mut first, mut causes) = (Vec::new(), BTreeMap::new());
     let (session, acquired) = match joined {
         Joined::ByEtcd(session, acquired, refused) => {
             health.send_modify(|health| health.resyncs.start = 1);
@@ -162,6 +162,8 @@ fn start(
             (Some(*session), *acquired)
         }
         Joined::BySnapshot(snapshot, network, failure) => {
+            let (endpoint, what) = failure.parts();
+            causes.insert(endpoint.to_owned(), what.to_owned());
             let mut cache = LeaseCache::new(LeaseDecoder::new(&node.keys, network.networks()));
             let invalid = cache.replace(&snapshot.listing());
             let mut sentence = format!("started without etcd ({failure}), by the map on disk");
@@ -206,6 +208,7 @@ fn start(
         updates,
         commands,
         health: health.clone(),
+        causes,
         conflicts: BTreeSet::new(),
     };
     agent.update_all_health();

@@ -137,6 +137,8 @@ impl Node {
         match update {
             Update::Change(change, _) => drop(self.rib.apply(change)),
             Update::Recovered => self.outages.push(false),
+            // The cause of an outage may change while it lasts.
+            Update::Trouble(_) if self.outages.last() == Some(&true) => {}
             Update::Trouble(_) => self.outages.push(true),
             Update::Notice(notice) => self.notices.push(notice),
             Update::Lost(lost) => self.lost = Some(lost),
