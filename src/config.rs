@@ -16,6 +16,7 @@
 mod dataplane;
 mod device_name;
 mod encryption;
+mod environment;
 mod error;
 pub mod flanneld;
 mod key;

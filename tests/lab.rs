@@ -39,6 +39,24 @@ fn hosts_and_pods_reach_their_neighbours() {
     }
 }
 
+/// `hopsack-lab up | head -1`: the reader of standard output ends before the lab is up.
+#[test]
+fn closed_output_does_not_remove_the_lab() {
+    let name = Options::unique("head", HOPSACK).name;
+    let lab = |command: &str| {
+        let mut lab = Command::new(HOPSACK_LAB);
+        lab.args([command, "--name", &name]);
+        lab
+    };
+    let mut up = lab("up");
+    let mut up = up.args(["--hosts", "1"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(up.stdout.take());
+    assert!(up.wait().unwrap().success());
+    assert!(!left(&name).is_empty(), "the lab is there");
+    assert!(lab("down").output().unwrap().status.success());
+    assert_eq!(left(&name), [""; 0]);
+}
+
 #[test]
 fn dropped_lab_ends_stray_processes() {
     let lab = Lab::create(Options { hosts: 2, ..Options::unique("drop", "/bin/false") }).unwrap();

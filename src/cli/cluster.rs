@@ -12,7 +12,7 @@ use super::error::CliError;
 use super::options::ConfigOptions;
 use super::output::{Format, print};
 use super::runtime::runtime;
-use crate::config::{EtcdConfig, StoreConfig};
+use crate::config::{EtcdConfig, Origin, StoreConfig};
 use crate::node::NodeError;
 use crate::node::admin::{self, LeaseTable, NetworkShown, PoolShown, Released};
 
@@ -78,16 +78,28 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// The etcd settings. These commands are about etcd, whichever store the daemon of this host
-    /// uses.
+    /// The etcd settings. An administrator's machine may have no configuration file: `store.kind`
+    /// means etcd there, unless it says otherwise.
     fn etcd(&self) -> Result<EtcdConfig, NodeError> {
         let mut sources = self.config.sources();
-        sources.options.push(("store", "kind", "etcd".into()));
+        let config = sources.load()?;
+        let named = |key: &str| {
+            let mut values = config.values.iter();
+            values.any(|row| (row.section, row.key) == ("store", key) && row.origin != Origin::Default)
+        };
+        let is_file = (named("kind") || named("path")) && !named("endpoints");
+        if !is_file {
+            sources.options.push(("store", "kind", "etcd".into()));
+        }
         match sources.load()?.store {
             StoreConfig::Etcd(etcd) => Ok(*etcd),
-            StoreConfig::File { .. } => Err(NodeError::Invalid {
+            StoreConfig::File { path } => Err(NodeError::Invalid {
                 code: "store_without_leases",
-                text: "store.kind = \"file\" has no leases: set store.endpoints".into(),
+                text: format!(
+                    "this host's store is a file, which has no leases and no network in etcd: read and edit {}, or name \
+                     an etcd with --store-endpoints",
+                    path.display()
+                ),
             }),
         }
     }

@@ -25,7 +25,7 @@ pub(super) struct ConfigArgs {
 #[derive(Serialize)]
 struct Row {
     key: String,
-    value: String,
+    value: toml::Value,
     origin: String,
 }
 
@@ -44,7 +44,7 @@ pub(super) fn config(args: &ConfigArgs) -> Result<(), CliError> {
     print(&args.format, &rows, |rows| {
         let mut table = Table::new(&["KEY", "VALUE", "ORIGIN"]);
         for row in rows {
-            table.row(&[&row.key, &row.value, &row.origin]);
+            table.row(&[&row.key, &row.value.to_string(), &row.origin]);
         }
         table
     })

@@ -31,6 +31,14 @@ pub enum ConfigError {
         /// What is wrong there.
         problem: String,
     },
+    /// An environment variable looks like that of a key, but there is no such key.
+    #[error("the environment variable {name} belongs to no key: {hint}")]
+    Variable {
+        /// Name of the variable.
+        name: String,
+        /// What to do.
+        hint: String,
+    },
     /// A value is not allowed.
     #[error("{key} = {value:?} ({origin}): {problem}")]
     Value {
@@ -52,6 +60,7 @@ impl ConfigError {
         match self {
             Self::Unreadable { .. } => "config_unreadable",
             Self::Syntax { .. } => "config_syntax",
+            Self::Variable { .. } => "config_variable",
             Self::Value { .. } => "config_value",
         }
     }

@@ -14,7 +14,7 @@ use super::origin::Setting;
 use super::overlay::OverlayConfig;
 use super::settings::{Overrides, Settings};
 use super::store::StoreConfig;
-use super::{keys, metrics, nat};
+use super::{environment, keys, metrics, nat};
 
 /// Path of the file that is read if no other is named.
 pub const DEFAULT_PATH: &str = "/etc/hopsack/hopsack.toml";
@@ -36,7 +36,7 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// What is logged.
     pub log: LogConfig,
-    /// Effective values as text with their origins, in the order of the file.
+    /// Effective values with their origins, in the order of the file.
     pub values: Vec<Setting>,
 }
 
@@ -68,6 +68,7 @@ impl Sources {
     pub(super) fn load_text(&self, text: &str, path: &Path) -> Result<Config, ConfigError> {
         let overrides = Overrides { environment: &self.environment, options: &self.options };
         let keys: Vec<&Key> = keys::all().collect();
+        environment::check(&keys, &self.environment)?;
         let settings = Settings::merge(&keys, text, path, overrides)?;
         nat::check(&settings)?;
         Ok(Config {

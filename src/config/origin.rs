@@ -35,8 +35,8 @@ pub struct Setting {
     pub section: &'static str,
     /// Name of the key within its section.
     pub key: &'static str,
-    /// Value as TOML.
-    pub value: String,
+    /// Value.
+    pub value: toml::Value,
     /// Place where the value was set.
     pub origin: Origin,
 }

@@ -144,12 +144,12 @@ impl Settings {
         Err(refusal(key, as_text(value), origin, Some(problem)))
     }
 
-    /// All values as text, in the order of the file.
+    /// All values, in the order of the file.
     pub(super) fn into_list(self) -> Vec<Setting> {
         let setting = |(key, value, origin): (&Key, Value, Origin)| Setting {
             section: key.section,
             key: key.name,
-            value: value.to_string(),
+            value,
             origin,
         };
         self.values.into_iter().map(setting).collect()

@@ -1,6 +1,7 @@
 //! `[store]`: where the subnet-to-host map is kept. It opens no store.
 #![forbid(unsafe_code)]
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::error::ConfigError;
@@ -112,6 +113,18 @@ pub struct EtcdTls {
 }
 
 impl StoreConfig {
+    /// Addresses of the store, as far as the configuration names addresses and not names.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let Self::Etcd(etcd) = self else { return Vec::new() };
+        let address = |url: &String| {
+            let authority = url.split("://").last()?.split('/').next()?;
+            let host = authority.parse().map(|address: SocketAddr| address.ip());
+            host.or_else(|_| authority.parse()).ok()
+        };
+        etcd.endpoints.iter().filter_map(address).collect()
+    }
+
     /// Kind and place of the store, known before it is opened.
     #[must_use]
     pub fn describe(&self) -> String {

@@ -182,7 +182,7 @@ impl Node {
                 for (new, old) in config.values.iter().zip(&self.config.values) {
                     if new.value != old.value && !is_followed(new.section, new.key) {
                         let key = format!("{}.{}", new.section, new.key);
-                        tracing::warn!(key, old = old.value, new = new.value, "change needs a restart");
+                        tracing::warn!(key, old = %old.value, new = %new.value, "change needs a restart");
                     }
                 }
                 reconfigure(&config);

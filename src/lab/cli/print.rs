@@ -75,10 +75,12 @@ pub(super) fn family(family: Family) -> &'static str {
     }
 }
 
-/// Writes to standard output.
+/// Writes to standard output. A reader that has closed it (`hopsack lab up | head -1`) does not end
+/// the work.
 pub(super) fn print(text: &str) -> Result<(), LabError> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(LabError::io("write to standard output"))
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(LabError::io("write to standard output")),
+    }
 }
