@@ -13,6 +13,7 @@
 mod error;
 mod kernel;
 mod linux;
+mod obstacles;
 mod reader;
 #[cfg(test)]
 mod recording;
@@ -25,6 +26,7 @@ mod turn;
 pub use error::ReconcileError;
 pub use kernel::Kernel;
 pub use linux::Linux;
+pub use obstacles::obstacles;
 pub use reader::Reader;
 #[cfg(test)]
 pub(crate) use recording::Recording;

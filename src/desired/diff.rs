@@ -96,6 +96,19 @@ impl Step {
         }
     }
 
+    /// Whether the row belongs to IPv6.
+    #[must_use]
+    pub fn is_ipv6(&self) -> bool {
+        match self {
+            Self::SetSysctl(sysctl) => sysctl.key.starts_with("net/ipv6/"),
+            Self::AddAddress(address) | Self::RemoveAddress(address) => address.net.addr().is_ipv6(),
+            Self::AddRoute(route) | Self::ReplaceRoute(route) | Self::RemoveRoute(route) => {
+                route.destination.addr().is_ipv6()
+            }
+            Self::SetLink(_) | Self::WriteFile(_) => false,
+        }
+    }
+
     /// Whether a row goes away.
     #[cfg(test)]
     pub(super) fn is_removal(&self) -> bool {

@@ -34,6 +34,12 @@ impl Desired {
         self
     }
 
+    /// Whether there are addresses of IPv4: then this host is of use without IPv6.
+    #[must_use]
+    pub fn has_ipv4(&self) -> bool {
+        self.addresses.iter().any(|address| address.net.addr().is_ipv4())
+    }
+
     /// Adds a device.
     pub fn add_link(&mut self, link: Link) {
         self.links.insert(link.name.clone(), link);

@@ -19,6 +19,20 @@ pub struct Address {
     /// Packets can be sent from this address, and it stays: duplicate address detection is over,
     /// and it is neither deprecated nor temporary (RFC 8981).
     pub is_lasting: bool,
+    /// State of duplicate address detection.
+    pub detection: Detection,
+}
+
+/// State of duplicate address detection (RFC 4862) of an address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Detection {
+    /// It is over, or not needed: the address can be used.
+    #[default]
+    Done,
+    /// It runs: a socket cannot be bound to the address yet.
+    Running,
+    /// Another host has the address.
+    Failed,
 }
 
 impl Netlink {
@@ -63,14 +77,24 @@ fn address(message: &AddressMessage) -> Option<Address> {
     });
     let net = IpNet::new(local.or(plain)?, message.header.prefix_len).ok()?;
     let is_lasting = is_lasting(message.header.flags, net.addr());
-    Some(Address { index: message.header.index, net, is_lasting })
+    let detection = detection(message.header.flags);
+    Some(Address { index: message.header.index, net, is_lasting, detection })
 }
 
 fn is_lasting(flags: AddressHeaderFlags, address: IpAddr) -> bool {
-    let unsettled = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
     let passing = AddressHeaderFlags::Deprecated | AddressHeaderFlags::Secondary;
-    let settled = !flags.intersects(unsettled) || flags.contains(AddressHeaderFlags::Optimistic);
     // In IPv6 the flag Secondary means temporary (IFA_F_TEMPORARY has its value); in IPv4 it does
     // not.
-    settled && (address.is_ipv4() || !flags.intersects(passing))
+    detection(flags) == Detection::Done && (address.is_ipv4() || !flags.intersects(passing))
+}
+
+fn detection(flags: AddressHeaderFlags) -> Detection {
+    if flags.contains(AddressHeaderFlags::Dadfailed) {
+        Detection::Failed
+    } else if flags.contains(AddressHeaderFlags::Tentative) && !flags.contains(AddressHeaderFlags::Optimistic)
+    {
+        Detection::Running
+    } else {
+        Detection::Done
+    }
 }

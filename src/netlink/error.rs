@@ -27,6 +27,15 @@ impl NetlinkError {
     }
 }
 
+impl NetlinkError {
+    /// Error number of the kernel's answer, if the kernel answered.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        let Self::Request { error: rtnetlink::Error::NetlinkError(message), .. } = self else { return None };
+        message.to_io().raw_os_error()
+    }
+}
+
 /// Turns the crate's error into ours, with the request that failed.
 pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetlinkError {
     let what = what.into();

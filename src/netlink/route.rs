@@ -79,6 +79,9 @@ impl Netlink {
                     metric = *value;
                 } else if let RouteAttribute::Oif(value) = attribute {
                     index = Some(*value);
+                } else if let RouteAttribute::MultiPath(hops) = attribute {
+                    // Equal paths: any of them leads out.
+                    index = hops.first().map(|hop| hop.interface_index);
                 }
             }
             if let (true, Some(index)) = (is_default, index) {
@@ -88,12 +91,44 @@ impl Netlink {
         Ok(best.map(|(_, index)| index))
     }
 
+    /// The route of another program with this destination and our metric, as `ip route` shows it.
+    pub async fn foreign_route(&self, destination: IpNet, own: u8) -> Result<Option<String>, NetlinkError> {
+        let (family, address) = (Family::of(destination.addr()), destination.network());
+        let dump = self.dump(family, RouteHeader::RT_TABLE_MAIN, RouteProtocol::Unspec).await?;
+        let is_same = |message: &&RouteMessage| {
+            let header = &message.header;
+            header.table == RouteHeader::RT_TABLE_MAIN
+                && header.protocol != RouteProtocol::from(own)
+                && header.destination_prefix_length == destination.prefix_len()
+                && destination_of(message).unwrap_or(address) == address
+                && metric_of(message) == default_metric(family)
+        };
+        let Some(found) = dump.iter().find(is_same) else { return Ok(None) };
+        let mut text = destination.trunc().to_string();
+        for attribute in &found.attributes {
+            if let RouteAttribute::Gateway(gateway) = attribute
+                && let Some(gateway) = self::address(gateway)
+            {
+                text = format!("{text} via {gateway}");
+            } else if let RouteAttribute::Oif(index) = attribute {
+                let name = self.links().await?.into_iter().find(|link| link.index == *index);
+                text = format!("{text} dev {}", name.map_or_else(|| index.to_string(), |link| link.name));
+            }
+        }
+        Ok(Some(format!("{text} proto {}", u8::from(found.header.protocol))))
+    }
+
     /// The name of the device by which the kernel sends packets of this host for `to` (`lo`: the
     /// address is this host's own). `None`: there is no route.
     pub async fn route_to(&self, to: IpAddr) -> Result<Option<String>, NetlinkError> {
-        let answer = self.ask(to, RouteFlags::empty()).await?;
-        let Some(NextHop { index, .. }) = answer.as_ref().and_then(next_hop) else { return Ok(None) };
+        let Some(index) = self.interface_to(to).await? else { return Ok(None) };
         Ok(self.links().await?.into_iter().find(|link| link.index == index).map(|link| link.name))
+    }
+
+    /// The index of that device.
+    pub async fn interface_to(&self, to: IpAddr) -> Result<Option<u32>, NetlinkError> {
+        let answer = self.ask(to, RouteFlags::empty()).await?;
+        Ok(answer.as_ref().and_then(next_hop).map(|hop| hop.index))
     }
 
     /// How the kernel sends packets of this host for `to`; `None`: there is no route.
@@ -196,8 +231,8 @@ fn message(route: &Route) -> RouteMessage {
     }
 }
 
-/// A route as we make them: in the main table, to a device, with the metric that the kernel gives
-/// to a route without one (IP6_RT_PRIO_USER for IPv6). `None`: it is of another shape.
+/// A route as we make them: in the main table, to a device, with the default metric. `None`: it is
+/// of another shape.
 fn route(message: &RouteMessage) -> Option<Route> {
     let length = message.header.destination_prefix_length;
     let v4 = message.header.address_family == AddressFamily::Inet;
@@ -206,7 +241,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
         true => IpNet::V4(Ipv4Net::new(Ipv4Addr::UNSPECIFIED, length).ok()?),
         false => IpNet::V6(Ipv6Net::new(Ipv6Addr::UNSPECIFIED, length).ok()?),
     };
-    let default_metric = if v4 { 0 } else { 1024 };
+    let default_metric = default_metric(if v4 { Family::V4 } else { Family::V6 });
     let (mut index, mut source, mut metric) = (None, None, 0);
     for attribute in &message.attributes {
         if let RouteAttribute::Destination(to) = attribute {
@@ -224,6 +259,27 @@ fn route(message: &RouteMessage) -> Option<Route> {
         return None;
     }
     Some(Route { destination, index: index?, source, protocol: message.header.protocol.into() })
+}
+
+fn destination_of(message: &RouteMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Destination(to) = attribute { address(to) } else { None }
+    })
+}
+
+fn metric_of(message: &RouteMessage) -> u32 {
+    let metric = message.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Priority(metric) = attribute { Some(*metric) } else { None }
+    });
+    metric.unwrap_or(0)
+}
+
+/// The metric that the kernel gives to a route without one (IP6_RT_PRIO_USER for IPv6).
+fn default_metric(family: Family) -> u32 {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1024,
+    }
 }
 
 fn address(address: &RouteAddress) -> Option<IpAddr> {

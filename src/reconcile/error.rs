@@ -22,6 +22,26 @@ pub enum ReconcileError {
         #[source]
         error: std::io::Error,
     },
+    /// Another program has a route for one of our destinations.
+    #[error(
+        "another program's route for the pod network is there ({found}): remove it (ip route del {destination}), or \
+         choose another network"
+    )]
+    ForeignRoute {
+        /// Destination of the route.
+        destination: ipnet::IpNet,
+        /// The route as it was found.
+        found: String,
+    },
+    /// The kernel refuses an object of IPv6, because IPv6 is off.
+    #[error(
+        "{object} is missing, because IPv6 is disabled on this host: pods have IPv4 only; enable it \
+         (net.ipv6.conf.all.disable_ipv6 = 0), or leave ipv6_network out"
+    )]
+    NoIpv6 {
+        /// Name of the address, route or setting.
+        object: String,
+    },
     /// A file cannot be written.
     #[error("cannot write {}: {error}; make its folder writable, or set node.subnet_env", path.display())]
     File {
@@ -48,6 +68,8 @@ impl ReconcileError {
         match self {
             Self::Netlink(error) => error.code(),
             Self::Sysctl { .. } => "sysctl_write",
+            Self::ForeignRoute { .. } => "route_foreign",
+            Self::NoIpv6 { .. } => "ipv6_disabled",
             Self::File { .. } => "file_write",
             Self::Missing(_) => "link_missing",
             Self::Foreign(_) => "link_foreign",

@@ -69,6 +69,33 @@ impl Linux {
     }
 
     pub(super) async fn apply(&mut self, step: &Step) -> Result<(), ReconcileError> {
+        let error = match self.take(step).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let errno = match &error {
+            ReconcileError::Netlink(error) => error.errno(),
+            ReconcileError::Sysctl { error, .. } | ReconcileError::File { error, .. } => error.raw_os_error(),
+            ReconcileError::ForeignRoute { .. }
+            | ReconcileError::NoIpv6 { .. }
+            | ReconcileError::Missing(_)
+            | ReconcileError::Foreign(_) => None,
+        };
+        match (errno, step) {
+            (Some(libc::EEXIST), Step::AddRoute(route)) => {
+                let found = foreign_route(&self.netlink, route).await?;
+                Err(found.unwrap_or(error))
+            }
+            (Some(libc::EACCES | libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::ENOENT), step)
+                if step.is_ipv6() && is_ipv6_off() =>
+            {
+                Err(ReconcileError::NoIpv6 { object: step.name() })
+            }
+            _ => Err(error),
+        }
+    }
+
+    async fn take(&mut self, step: &Step) -> Result<(), ReconcileError> {
         match step {
             Step::SetSysctl(sysctl) => write_sysctl(sysctl)?,
             Step::SetLink(link) => {
@@ -106,12 +133,27 @@ fn row(link: netlink::Link) -> Link {
     Link { name: link.name, kind, alias: link.alias, up: link.up, mtu: link.mtu }
 }
 
+/// The error about a route of another program in the place of `route`, if there is one.
+pub(super) async fn foreign_route(
+    netlink: &Netlink,
+    route: &Route,
+) -> Result<Option<ReconcileError>, ReconcileError> {
+    let destination = route.destination;
+    let found = netlink.foreign_route(destination, ROUTE_PROTOCOL).await?;
+    Ok(found.map(|found| ReconcileError::ForeignRoute { destination, found }))
+}
+
+fn is_ipv6_off() -> bool {
+    // A kernel without IPv6 lacks the setting.
+    read_sysctl("net/ipv6/conf/all/disable_ipv6").is_none_or(|value| value != "0")
+}
+
 /// The files below /proc/sys/net are those of the reader's network namespace.
-fn sysctl_path(key: &str) -> PathBuf {
+pub(super) fn sysctl_path(key: &str) -> PathBuf {
     Path::new("/proc/sys").join(key)
 }
 
-fn read_sysctl(key: &str) -> Option<String> {
+pub(super) fn read_sysctl(key: &str) -> Option<String> {
     fs::read_to_string(sysctl_path(key)).ok().map(|text| text.trim().to_owned())
 }
 

@@ -56,6 +56,15 @@ impl Reader {
         }
     }
 
+    /// The index of the device by which this host sends packets for `to`.
+    pub async fn interface_to(&self, to: IpAddr) -> Result<Option<u32>, NetlinkError> {
+        match self {
+            Self::Linux(netlink) => netlink.interface_to(to).await,
+            #[cfg(test)]
+            Self::Recording(_) => Ok(None),
+        }
+    }
+
     /// The name of the device by which this host sends packets for `to`.
     pub async fn route_to(&self, to: IpAddr) -> Result<Option<String>, NetlinkError> {
         match self {

@@ -28,6 +28,8 @@ struct Failure {
     /// Name of the device, address, route, setting or file.
     object: String,
     error: ReconcileError,
+    /// Whether the host is of use without the object: IPv6 beside IPv4.
+    is_optional: bool,
 }
 
 /// Result of one turn.
@@ -85,6 +87,7 @@ impl Reconciler {
     }
 
     /// Sets the desired state and applies it. It fails with the first thing that is not in place.
+    /// Without IPv6 objects the host still works if it has IPv4: then they are problems only.
     pub async fn change(&mut self, desired: Desired) -> Result<(), ReconcileError> {
         self.desired = desired;
         let turn = self.turn().await;
@@ -98,7 +101,10 @@ impl Reconciler {
         self.unfinished = turn.failures.iter().map(|failure| failure.object.clone()).collect();
         self.is_unread = turn.is_blind;
         self.report(&turn);
-        turn.failures.into_iter().next().map_or(Ok(()), |failure| Err(failure.error))
+        turn.failures
+            .into_iter()
+            .find(|failure| !failure.is_optional)
+            .map_or(Ok(()), |failure| Err(failure.error))
     }
 
     /// Looks whether everything is as desired, and repairs what is not.
@@ -166,7 +172,7 @@ impl Reconciler {
         for object in self.failing.difference(&failing) {
             self.problems.end(ProblemCode::RepairFailed, object);
         }
-        for Failure { object, error } in &turn.failures {
+        for Failure { object, error, .. } in &turn.failures {
             self.problems.raise(ProblemCode::RepairFailed, object, error.to_string());
         }
         self.failing = failing;
@@ -182,22 +188,25 @@ impl Reconciler {
             let difference = match self.kernel.read(&self.desired).await {
                 Ok(actual) => diff(&actual, &self.desired),
                 Err(error) => {
-                    turn.failures = vec![Failure { object: "netlink".to_owned(), error }];
+                    turn.failures = vec![Failure { object: "netlink".to_owned(), error, is_optional: false }];
                     turn.is_blind = true;
                     break;
                 }
             };
-            let failure =
-                |unmet: crate::desired::Unmet| Failure { object: unmet.link.clone(), error: unmet.into() };
+            let failure = |unmet: crate::desired::Unmet| Failure {
+                object: unmet.link.clone(),
+                error: unmet.into(),
+                is_optional: false,
+            };
             turn.failures = difference.unmet.into_iter().map(failure).collect();
             if difference.steps.is_empty() {
                 break;
             }
             for step in difference.steps {
-                let object = step.name();
+                let (object, is_optional) = (step.name(), step.is_ipv6() && self.desired.has_ipv4());
                 match self.kernel.apply(&step).await {
                     Ok(()) => turn.done.push(step),
-                    Err(error) => turn.failures.push(Failure { object, error }),
+                    Err(error) => turn.failures.push(Failure { object, error, is_optional }),
                 }
             }
         }
