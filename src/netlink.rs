@@ -14,7 +14,7 @@ mod link;
 mod monitor;
 mod route;
 
-pub use address::Address;
+pub use address::{Address, Detection};
 pub use connection::Netlink;
 pub use error::NetlinkError;
 pub use link::Link;

@@ -20,6 +20,7 @@ mod map;
 mod observe;
 mod pace;
 mod privileges;
+mod refused_sends;
 mod run;
 mod servers;
 mod service_manager;
@@ -31,6 +32,7 @@ mod subnet_env;
 mod underlay;
 #[cfg(test)]
 mod virtual_time_tests;
+mod wait;
 
 use tokio::task::JoinSet;
 
@@ -46,6 +48,7 @@ use crate::store::Store;
 use announcement::Announcement;
 use map::Map;
 use observe::Reports;
+use refused_sends::RefusedSends;
 use service_manager::{ServiceManager, Signals};
 use underlay::PublicAddress;
 
@@ -65,5 +68,6 @@ pub struct Node {
     local: Local,
     announcement: Announcement,
     public_address: PublicAddress,
+    refused_sends: RefusedSends,
     service_manager: ServiceManager,
 }

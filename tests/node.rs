@@ -110,8 +110,13 @@ fn clean_stop_and_clean_command_leave_nothing() {
 
 #[test]
 fn disturbed_kernel_objects_are_repaired() {
-    let lab = lab("repair", 1, Family::V4);
+    let lab = lab("repair", 2, Family::V4);
     let netns = lab.host(1).netns.clone();
+    let pods_reach_each_other = || {
+        [lab.pod(2).v4.into(), lab.pod(2).v6.into()].into_iter().all(|to: IpAddr| {
+            ping(&lab.pod(1).netns, Ping { count: 2, ..Ping::to(to) }).expect("ping runs").is_whole()
+        })
+    };
     let file = lab.host(1).directory.join("subnet.env");
     let show = |argv: &[&str]| json(&run(&netns, argv));
     let state = || {
@@ -126,19 +131,272 @@ fn disturbed_kernel_objects_are_repaired() {
     let before = state();
     let repairs =
         |object: &str| Scrape::of(&netns).get(&format!("hopsack_repairs_total{{object=\"{object}\"}}"));
-    // The kernel gives no notice of the file: the turn that repairs the MTU repairs it too.
-    let file_and_mtu = format!("rm {} && ip link set hopsack0 mtu 1400", file.display());
-    for (object, disturbance) in [
-        ("link", "ip link set hopsack0 down"),
-        ("address", "ip addr flush dev hopsack0"),
-        ("route", "ip route flush dev hopsack0 proto 182"),
-        ("sysctl", "sysctl -qw net.ipv4.ip_forward=0"),
-        ("file", &file_and_mtu),
+    // The kernel gives no notice of the file: the next turn of the timer finds it.
+    let file_goes = format!("rm {}", file.display());
+    for (object, disturbance, seconds) in [
+        ("link", "ip link set hopsack0 down", 1),
+        ("route", "ip link set hopsack0 down; ip link set hopsack0 up", 1),
+        ("link", "ip link set hopsack0 mtu 9000", 1),
+        ("address", "ip addr flush dev hopsack0", 1),
+        ("route", "ip route flush dev hopsack0", 1),
+        ("sysctl", "sysctl -qw net.ipv4.ip_forward=0", 1),
+        ("file", &file_goes, 10),
     ] {
         let count = repairs(object);
         run(&netns, &["sh", "-c", disturbance]);
-        eventually(disturbance, || repairs(object) > count && state() == before);
+        within(10 * seconds, disturbance, || repairs(object) > count && state() == before);
+        assert!(pods_reach_each_other(), "after {disturbance}");
     }
+
+    // The file cannot be written while the MTU changes.
+    run(&netns, &["sh", "-c", &format!("rm {0} && mkdir {0} && ip link set eth0 mtu 1400", file.display())]);
+    let failed = || {
+        let problems = lab.daemon(1).status().expect("it answers")["problems"].clone();
+        let problems = problems.as_array().expect("a list").clone();
+        let object = file.display().to_string();
+        problems.iter().any(|problem| problem["code"] == "repair_failed" && problem["object"] == object)
+    };
+    eventually("the problem is reported", failed);
+    assert!(http(&netns, "/readyz").contains("repair_failed"));
+    std::fs::remove_dir(&file).expect("removed");
+    within(100, "the file is written after all", || {
+        !failed() && std::fs::read_to_string(&file).is_ok_and(|text| text.contains("FLANNEL_MTU=1372"))
+    });
+    assert!(pods_reach_each_other());
+}
+
+/// Repeats a check until it succeeds. Fails after this number of seconds.
+fn within(seconds: u64, what: &str, mut holds: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(seconds), "not true within {seconds} s: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn underlay_problems_end_with_their_cause() {
+    let lab = lab("broken-link", 2, Family::V4);
+    let (netns, cable) = (lab.host(1).netns.clone(), lab.underlay_netns());
+    let has = |code: &str| {
+        let status = lab.daemon(1).status().expect("it answers");
+        status["problems"].as_array().expect("a list").iter().any(|problem| problem["code"] == code)
+    };
+    let pings = || {
+        let few = Ping { count: 2, ..Ping::to(lab.pod(2).v4) };
+        ping(&lab.pod(1).netns, few).expect("ping runs").is_whole()
+    };
+    let sh = |netns: &str, script: &str| drop(run(netns, &["sh", "-c", script]));
+    let filter = "nft 'add table inet t; add chain inet t out { type filter hook output priority 0; }; \
+                  add rule inet t out udp dport 8285 drop'";
+    for (place, broken, code, mended) in [
+        (&netns, "ip link set eth0 down", "underlay_link", "ip link set eth0 up"),
+        (&cable, "ip link set h1 down", "underlay_link", "ip link set h1 up"),
+        (&netns, filter, "send_refused", "nft delete table inet t"),
+    ] {
+        sh(place, broken);
+        eventually(broken, || {
+            let _ = pings();
+            has(code)
+        });
+        assert!(http(&netns, "/readyz").contains(code), "{broken}");
+        sh(place, mended);
+        within(100, mended, || !has(code) && pings());
+    }
+}
+
+/// Our address is on `lo`, where a routing daemon would announce it: the MTU is that of the way to
+/// the peers.
+#[test]
+fn mtu_is_that_of_the_way_to_the_peers() {
+    let options = Options { hosts: 2, ..Options::unique("anycast", HOPSACK) };
+    let lab = Lab::create(options).expect("a lab");
+    let (one, two) = (lab.host(1).netns.clone(), lab.host(2).netns.clone());
+    run(&one, &["ip", "addr", "add", "198.51.100.1/32", "dev", "lo"]);
+    run(&two, &["ip", "route", "add", "198.51.100.1", "via", "192.0.2.1"]);
+    edit(&lab.cluster_path(), "\"192.0.2.1\"", "\"198.51.100.1\"");
+    let config = lab.daemon(1).config_path();
+    edit(&config, "\"192.0.2.1\"", "\"198.51.100.1\"");
+    edit(&config, "\"eth0\"", "\"auto\"");
+    lab.start().expect("started");
+    let status = || lab.daemon(1).status().expect("it answers");
+    assert_eq!(status()["mtu"], 1472);
+    let few = Ping { count: 3, ..Ping::to(lab.pod(2).v4) };
+    assert!(ping(&lab.pod(1).netns, few).expect("ping runs").is_whole());
+    run(&one, &["ip", "link", "set", "eth0", "mtu", "1400"]);
+    eventually("the overlay follows", || status()["mtu"] == 1372);
+}
+
+/// A host that starts before its network waits, and answers meanwhile.
+#[test]
+fn temporary_conditions_at_start_are_waited_for() {
+    let bench = Bench::new("early");
+    let (netns, daemon) = (bench.netns().to_owned(), bench.lab.daemon(1));
+    let sh = |script: &str| drop(run(&netns, &["sh", "-c", script]));
+    let config = bench.config.to_string_lossy().into_owned();
+    let underlay_error = || {
+        let findings = json(&attempt(&netns, &[HOPSACK, "check", "--json", "--config", &config]));
+        finding(&findings, "underlay")["error"].clone()
+    };
+    let original = std::fs::read_to_string(&bench.config).expect("the configuration");
+    let without_address = original.replace("\"192.0.2.1\"", "\"auto\"");
+    let automatic = without_address.replace("\"eth0\"", "\"auto\"");
+    for (file, broken, error, mended) in [
+        (
+            &original,
+            "ip addr del 192.0.2.1/24 dev eth0",
+            "address_not_on_host",
+            "ip addr add 192.0.2.1/24 dev eth0",
+        ),
+        (
+            &original,
+            "ip link set eth0 down; ip link set eth0 name late0",
+            "no_such_interface",
+            "ip link set late0 name eth0; ip link set eth0 up",
+        ),
+        (
+            &automatic,
+            "true",
+            "no_default_route",
+            "ip route add default nexthop via 192.0.2.250 dev eth0 nexthop via 192.0.2.251 dev eth0",
+        ),
+        (
+            &without_address,
+            "ip addr flush dev eth0 scope global",
+            "interface_without_address",
+            "ip addr add 192.0.2.1/24 dev eth0",
+        ),
+        (
+            &without_address,
+            "sysctl -qw net.ipv6.conf.eth0.accept_dad=1 net.ipv6.conf.eth0.dad_transmits=600; \
+             ip addr add 2001:db8::7/64 dev eth0",
+            "address_tentative",
+            "ip addr del 2001:db8::7/64 dev eth0",
+        ),
+    ] {
+        std::fs::write(&bench.config, file).expect("written");
+        sh(broken);
+        daemon.start().expect("started");
+        eventually(broken, || daemon.control_path().exists());
+        // Longer than the time between two looks at the interfaces.
+        std::thread::sleep(Duration::from_millis(800));
+        assert!(daemon.status().is_err() && http(&netns, "/readyz").contains(" 503 "), "{broken}");
+        assert_eq!(underlay_error(), error, "{broken}");
+        assert!(daemon.pid().is_some(), "it ended: {}", daemon.log());
+        sh(mended);
+        daemon.wait_ready(READY).expect("ready");
+        daemon.terminate().expect("it ends");
+    }
+}
+
+/// What `run` refuses is found by `check`, with the same code, and what `run` can do without is
+/// not.
+#[test]
+fn check_and_run_agree() {
+    let bench = Bench::new("agree");
+    let (netns, config) = (bench.netns().to_owned(), bench.config.to_string_lossy().into_owned());
+    let sh = |script: &str| drop(run(&netns, &["sh", "-c", script]));
+    let read_only = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec \"$@\"";
+    let read_only = ["unshare", "--mount", "sh", "-c", read_only, "sh"];
+    let errors = |before: &[&str], options: &[&str]| -> Vec<String> {
+        let check = [HOPSACK, "check", "--json", "--config", &config];
+        let findings = json(&attempt(&netns, &[before, &check[..], options].concat()));
+        let rows = findings.as_array().expect("a list");
+        rows.iter().filter_map(|row| Some(row["error"].as_str()?.to_owned())).collect()
+    };
+    let none: &[&str] = &[];
+    for (before, options, setup, undo, error, code) in [
+        (
+            none,
+            none,
+            "ip route add 10.244.0.0/16 via 192.0.2.9",
+            "ip route del 10.244.0.0/16",
+            "route_foreign",
+            1,
+        ),
+        (
+            &read_only,
+            none,
+            "sysctl -qw net.ipv4.ip_forward=0",
+            "sysctl -qw net.ipv4.ip_forward=1",
+            "sysctl_write",
+            1,
+        ),
+        (none, &["--overlay-mtu", "1473"], "true", "true", "mtu_too_large", 2),
+        (none, &["--store-path", "/nowhere"], "true", "true", "cluster_file_unreadable", 2),
+        (none, &["--node-subnet-env", "/proc/nowhere/subnet.env"], "true", "true", "file_write", 1),
+        (none, none, "ip link add hopsack0 type bridge", "ip link del hopsack0", "device_foreign", 1),
+        (
+            none,
+            &["--security-mode", "sealed", "--security-cert", "/nowhere/c", "--security-key", "/nowhere/k"],
+            "true",
+            "true",
+            "pki_read",
+            2,
+        ),
+    ] {
+        sh(setup);
+        let refusal = bench.refused(before, options, code);
+        assert!(is(&refusal, error), "{setup} {options:?}: {refusal}");
+        assert_eq!(errors(before, options), [error], "{setup} {options:?}");
+        sh(undo);
+    }
+    for (before, setup, undo, problem) in [
+        (
+            &read_only[..],
+            "sysctl -qw net.ipv4.conf.default.accept_local=1 net.ipv6.conf.default.addr_gen_mode=1",
+            "sysctl -qw net.ipv4.conf.default.accept_local=0 net.ipv6.conf.default.addr_gen_mode=0",
+            None,
+        ),
+        (
+            none,
+            "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1",
+            "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0",
+            Some("repair_failed"),
+        ),
+    ] {
+        sh(setup);
+        assert_eq!(errors(before, none), [""; 0], "{setup}");
+        let argv = [&["netns", "exec", &netns][..], before, &[HOPSACK, "run", "--config", &config]].concat();
+        let child = Command::new("ip").args(argv).stderr(Stdio::null()).spawn().expect("ip runs");
+        let mut child = Stopped(child);
+        let status = || bench.lab.daemon(1).status();
+        eventually(setup, || status().is_ok_and(|status| status["ready"] == true));
+        let codes = status().expect("it answers")["problems"].clone();
+        let found = codes.as_array().expect("a list").first().map(|problem| problem["code"].clone());
+        assert_eq!(found, problem.map(Into::into), "{setup}: {codes}");
+        let pod = &bench.lab.pod(1).netns;
+        assert!(ping(pod, Ping::to(bench.lab.host(1).subnet_v4.network())).expect("ping runs").is_whole());
+        run(&netns, &["kill", "-TERM", &child.0.id().to_string()]);
+        child.0.wait().expect("it ends");
+        sh(undo);
+    }
+}
+
+/// Mistakes of newcomers get an answer that says what to do, and programs get JSON values.
+#[test]
+fn commands_name_mistakes_and_print_json_values() {
+    let bench = Bench::new("mistakes");
+    let config = bench.config.to_string_lossy().into_owned();
+    let said = attempt(bench.netns(), &[HOPSACK, "leases", "list", "--config", &config]);
+    assert!(is(&said, "store_without_leases"), "{said}");
+
+    let rows = json(&run(bench.netns(), &[HOPSACK, "config", "--json", "--config", &config]));
+    let value = |key: &str| {
+        let rows = rows.as_array().expect("a list");
+        rows.iter().find(|row| row["key"] == key).expect("the key")["value"].clone()
+    };
+    assert_eq!(value("overlay.port"), 8285);
+    assert_eq!(value("node.interface"), "eth0");
+    assert!(value("dataplane.offload").is_boolean() && value("store.endpoints").is_array());
+
+    let misspelt = Command::new(HOPSACK)
+        .args(["config", "--config", &config])
+        .env("HOPSACK_OVERLAY_PROT", "9")
+        .output()
+        .expect("it runs");
+    assert_eq!(misspelt.status.code(), Some(2));
+    assert!(is(&text(&misspelt), "config_variable"), "{}", text(&misspelt));
 }
 
 #[test]
@@ -437,13 +695,6 @@ fn wrong_configuration_is_refused_with_code_2() {
     // Options, the code of the error, and a value that the error must contain.
     for (options, code, value) in [
         (&["--overlay-port", "99999"][..], "config_value", "overlay.port"),
-        (&["--node-interface", "eth7"], "no_such_interface", "eth0"),
-        (&["--node-public-ip", "198.51.100.7"], "address_not_on_host", "192.0.2.1"),
-        (
-            &["--node-interface", "auto", "--node-public-ip", "198.51.100.7"],
-            "address_not_on_host",
-            "192.0.2.1",
-        ),
         (&["--overlay-mtu", "1473"], "mtu_too_large", "1472"),
         (&["--overlay-mtu", "1000"], "mtu_too_small", "1280"),
         (&["--store-path", "/nowhere/cluster.toml"], "cluster_file_unreadable", "/nowhere/cluster.toml"),

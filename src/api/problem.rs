@@ -15,6 +15,10 @@ pub enum ProblemCode {
     UnderlayAddress,
     /// The MTU of the underlay does not leave enough room for the overlay.
     UnderlayMtu,
+    /// The underlay interface is down or has no carrier.
+    UnderlayLink,
+    /// A packet filter of this host refuses the daemon's datagrams (EPERM).
+    SendRefused,
     /// Another host sends packets with a source address in this host's own subnet.
     DuplicateSubnet,
     /// The certificate cannot be loaded again. The one in use stays in use.
@@ -45,6 +49,8 @@ impl ProblemCode {
             Self::StoreUnavailable => "store_unavailable",
             Self::UnderlayAddress => "underlay_address",
             Self::UnderlayMtu => "underlay_mtu",
+            Self::UnderlayLink => "underlay_link",
+            Self::SendRefused => "send_refused",
             Self::DuplicateSubnet => "duplicate_subnet",
             Self::Certificate => "certificate",
             Self::NarrowPath => "narrow_path",
@@ -93,12 +99,15 @@ mod tests {
     fn label_is_the_json_code() {
         use ProblemCode::{
             Certificate, DuplicateSubnet, LeaseConflict, LeaseInvalid, LeaseUnusual, NarrowPath,
-            RepairFailed, RepairRepeated, StoreUnavailable, UnderlayAddress, UnderlayMtu, Unknown,
+            RepairFailed, RepairRepeated, SendRefused, StoreUnavailable, UnderlayAddress, UnderlayLink,
+            UnderlayMtu, Unknown,
         };
         for code in [
             StoreUnavailable,
             UnderlayAddress,
             UnderlayMtu,
+            UnderlayLink,
+            SendRefused,
             DuplicateSubnet,
             Certificate,
             NarrowPath,

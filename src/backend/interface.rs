@@ -17,7 +17,7 @@ use crate::config::{BackendChoice, Config};
 use crate::desired::Desired;
 use crate::observe::Part;
 use crate::packet::Family;
-use crate::route::{Announced, Local, Remark, Rib};
+use crate::route::{Announced, Local, Networks, Remark, Rib};
 use crate::sys::Capabilities;
 
 /// A backend before it is started.
@@ -73,6 +73,15 @@ pub fn overhead(config: &Config, family: Family) -> Overhead {
     match config.overlay.backend {
         BackendChoice::Userspace => userspace::overhead(config, family),
         BackendChoice::Null => Overhead { total: 0, longest: u16::MAX },
+    }
+}
+
+/// What the kernel would hold for the configured backend.
+#[must_use]
+pub fn desired(config: &Config, local: &Local, networks: &Networks) -> Desired {
+    match config.overlay.backend {
+        BackendChoice::Userspace => userspace::desired(&config.overlay.device, local, networks),
+        BackendChoice::Null => Desired::default(),
     }
 }
 
@@ -170,6 +179,15 @@ impl Backend {
         match self {
             Self::Userspace(userspace) => userspace.check_sources(),
             Self::Null(_) => DuplicateSubnet::Unchanged,
+        }
+    }
+
+    /// Number of datagrams that the kernel refused to send because a packet filter forbids them.
+    #[must_use]
+    pub fn refused_sends(&self) -> u64 {
+        match self {
+            Self::Userspace(userspace) => userspace.refused_sends(),
+            Self::Null(_) => 0,
         }
     }
 

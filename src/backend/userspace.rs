@@ -13,6 +13,7 @@ pub(super) mod sockets;
 mod tun;
 
 pub use choice::NoRing;
+pub(super) use device::desired;
 pub use device::{DeviceError, is_ours as is_own_device};
 pub use encryption::EncryptionError;
 pub(super) use prepared::{Prepared, check_port, overhead};

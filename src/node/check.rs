@@ -1,6 +1,8 @@
 //! `hopsack check`: whether this host can run the daemon. It asks what a start asks, and makes and
 //! changes nothing.
 //!
+//! Each answer comes from the code that the start uses.
+//!
 //! Invariant: if every finding is good, `hopsack run` starts.
 
 use std::net::SocketAddr;
@@ -9,17 +11,18 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::error::NodeError;
-use super::join::local;
+use super::join::{self, local};
 use super::servers::bind_metrics;
 use super::store_settings::{etcd_settings, settings};
 use super::{privileges, underlay};
-use crate::backend::{self, BackendError, DeviceError, NoRing, is_own_device};
+use crate::backend::{self, BackendError, DeviceError, NoRing, Prepared, is_own_device};
 use crate::config::{Config, StoreConfig};
 use crate::control::running_daemon;
 use crate::files::create;
 use crate::netlink::Netlink;
-use crate::reconcile::Reader;
-use crate::store::{Store, admin};
+use crate::reconcile::{Reader, obstacles};
+use crate::route::{Local, Networks, Policy};
+use crate::store::{Cluster, Store, admin};
 use crate::sys::{Capabilities, names};
 
 /// One question and its answer.
@@ -33,6 +36,9 @@ pub struct Finding {
     pub ok: bool,
     /// The daemon starts, but the operator should know the answer.
     pub warning: bool,
+    /// Stable code of the error with which the daemon would end, or for whose end it would wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<&'static str>,
     /// What was found, and if it is not good, how to fix it.
     pub answer: String,
 }
@@ -65,9 +71,20 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     if !config.security.require {
         findings.warn(Question::PodInjection, POD_INJECTION);
     }
+    if let Some(answer) = check_security(config, &capabilities) {
+        findings.add(Question::Security, answer);
+    }
     findings.add(Question::SubnetEnv, writable(&config.node.subnet_env));
     findings.add(Question::ControlSocket, writable(&config.node.control_socket()));
     findings.0
+}
+
+/// Loads certificate, key and CA as a start does. A certificate that the start would make itself is
+/// left to the start.
+fn check_security(config: &Config, capabilities: &Capabilities) -> Option<Result<String, NodeError>> {
+    let (certificate, _) = config.security.own.as_ref()?;
+    let loaded = Prepared::new(config, capabilities).map_err(NodeError::from);
+    Some(loaded.map(|_| format!("{} can be used", certificate.display())))
 }
 
 async fn check_network(config: &Config, running: bool, findings: &mut Findings) -> Result<(), NodeError> {
@@ -90,7 +107,13 @@ async fn check_network(config: &Config, running: bool, findings: &mut Findings) 
         findings.add(Question::Metrics, free);
     }
 
-    let underlay = match underlay::find(&Reader::Linux(netlink), &config.node).await {
+    let underlay = match underlay::find(
+        &Reader::Linux(netlink.clone()),
+        &config.node,
+        &config.store.addresses(),
+    )
+    .await
+    {
         Ok(underlay) => underlay,
         Err(error) => {
             findings.add(Question::Underlay, Err(error.into()));
@@ -102,21 +125,57 @@ async fn check_network(config: &Config, running: bool, findings: &mut Findings) 
     findings.add(Question::Underlay, Ok(text));
 
     match &config.store {
-        StoreConfig::File { .. } => check_file_store(config, &underlay, running, findings).await,
+        StoreConfig::File { .. } => check_file_store(config, (&underlay, &netlink), running, findings).await,
         StoreConfig::Etcd(etcd) => {
             // Joining would take a lease; a check only looks.
-            let shown = admin::network_show(&etcd_settings(etcd)).await.map_err(NodeError::from);
-            let text = |shown: admin::NetworkShown| format!("etcd has the network {}", shown.config);
-            findings.add(Question::Store, shown.map(text));
-            port(running, (underlay.addresses[0], config.overlay.port).into(), findings);
+            let cluster = match admin::cluster(&etcd_settings(etcd)).await {
+                Ok(cluster) => cluster,
+                Err(error) => {
+                    findings.add(Question::Store, Err(error.into()));
+                    return Ok(());
+                }
+            };
+            let networks: Vec<_> = cluster.networks.iter().map(|network| network.to_string()).collect();
+            findings.add(Question::Store, Ok(format!("etcd has the network {}", networks.join(" and "))));
+            let local = unleased(config, &underlay, &cluster);
+            check_place(config, (&cluster.networks, local), &netlink, running, findings).await;
         }
     }
     Ok(())
 }
 
+/// This host's part in the overlay, without the subnet that it will lease.
+fn unleased(config: &Config, underlay: &underlay::Underlay, cluster: &Cluster) -> Result<Local, NodeError> {
+    let public = underlay.addresses[0];
+    let mtu = join::overlay_mtu(config, underlay, public, &cluster.networks)?;
+    let policy = Policy { mode: config.security.mode, require: config.security.require };
+    let subnets = cluster.networks.iter().map(|network| network.trunc()).collect();
+    Ok(Local { subnets, public, port: join::port(config, cluster)?, mtu, policy })
+}
+
+/// Checks what depends on this host's part in the overlay.
+async fn check_place(
+    config: &Config,
+    (networks, local): (&Networks, Result<Local, NodeError>),
+    netlink: &Netlink,
+    running: bool,
+    findings: &mut Findings,
+) {
+    let local = match local {
+        Ok(local) => local,
+        Err(error) => return findings.add(Question::OverlayMtu, Err(error)),
+    };
+    findings.add(Question::OverlayMtu, Ok(format!("{} bytes", local.mtu)));
+    port(running, (local.public, local.port).into(), findings);
+    let obstacles = obstacles(netlink, &backend::desired(config, &local, networks)).await;
+    let obstacle = obstacles.and_then(|found| found.into_iter().next().map_or(Ok(()), Err));
+    let answer = obstacle.map(|()| "routes are free, and settings are right or can be written".to_owned());
+    findings.add(Question::KernelState, answer.map_err(NodeError::from));
+}
+
 async fn check_file_store(
     config: &Config,
-    underlay: &underlay::Underlay,
+    (underlay, netlink): (&underlay::Underlay, &Netlink),
     running: bool,
     findings: &mut Findings,
 ) {
@@ -128,13 +187,8 @@ async fn check_file_store(
         Question::Store,
         Ok(format!("{}; this host is {:?} there", store.describe(), opened.lease.name)),
     );
-    match local(config, underlay, &opened) {
-        Ok(local) => {
-            findings.add(Question::OverlayMtu, Ok(format!("{} bytes", local.mtu)));
-            port(running, (local.public, local.port).into(), findings);
-        }
-        Err(error) => findings.add(Question::OverlayMtu, Err(error)),
-    }
+    let local = local(config, underlay, &opened);
+    check_place(config, (&opened.cluster.networks, local), netlink, running, findings).await;
 }
 
 fn port(running: bool, address: SocketAddr, findings: &mut Findings) {
@@ -180,8 +234,10 @@ enum Question {
     Store,
     OverlayMtu,
     UdpPort,
+    KernelState,
     SubnetEnv,
     ControlSocket,
+    Security,
     PodInjection,
 }
 
@@ -200,7 +256,9 @@ impl Question {
             Self::Store => ("store", "store"),
             Self::OverlayMtu => ("overlay_mtu", "overlay MTU"),
             Self::UdpPort => ("udp_port", "UDP port"),
+            Self::KernelState => ("kernel_state", "kernel state"),
             Self::SubnetEnv => ("subnet_env", "subnet.env"),
+            Self::Security => ("security", "certificate"),
             Self::ControlSocket => ("control_socket", "control socket"),
             Self::PodInjection => ("pod_injection", "pod injection"),
         }
@@ -212,10 +270,11 @@ struct Findings(Vec<Finding>);
 
 impl Findings {
     fn add(&mut self, question: Question, answer: Result<String, NodeError>) {
-        let ok = answer.is_ok();
+        let error = answer.as_ref().err().map(NodeError::code);
+        let ok = error.is_none();
         let answer = answer.unwrap_or_else(|error| error.to_string());
         let (code, question) = question.labels();
-        self.0.push(Finding { code, question, ok, warning: false, answer });
+        self.0.push(Finding { code, question, ok, warning: false, error, answer });
     }
 
     /// Adds an answer that does not keep the daemon from starting.

@@ -76,9 +76,9 @@ impl NodeError {
         let is_configuration = match self {
             Self::Config(_) | Self::Invalid { .. } => true,
             Self::Store(error) => error.is_permanent(),
-            Self::Underlay(error) => error.is_configuration(),
             Self::Backend(error) => error.is_configuration(),
             Self::Environment { .. }
+            | Self::Underlay(_)
             | Self::Control(_)
             | Self::Netlink(_)
             | Self::Reconcile(_)

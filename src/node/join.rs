@@ -5,28 +5,24 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use sd_notify::NotifyState;
-
 use super::error::NodeError;
-use super::service_manager::{Signals, notify};
 use super::store_source::StoreSource;
 use super::underlay::Underlay;
+use super::wait::Wait;
 use crate::backend;
 use crate::config::{Config, Origin};
-use crate::observe::Registry;
 use crate::packet::Family;
 use crate::route::{Local, Networks, Policy};
-use crate::store::{Opened, Store};
+use crate::store::{Cluster, Opened, Store};
 
 /// Opens the store, and waits for one that cannot be reached. `None`: a signal ended the wait.
 pub(super) async fn open_store(
     (source, config): (&StoreSource, &Config),
     underlay: &Underlay,
-    registry: &Registry,
-    signals: &mut Signals,
+    wait: &mut Wait<'_>,
 ) -> Result<Option<(Store, Opened)>, NodeError> {
     tracing::info!(store = config.store.describe(), "joining the cluster");
-    let (mut pause, mut reported) = (Duration::from_millis(500), String::new());
+    let mut pause = Duration::from_millis(500);
     loop {
         let problem = tokio::select! {
             opened = source.open(&config.store, &underlay.addresses) => match opened {
@@ -34,23 +30,13 @@ pub(super) async fn open_store(
                 Err(error) if error.is_permanent() => return Err(error.into()),
                 Err(error) => error.text,
             },
-            signal = signals.end() => {
+            signal = wait.signals.end() => {
                 tracing::info!("{}: stopping", signal.name());
                 return Ok(None);
             }
         };
-        if problem != reported {
-            tracing::warn!("{problem}; trying again");
-            registry.wait_for(&problem);
-            notify(&[NotifyState::Status(&format!("waiting: {problem}"))]);
-            reported = problem;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            signal = signals.end() => {
-                tracing::info!("{}: stopping", signal.name());
-                return Ok(None);
-            }
+        if wait.is_ended(&problem, pause).await {
+            return Ok(None);
         }
         pause = (pause * 2).min(Duration::from_secs(5));
     }
@@ -67,7 +53,8 @@ pub(super) fn local(config: &Config, underlay: &Underlay, opened: &Opened) -> Re
     };
     let mtu = overlay_mtu(config, underlay, public, &opened.cluster.networks)?;
     let policy = Policy { mode: config.security.mode, require: config.security.require };
-    Ok(Local { subnets: lease.subnets.clone(), public, port: port(config, opened)?, mtu, policy })
+    let port = port(config, &opened.cluster)?;
+    Ok(Local { subnets: lease.subnets.clone(), public, port, mtu, policy })
 }
 
 /// The longest inner packet, in bytes, that fits one underlay packet to or from `public`.
@@ -105,11 +92,11 @@ pub(super) fn overlay_mtu(
 }
 
 /// The cluster's port. If the store names one, a different one in the configuration is an error.
-fn port(config: &Config, opened: &Opened) -> Result<u16, NodeError> {
+pub(super) fn port(config: &Config, cluster: &Cluster) -> Result<u16, NodeError> {
     let ours = config.overlay.port;
     let is_port = |value: &&crate::config::Setting| value.section == "overlay" && value.key == "port";
     let origin = config.values.iter().find(is_port).map_or(Origin::Default, |value| value.origin.clone());
-    match opened.cluster.port {
+    match cluster.port {
         Some(port) if port != ours && origin != Origin::Default => Err(NodeError::Invalid {
             code: "port_mismatch",
             text: format!(

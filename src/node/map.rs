@@ -4,11 +4,14 @@
 //! those of a storm are put into effect together, at a [`Pace`] that follows from the size of the
 //! table.
 
+use std::net::IpAddr;
+
 use tokio::time::Instant;
 
 use super::pace::Pace;
 use crate::backend::Backend;
 use crate::desired::Desired;
+use crate::packet::Family;
 use crate::route::{Change, Rib};
 
 /// The map.
@@ -59,6 +62,12 @@ impl Map {
         self.changed_at.clear();
         self.is_stale = false;
         self.pace.done(start.elapsed(), Instant::now());
+    }
+
+    /// Addresses of the other hosts, of the family of `ours`.
+    pub(super) fn peer_addresses(&self, ours: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let family = Family::of(ours);
+        self.rib.leases().filter_map(move |lease| lease.public.of(family)).filter(move |peer| *peer != ours)
     }
 
     /// What the kernel should hold for this map.

@@ -139,8 +139,10 @@ impl Part for HostPart {
 
     fn metrics(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
         let has = |code| self.problems.has(code);
-        let underlay = has(ProblemCode::UnderlayAddress) || has(ProblemCode::UnderlayMtu);
-        let help = "0 if the public address or the MTU of the underlay is not usable";
+        let underlay = has(ProblemCode::UnderlayAddress)
+            || has(ProblemCode::UnderlayMtu)
+            || has(ProblemCode::UnderlayLink);
+        let help = "0 if the public address, the MTU or the link of the underlay is not usable";
         encoder.gauge("underlay_in_order", help, i64::from(!underlay))?;
         let alarm = i64::from(has(ProblemCode::DuplicateSubnet));
         encoder.gauge("own_subnet_alarm", "1 if another host uses this host's subnet", alarm)

@@ -73,6 +73,7 @@ impl Node {
         for (code, problems) in self.backend.peer_problems() {
             self.reports.problems().replace(code, problems);
         }
+        self.check_sends();
         self.retry_underlay().await?;
         notify(&[NotifyState::Watchdog]);
         let renewal = self.backend.renew_if_due(&self.config);
@@ -166,6 +167,23 @@ impl Node {
                     self.store.verify();
                 }
             }
+        }
+        self.report(false);
+    }
+
+    /// Looks whether the kernel refuses our datagrams.
+    fn check_sends(&mut self) {
+        let (count, problems) = (self.backend.refused_sends(), self.reports.problems());
+        let object = format!("UDP {}", self.local.port);
+        if self.refused_sends.check(count, Instant::now()) {
+            let cause = format!(
+                "the kernel refuses to send from port {}: a packet filter forbids it; allow UDP from and to this \
+                 port (nft list ruleset, iptables -S OUTPUT)",
+                self.local.port
+            );
+            problems.raise(ProblemCode::SendRefused, &object, cause);
+        } else {
+            problems.end(ProblemCode::SendRefused, &object);
         }
         self.report(false);
     }

@@ -6,9 +6,11 @@ use super::announcement::{self, Announcement};
 use super::error::NodeError;
 use super::map::Map;
 use super::observe::{HostPart, Reports};
+use super::refused_sends::RefusedSends;
 use super::service_manager::{ServiceManager, Signals};
 use super::store_source::StoreSource;
-use super::underlay::{self, PublicAddress};
+use super::underlay::{PublicAddress, follow_routes, report_link};
+use super::wait::Wait;
 use super::{Node, join, privileges, servers, subnet_env};
 use crate::backend::{Backend, Prepared, Setup};
 use crate::config::{Config, StoreConfig};
@@ -19,7 +21,8 @@ use crate::store::StorePart;
 use crate::sys::Capabilities;
 
 impl Node {
-    /// Brings everything up, or nothing. `None`: a signal ended it while it waited for its store.
+    /// Brings everything up, or nothing. `None`: a signal ended it while it waited for its
+    /// address or its store.
     pub async fn start(config: Config) -> Result<Option<Self>, NodeError> {
         let capabilities = privileges::take(&config)?;
         let (kernel, source) = (Kernel::Linux(Linux::new()?), StoreSource::Configured);
@@ -40,14 +43,21 @@ impl Node {
         let registry = Arc::<Registry>::default();
         let servers = servers::start(&config, &registry).await?;
         let reader = kernel.reader();
-        let underlay = underlay::find(&reader, &config.node).await?;
+        let store_addresses = config.store.addresses();
+        let mut wait = Wait::new(&registry, &mut signals);
+        let Some(mut underlay) = wait.for_underlay(&reader, (&config.node, &store_addresses)).await? else {
+            return Ok(None);
+        };
         let prepared = Prepared::new(&config, capabilities)?;
         let abilities = announcement::abilities(prepared.announce(), underlay.mtu);
         if let StoreConfig::Etcd(etcd) = &mut config.store {
             etcd.abilities = abilities;
         }
-        let opened = join::open_store((&source, &config), &underlay, &registry, &mut signals).await?;
+        let opened = join::open_store((&source, &config), &underlay, &mut wait).await?;
         let Some((store, opened)) = opened else { return Ok(None) };
+        let mut map = Map::new(opened.snapshot.clone());
+        let peers = map.peer_addresses(underlay.addresses[0]);
+        follow_routes(&reader, &mut underlay, peers, &config.overlay.device).await?;
         let local = join::local(&config, &underlay, &opened)?;
         let (name, networks) = (opened.lease.name, opened.cluster.networks);
         prepared.check(&name, local.port)?;
@@ -59,7 +69,6 @@ impl Node {
         let underlay_mtu = underlay.mtu;
         let setup = Setup { name: name.clone(), networks, local: local.clone(), underlay_mtu };
         let mut backend = prepared.start(&config, setup).await?;
-        let mut map = Map::new(opened.snapshot);
         let mut reconciler = Reconciler::new(kernel, registry.problems().clone());
         let rest = (&mut reconciler, &mut backend, &mut map);
         if let Err(error) = bring_up(rest, (&config, &networks, &local)).await {
@@ -79,6 +88,7 @@ impl Node {
         registry.add(store_part.clone());
         registry.add(reconciler.repairs().clone());
         registry.set_ready();
+        report_link(registry.problems(), &underlay);
         let public_address = PublicAddress::new(&underlay, local.public);
         let reports = Reports { registry, host, store: store_part };
         let service_manager = ServiceManager::default();
@@ -95,6 +105,7 @@ impl Node {
             local,
             announcement: Announcement::new(abilities),
             public_address,
+            refused_sends: RefusedSends::default(),
             service_manager,
         };
         node.report_remarks();

@@ -7,5 +7,6 @@ mod follow;
 mod public_address;
 
 pub(super) use error::UnderlayError;
-pub(super) use find::{Underlay, find};
+pub(super) use find::{Underlay, find, follow_routes};
+pub(super) use follow::report_link;
 pub(super) use public_address::PublicAddress;

@@ -12,7 +12,7 @@ use super::{Node, NodeError};
 use crate::api::ProblemCode;
 use crate::config::{BackendChoice, Config, Sources};
 use crate::desired::Object;
-use crate::netlink::{Address, Link};
+use crate::netlink::{Address, Detection, Link};
 use crate::reconcile::{Kernel, Recording};
 use crate::store::etcd::memory::{self, MemoryEtcd};
 use crate::sys::Capabilities;
@@ -34,7 +34,8 @@ impl Host {
     /// A host with the name `host<number>`, and `192.0.2.<number>` on eth0.
     fn new(etcd: &MemoryEtcd, number: u8) -> Self {
         let kernel = Recording::default();
-        let link = Link { index: ETH0, name: "eth0".into(), mtu: 1500, up: true, ..Link::default() };
+        let link =
+            Link { index: ETH0, name: "eth0".into(), mtu: 1500, up: true, carrier: true, ..Link::default() };
         kernel.host().links.push(link);
         let dir = tempfile::tempdir().expect("a folder");
         let host = Self { dir, name: format!("host{number}"), kernel, etcd: etcd.clone() };
@@ -45,7 +46,8 @@ impl Host {
     /// Replaces the addresses of eth0.
     fn set_address(&self, ip: IpAddr) {
         let net = format!("{ip}/24").parse().expect("a prefix");
-        self.kernel.host().addresses = vec![Address { index: ETH0, net, is_lasting: true }];
+        self.kernel.host().addresses =
+            vec![Address { index: ETH0, net, is_lasting: true, detection: Detection::Done }];
         self.kernel.notify();
     }
 

@@ -85,7 +85,11 @@ impl Registry {
             ready: self.waiting().is_none(),
             uptime_seconds: self.started.elapsed().as_secs(),
             store_trouble: cause(&[ProblemCode::StoreUnavailable]),
-            underlay_trouble: cause(&[ProblemCode::UnderlayAddress, ProblemCode::UnderlayMtu]),
+            underlay_trouble: cause(&[
+                ProblemCode::UnderlayAddress,
+                ProblemCode::UnderlayMtu,
+                ProblemCode::UnderlayLink,
+            ]),
             alarm: cause(&[ProblemCode::DuplicateSubnet]),
             ..Status::default()
         };

@@ -20,6 +20,7 @@ use super::etcd::holdings::{Holdings, network_of};
 use super::etcd::record::{Reading, Record, read};
 use super::flannel::{DEFAULT_PORT, Keys, Network};
 use super::settings::EtcdSettings;
+use super::update::Cluster;
 
 /// The cluster's network configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -106,6 +107,15 @@ pub async fn network_show(settings: &EtcdSettings) -> Result<NetworkShown, Store
             format!("etcd has no network configuration ({key}): write one with `hopsack network init`"),
         )),
     }
+}
+
+/// Reads what a joining node would learn of the cluster, with the refusals of a join. It takes no
+/// lease.
+pub async fn cluster(settings: &EtcdSettings) -> Result<Cluster, StoreError> {
+    let mut store = Connected::open(settings).await?;
+    let listing = store.session.list(&store.keys.config(), None).await.map_err(Failure::into_error)?;
+    let (network, _) = network_of(&store.keys, &listing)?;
+    Ok(Cluster { networks: network.networks(), port: network.port })
 }
 
 /// Replaces the network configuration. Running nodes keep the old one until they are restarted, and

@@ -167,7 +167,7 @@ impl Device {
 
 /// What the kernel should hold for the overlay device `name`, and the settings that let this host
 /// forward.
-pub(super) fn desired(name: &str, local: &Local, networks: &Networks) -> Desired {
+pub(in crate::backend) fn desired(name: &str, local: &Local, networks: &Networks) -> Desired {
     let mut desired = Desired::default();
     desired.add_link(LinkRow {
         name: name.to_owned(),

@@ -20,7 +20,7 @@ use crate::backend::error::BackendError;
 use crate::backend::event::{DuplicateSubnet, Event, Renewal};
 use crate::config::Config;
 use crate::desired::Desired;
-use crate::engine::{Engine, EnginePart, WorkerError};
+use crate::engine::{Engine, EnginePart, Op, WorkerError};
 use crate::forward::VerifySource;
 use crate::observe::Part;
 use crate::packet::Family;
@@ -164,6 +164,15 @@ impl Userspace {
             );
         }
         seen
+    }
+
+    pub(in crate::backend) fn refused_sends(&self) -> u64 {
+        let view = self.parts.engine.view();
+        let errors = view.accounts().iter().flat_map(|account| account.errors());
+        errors
+            .filter(|(op, errno, _)| (*op, *errno) == (Op::UdpSend, libc::EPERM))
+            .map(|(.., count)| count)
+            .sum()
     }
 
     pub(in crate::backend) fn renew_if_due(&mut self, config: &Config) -> Result<Renewal, BackendError> {

@@ -31,6 +31,9 @@ pub enum UnderlayError {
     /// The interface has no address that other hosts could use.
     #[error("{0} has no address by which other hosts could reach it: give it one")]
     NoAddress(String),
+    /// Duplicate address detection (RFC 4862) runs: the address cannot be used yet.
+    #[error("{0} has an address that is tentative: duplicate address detection takes a second or two")]
+    Tentative(String),
     /// The interface was removed in the meantime.
     #[error("the underlay interface went away")]
     Gone,
@@ -48,17 +51,24 @@ impl UnderlayError {
             Self::NotOurs { .. } => "address_not_on_host",
             Self::NoDefaultRoute => "no_default_route",
             Self::NoAddress(_) => "interface_without_address",
+            Self::Tentative(_) => "address_tentative",
             Self::Gone => "interface_gone",
             Self::Netlink(error) => error.code(),
         }
     }
 
-    /// Whether the configuration names something that this host does not have.
+    /// Whether the condition may end without an edit of the configuration. An interface, address or
+    /// route that is configured may appear later (slow DHCP).
     #[must_use]
-    pub fn is_configuration(&self) -> bool {
+    pub fn is_temporary(&self) -> bool {
         match self {
-            Self::NoInterface { .. } | Self::NotOurs { .. } => true,
-            Self::NoDefaultRoute | Self::NoAddress(_) | Self::Gone | Self::Netlink(_) => false,
+            Self::NoInterface { .. }
+            | Self::NotOurs { .. }
+            | Self::NoDefaultRoute
+            | Self::NoAddress(_)
+            | Self::Tentative(_)
+            | Self::Gone => true,
+            Self::Netlink(_) => false,
         }
     }
 }

@@ -3,11 +3,12 @@
 //!
 //! It changes nothing.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::error::UnderlayError;
 use crate::config::{InterfaceChoice, NodeConfig};
-use crate::netlink::{Address, Link};
+use crate::netlink::{Address, Detection, Link};
 use crate::packet::Family;
 use crate::reconcile::Reader;
 
@@ -18,24 +19,87 @@ pub(in crate::node) struct Underlay {
     pub(in crate::node) interface: String,
     /// Interface index. It changes when the interface is made again.
     pub(in crate::node) index: u32,
-    /// MTU of the interface in bytes.
+    /// Index of the interface by which datagrams to peers leave. It differs from `index` if our
+    /// address is on another one (for example on `lo`, where a routing daemon announces it).
+    pub(in crate::node) egress: u32,
+    /// MTU of the interface by which datagrams leave, in bytes.
     pub(in crate::node) mtu: u32,
+    /// Whether packets can leave by that interface.
+    pub(in crate::node) link_state: LinkState,
     /// Addresses that may be our public one, the preferred one first. Never empty.
     pub(in crate::node) addresses: Vec<IpAddr>,
 }
 
-/// Chooses by `node.interface` and `node.public_ip`.
-pub(in crate::node) async fn find(kernel: &Reader, node: &NodeConfig) -> Result<Underlay, UnderlayError> {
+/// State of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::node) enum LinkState {
+    /// It is up and has a carrier.
+    Working,
+    /// It is up, but has no carrier.
+    NoCarrier,
+    /// It is administratively down.
+    Down,
+}
+
+impl LinkState {
+    fn of(link: &Link) -> Self {
+        match (link.up, link.carrier) {
+            (false, _) => Self::Down,
+            (true, false) => Self::NoCarrier,
+            (true, true) => Self::Working,
+        }
+    }
+}
+
+/// Takes MTU and state from the interface by which the kernel reaches `peers`, if that is another
+/// one than the interface with our address. Of several, the one with the smallest MTU counts.
+pub(in crate::node) async fn follow_routes(
+    kernel: &Reader,
+    underlay: &mut Underlay,
+    peers: impl Iterator<Item = IpAddr>,
+    overlay_device: &str,
+) -> Result<(), UnderlayError> {
+    /// Each peer costs two messages to the kernel.
+    const PEERS: usize = 16;
+    let mut indexes = BTreeSet::new();
+    for peer in peers.take(PEERS) {
+        indexes.extend(kernel.interface_to(peer).await?);
+    }
+    if indexes.is_empty() || indexes.contains(&underlay.index) {
+        return Ok(());
+    }
+    let links = kernel.links().await?;
+    let is_way_out =
+        |link: &&Link| indexes.contains(&link.index) && link.name != "lo" && link.name != overlay_device;
+    if let Some(link) = links.iter().filter(is_way_out).min_by_key(|link| link.mtu) {
+        (underlay.egress, underlay.mtu, underlay.link_state) = (link.index, link.mtu, LinkState::of(link));
+    }
+    Ok(())
+}
+
+/// Chooses by `node.interface` and `node.public_ip`, else by the kernel's route to the store, else
+/// by the default route. `store`: addresses of the store.
+pub(in crate::node) async fn find(
+    kernel: &Reader,
+    node: &NodeConfig,
+    store: &[IpAddr],
+) -> Result<Underlay, UnderlayError> {
     let links = kernel.links().await?;
     let addresses = kernel.addresses().await?;
     let index = match (&node.interface, node.public_ip) {
         (InterfaceChoice::Name(name), _) => by_name(&links, name)?,
         (InterfaceChoice::Address(address), _) => by_address(&addresses, *address, "node.interface")?,
         (InterfaceChoice::Auto, Some(address)) => by_address(&addresses, address, "node.public_ip")?,
-        (InterfaceChoice::Auto, None) => by_default_route(kernel).await?,
+        (InterfaceChoice::Auto, None) => by_route(kernel, store).await?,
     };
-    if links.iter().any(|link| link.index == index && !link.up) {
-        tracing::warn!("the underlay interface is down");
+    let is_wanted = |address: IpAddr| node.public_ip.is_none_or(|public| public == address);
+    let is_tentative = |address: &&Address| {
+        address.index == index && address.detection == Detection::Running && is_wanted(address.net.addr())
+    };
+    let own = addresses.iter().filter(is_tentative).map(|address| address.net.addr());
+    if !candidates(&own.collect::<Vec<_>>()).is_empty() {
+        let name = links.iter().find(|link| link.index == index).map(|link| link.name.clone());
+        return Err(UnderlayError::Tentative(name.unwrap_or_default()));
     }
     of_link(&links, &addresses, index, node.public_ip)
 }
@@ -45,7 +109,7 @@ pub(in crate::node) async fn find(kernel: &Reader, node: &NodeConfig) -> Result<
 /// route that is gone stays the choice.
 pub(super) async fn find_again(
     kernel: &Reader,
-    node: &NodeConfig,
+    (node, store): (&NodeConfig, &[IpAddr]),
     (interface, held): (&str, IpAddr),
 ) -> Result<Underlay, UnderlayError> {
     let links = kernel.links().await?;
@@ -57,7 +121,7 @@ pub(super) async fn find_again(
     {
         return of_link(&links, &addresses, link.index, node.public_ip);
     }
-    let found = find(kernel, node).await;
+    let found = find(kernel, node, store).await;
     let is_indirect = !matches!(node.interface, InterfaceChoice::Name(_)) && node.public_ip.is_none();
     match (found, link) {
         (Err(_), Some(link)) if is_indirect => of_link(&links, &addresses, link.index, None),
@@ -73,7 +137,8 @@ fn of_link(
 ) -> Result<Underlay, UnderlayError> {
     let link = links.iter().find(|link| link.index == index);
     let link = link.ok_or(UnderlayError::Gone)?;
-    let mut own: Vec<&Address> = addresses.iter().filter(|address| address.index == index).collect();
+    let is_usable = |address: &&Address| address.index == index && address.detection == Detection::Done;
+    let mut own: Vec<&Address> = addresses.iter().filter(is_usable).collect();
     own.sort_by_key(|address| !address.is_lasting);
     let own: Vec<IpAddr> = own.into_iter().map(|address| address.net.addr()).collect();
     let addresses = match public_ip {
@@ -84,7 +149,8 @@ fn of_link(
     if addresses.is_empty() {
         return Err(UnderlayError::NoAddress(link.name.clone()));
     }
-    Ok(Underlay { interface: link.name.clone(), index, mtu: link.mtu, addresses })
+    let (interface, mtu, link_state) = (link.name.clone(), link.mtu, LinkState::of(link));
+    Ok(Underlay { interface, index, egress: index, mtu, link_state, addresses })
 }
 
 fn by_name(links: &[Link], name: &str) -> Result<u32, UnderlayError> {
@@ -103,7 +169,12 @@ fn by_address(addresses: &[Address], wanted: IpAddr, key: &'static str) -> Resul
     Err(not_ours(wanted, key, &all))
 }
 
-async fn by_default_route(kernel: &Reader) -> Result<u32, UnderlayError> {
+async fn by_route(kernel: &Reader, store: &[IpAddr]) -> Result<u32, UnderlayError> {
+    for address in store.iter().filter(|address| !address.is_loopback()) {
+        if let Some(index) = kernel.interface_to(*address).await? {
+            return Ok(index);
+        }
+    }
     for family in [Family::V4, Family::V6] {
         if let Some(index) = kernel.default_interface(family).await? {
             return Ok(index);

@@ -12,22 +12,38 @@ use std::net::IpAddr;
 
 use tokio::time::Instant;
 
-use super::find::{Underlay, find_again};
+use super::error::UnderlayError;
+use super::find::{LinkState, Underlay, find_again, follow_routes};
 use super::public_address::Decision;
 use crate::api::ProblemCode;
 use crate::backend::BackendError;
 use crate::node::error::NodeError;
 use crate::node::{Node, join, subnet_env};
+use crate::observe::Problems;
 use crate::route::Local;
+
+/// Raises or ends the problem of the underlay's link.
+pub(in crate::node) fn report_link(problems: &Problems, underlay: &Underlay) {
+    let interface = &underlay.interface;
+    let cause = match underlay.link_state {
+        LinkState::Working => return problems.end_all(ProblemCode::UnderlayLink),
+        LinkState::Down => format!("{interface} is down: ip link set {interface} up"),
+        LinkState::NoCarrier => {
+            format!("{interface} has no carrier: look at the cable, the switch, or the interface below it")
+        }
+    };
+    problems.raise(ProblemCode::UnderlayLink, interface, cause);
+}
 
 impl Node {
     /// Acts on a change of the interface, its addresses, or what the store says about them.
     pub(in crate::node) async fn follow_underlay(&mut self) -> Result<(), NodeError> {
         let held = (self.public_address.interface.as_str(), self.public_address.public());
-        let found = match find_again(&self.reports.host.kernel, &self.config.node, held).await {
+        let found = match self.find_underlay(held).await {
             Ok(found) => found,
             Err(error) => {
                 let _ = self.public_address.check(&[], Instant::now());
+                self.reports.problems().end_all(ProblemCode::UnderlayLink);
                 let public = self.public_address.public();
                 self.address_problem(format!(
                     "{error}; forwarding goes on from {public}, which others may not reach"
@@ -35,20 +51,31 @@ impl Node {
                 return Ok(());
             }
         };
+        report_link(self.reports.problems(), &found);
         let admitted: Vec<IpAddr> =
             found.addresses.iter().copied().filter(|address| self.store.admits(*address)).collect();
         match self.public_address.check(&admitted, Instant::now()) {
             Decision::Keep => self.keep_address(found).await,
             Decision::Wait => self.address_problem(self.missing_address(&found)),
-            Decision::Move(held) => self.relocate(held, found).await?,
+            Decision::Move(public) => self.relocate(public, found).await?,
         }
         Ok(())
+    }
+
+    /// Searches the interface with our address, and that by which our peers are reached.
+    async fn find_underlay(&self, held: (&str, IpAddr)) -> Result<Underlay, UnderlayError> {
+        let kernel = &self.reports.host.kernel;
+        let store = self.config.store.addresses();
+        let mut found = find_again(kernel, (&self.config.node, &store), held).await?;
+        let peers = self.map.peer_addresses(self.public_address.public());
+        follow_routes(kernel, &mut found, peers, &self.config.overlay.device).await?;
+        Ok(found)
     }
 
     /// Tries again what could not be followed. To be called every second.
     pub(in crate::node) async fn retry_underlay(&mut self) -> Result<(), NodeError> {
         if self.public_address.unpublished {
-            self.public_address.unpublished = !self.store.readdress(&self.public_address.held);
+            self.public_address.unpublished = !self.store.readdress(&[self.public_address.held]);
         }
         let problems = self.reports.problems();
         let in_order = !self.public_address.is_missing()
@@ -80,33 +107,30 @@ impl Node {
     /// The address is the same; the MTU may have changed.
     async fn keep_address(&mut self, found: Underlay) {
         self.public_address.interface.clone_from(&found.interface);
-        self.public_address.index = found.index;
+        (self.public_address.index, self.public_address.egress) = (found.index, found.egress);
         self.reports.host.moved(self.local.clone(), found.interface.clone());
         self.address_in_order(&found).await;
     }
 
-    /// Takes other addresses into use. Sockets are bound to the first one; one of the other family
-    /// is published only.
-    async fn relocate(&mut self, held: Vec<IpAddr>, found: Underlay) -> Result<(), NodeError> {
-        let (before, public) = (self.public_address.public(), held[0]);
-        if public != before {
-            let local = Local { public, ..self.local.clone() };
-            match self.backend.relocate(&local) {
-                Ok(()) => {}
-                Err(BackendError::Sockets(error)) => {
-                    self.address_problem(format!(
-                        "{before} is gone, and {public} cannot be used: {error}; forwarding goes on as before"
-                    ));
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
+    /// Takes another address into use.
+    async fn relocate(&mut self, public: IpAddr, found: Underlay) -> Result<(), NodeError> {
+        let before = self.public_address.public();
+        let local = Local { public, ..self.local.clone() };
+        match self.backend.relocate(&local) {
+            Ok(()) => {}
+            Err(BackendError::Sockets(error)) => {
+                self.address_problem(format!(
+                    "{before} is gone, and {public} cannot be used: {error}; forwarding goes on as before"
+                ));
+                return Ok(());
             }
-            self.local = local;
-            tracing::warn!(old = %before, new = %public, "address of this host changed, and its lease with it");
+            Err(error) => return Err(error.into()),
         }
-        self.public_address.set(held, found.clone());
+        self.local = local;
+        tracing::warn!(old = %before, new = %public, "address of this host changed, and its lease with it");
+        self.public_address.set(public, found.clone());
         self.relocated();
-        self.public_address.unpublished = !self.store.readdress(&self.public_address.held);
+        self.public_address.unpublished = !self.store.readdress(&[self.public_address.held]);
         if self.public_address.is_missing() {
             self.address_problem(self.missing_address(&found));
         } else {

@@ -6,8 +6,7 @@
 //! all the time only after [`GRACE`], because an address that is renewed goes away for a moment. If
 //! none is left, the last one is kept: forwarding goes on.
 //!
-//! Invariant: the first held address is the one that we send from, and its family never changes
-//! while the node runs.
+//! Invariant: the family of the address never changes while the node runs.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -26,12 +25,14 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(in crate::node) struct PublicAddress {
     pub(super) interface: String,
     pub(super) index: u32,
-    /// Addresses that our lease names, at most one of each family. We send from the first one.
-    pub(super) held: Vec<IpAddr>,
+    /// Index of the interface by which datagrams leave.
+    pub(super) egress: u32,
+    /// The address that our lease names, and that the sockets are bound to.
+    pub(super) held: IpAddr,
     /// Addresses that the interface had when these were chosen.
     known: Vec<IpAddr>,
     missing_since: Option<Instant>,
-    /// The store has not accepted the held addresses yet.
+    /// The store has not accepted the held address yet.
     pub(super) unpublished: bool,
 }
 
@@ -42,23 +43,21 @@ pub(super) enum Decision {
     Keep,
     /// The address is gone, and there is no other one to use, yet.
     Wait,
-    /// Use these addresses.
-    Move(Vec<IpAddr>),
+    /// Use this address.
+    Move(IpAddr),
 }
 
 impl PublicAddress {
     /// `public`: the address that the lease names.
     pub(in crate::node) fn new(underlay: &Underlay, public: IpAddr) -> Self {
-        let known = underlay.addresses.clone();
-        let other = known.iter().find(|address| address.is_ipv4() != public.is_ipv4());
-        let held = [public].into_iter().chain(other.copied()).collect();
-        let (interface, index) = (underlay.interface.clone(), underlay.index);
-        Self { interface, index, held, known, missing_since: None, unpublished: false }
+        let (known, held) = (underlay.addresses.clone(), public);
+        let (interface, index, egress) = (underlay.interface.clone(), underlay.index, underlay.egress);
+        Self { interface, index, egress, held, known, missing_since: None, unpublished: false }
     }
 
     /// The address that we send from.
     pub(super) fn public(&self) -> IpAddr {
-        self.held[0]
+        self.held
     }
 
     /// Whether the interface lacks the address: it has to be looked at again soon.
@@ -69,7 +68,9 @@ impl PublicAddress {
     /// Whether `notice` is about the underlay interface.
     pub(in crate::node) fn concerns(&self, notice: &Notice) -> bool {
         match notice {
-            Notice::Link { index, name } => *index == self.index || *name == self.interface,
+            Notice::Link { index, name } => {
+                [self.index, self.egress].contains(index) || *name == self.interface
+            }
             Notice::Address { index } => *index == self.index,
             Notice::Lost => true,
             Notice::Route { .. } | Notice::Forwarding | Notice::Other => false,
@@ -81,45 +82,37 @@ impl PublicAddress {
         let present = found.contains(&self.public());
         self.missing_since = if present { None } else { Some(self.missing_since.unwrap_or(now)) };
         let in_grace = self.missing_since.is_some_and(|since| now.duration_since(since) < GRACE);
-        match decide(&self.held, &self.known, found, in_grace) {
+        match decide(self.held, &self.known, found, in_grace) {
             next if next != self.held => Decision::Move(next),
             _ if present => Decision::Keep,
             _ => Decision::Wait,
         }
     }
 
-    /// Takes these addresses into use.
-    pub(super) fn set(&mut self, held: Vec<IpAddr>, underlay: Underlay) {
-        let Underlay { interface, index, addresses, .. } = underlay;
-        let missing_since = self.missing_since.filter(|_| !addresses.contains(&held[0]));
+    /// Takes this address into use.
+    pub(super) fn set(&mut self, held: IpAddr, underlay: Underlay) {
+        let Underlay { interface, index, egress, addresses, .. } = underlay;
+        let missing_since = self.missing_since.filter(|_| !addresses.contains(&held));
         let unpublished = self.unpublished;
-        *self = Self { interface, index, held, known: addresses, missing_since, unpublished };
+        *self = Self { interface, index, egress, held, known: addresses, missing_since, unpublished };
     }
 }
 
-/// The addresses to use, when `held` were in use and `found` are there. Those in `known` are not
-/// new.
-fn decide(held: &[IpAddr], known: &[IpAddr], found: &[IpAddr], in_grace: bool) -> Vec<IpAddr> {
-    let next = |gone: &IpAddr| {
-        let family = Family::of(*gone);
-        let mut others = found.iter().filter(|address| Family::of(**address) == family);
-        let new = others.clone().find(|address| !known.contains(address));
-        new.or_else(|| others.next().filter(|_| !in_grace)).copied()
-    };
-    let kept = |address: &IpAddr| match found.contains(address) {
-        true => *address,
-        false => next(address).unwrap_or(*address),
-    };
-    let mut all: Vec<IpAddr> = held.iter().map(kept).collect();
-    // A family that the host did not have before.
-    let missing = |address: &&IpAddr| held.iter().all(|old| Family::of(*old) != Family::of(**address));
-    all.extend(found.iter().find(missing));
-    all
+/// The address to use, when `held` was in use and `found` are there. Those in `known` are not new.
+fn decide(held: IpAddr, known: &[IpAddr], found: &[IpAddr], in_grace: bool) -> IpAddr {
+    if found.contains(&held) {
+        return held;
+    }
+    let mut others = found.iter().filter(|address| Family::of(**address) == Family::of(held));
+    let new = others.clone().find(|address| !known.contains(address));
+    let next = new.or_else(|| others.next().filter(|_| !in_grace));
+    next.copied().unwrap_or(held)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::underlay::find::LinkState;
 
     fn addresses(text: &str) -> Vec<IpAddr> {
         text.split_whitespace().map(|address| address.parse().expect("an address")).collect()
@@ -139,26 +132,12 @@ mod tests {
             ("192.0.2.1", "192.0.2.1 10.0.0.5", "10.0.0.5 192.0.2.9", true, "192.0.2.9"),
             // No address is left: keep the last one.
             ("192.0.2.1", "192.0.2.1", "", false, "192.0.2.1"),
-            ("192.0.2.1", "192.0.2.1", "2001:db8::1", false, "192.0.2.1 2001:db8::1"),
-            // Each family is decided by itself.
-            (
-                "192.0.2.1 2001:db8::1",
-                "192.0.2.1 2001:db8::1",
-                "192.0.2.1 2001:db8::2",
-                true,
-                "192.0.2.1 2001:db8::2",
-            ),
-            (
-                "2001:db8::1 192.0.2.1",
-                "2001:db8::1 192.0.2.1",
-                "192.0.2.1 2001:db8::2",
-                true,
-                "2001:db8::2 192.0.2.1",
-            ),
-            ("192.0.2.1", "192.0.2.1", "192.0.2.1 2001:db8::2", true, "192.0.2.1 2001:db8::2"),
+            // An address of the other family does not replace it.
+            ("192.0.2.1", "192.0.2.1", "2001:db8::1", false, "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::1", "192.0.2.1 2001:db8::2", true, "2001:db8::2"),
         ] {
-            let next = decide(&addresses(held), &addresses(known), &addresses(found), in_grace);
-            assert_eq!(next, addresses(expected), "{held} ({known}) -> {found}, {in_grace}");
+            let next = decide(addresses(held)[0], &addresses(known), &addresses(found), in_grace);
+            assert_eq!(next, addresses(expected)[0], "{held} ({known}) -> {found}, {in_grace}");
         }
     }
 
@@ -167,7 +146,9 @@ mod tests {
         let underlay = Underlay {
             interface: "eth0".into(),
             index: 2,
+            egress: 2,
             mtu: 1500,
+            link_state: LinkState::Working,
             addresses: addresses("192.0.2.1 10.0.0.5"),
         };
         let mut address = PublicAddress::new(&underlay, underlay.addresses[0]);

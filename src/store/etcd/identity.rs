@@ -32,14 +32,27 @@ impl NodeIdentity {
     }
 }
 
-/// The addresses that a lease publishes: the first of each family.
+/// The address that a lease publishes: the first one. Sockets are bound to it, so a datagram to an
+/// address of the other family would find no receiver.
 pub(crate) fn published(addresses: &[IpAddr]) -> Public {
-    let mut public = Public::default();
-    for address in addresses {
-        match address {
-            IpAddr::V4(v4) => public.v4 = public.v4.or(Some(*v4)),
-            IpAddr::V6(v6) => public.v6 = public.v6.or(Some(*v6)),
-        }
+    match addresses.first() {
+        Some(IpAddr::V4(v4)) => Public { v4: Some(*v4), v6: None },
+        Some(IpAddr::V6(v6)) => Public { v4: None, v6: Some(*v6) },
+        None => Public::default(),
     }
-    public
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sockets are bound to the first address only.
+    #[test]
+    fn only_the_address_with_a_socket_is_published() {
+        let (v4, v6): (IpAddr, IpAddr) = ([192, 0, 2, 1].into(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into());
+        let published = |addresses: &[IpAddr]| published(addresses).iter().collect::<Vec<_>>();
+        assert_eq!(published(&[v4, v6]), [v4]);
+        assert_eq!(published(&[v6]), [v6]);
+        assert!(published(&[]).is_empty());
+    }
 }
