@@ -18,7 +18,7 @@ use super::account::{Account, Op};
 use super::offload_switch::OffloadSwitch;
 use super::tun_writer::TunWriter;
 use super::tx_block::{Record, TxBlock, TxMessage};
-use crate::forward::{DropReason, EgressState, Table};
+use crate::forward::{DropReason, EgressState, Table, Train};
 use crate::packet::bundle;
 use crate::packet::split::SPLIT_BUFFER;
 use crate::seal::SealError;

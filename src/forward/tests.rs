@@ -426,7 +426,7 @@ fn session_is_forgotten_with_its_peer() {
         let (ours, theirs) = (session(&before, 2).hello(1), Session::default().hello(1));
         let agreement = Agreement::of(&ours, &theirs, Role::Initiator);
         let session = peer.session.as_ref().expect("sealed");
-        session.install(agreement, &Secret::new([7; 32]), Nanos(1)).expect("new");
+        session.install(agreement, &Secret::new([7; 32], [0; 32]), Nanos(1)).expect("new");
         session.activate(agreement.epoch, Nanos(1));
         assert!(peer.can_seal());
     }
