@@ -37,7 +37,8 @@ pub(super) fn set(load: Load, wants_realtime: bool) {
             Err(error) => tracing::warn!(
                 code = "realtime_refused",
                 %error,
-                "no real-time priority for a worker thread: it needs CAP_SYS_NICE (dataplane.realtime)"
+                "no real-time priority for a worker thread (dataplane.realtime): it needs CAP_SYS_NICE, and \
+                 RestrictRealtime=no in a systemd unit"
             ),
         }
     }

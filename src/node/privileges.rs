@@ -28,6 +28,9 @@ pub(super) fn parts(config: &Config) -> Vec<Part> {
     if ports.into_iter().flatten().any(|port| (1..FIRST_FREE_PORT).contains(&port)) {
         parts.push(Part::LowPort);
     }
+    if config.dataplane.realtime {
+        parts.push(Part::Realtime);
+    }
     parts
 }
 

@@ -26,6 +26,8 @@ pub enum Part {
     Ring,
     /// A port below 1024.
     LowPort,
+    /// Real-time priority of worker threads.
+    Realtime,
 }
 
 /// One row of the table.
@@ -79,6 +81,13 @@ pub const TABLE: &[Needs] = &[
         families: &[],
         calls: &[],
         purpose: "a port below 1024",
+    },
+    Needs {
+        part: Part::Realtime,
+        capabilities: &[(Capability::CAP_SYS_NICE, "no_sys_nice")],
+        families: &[],
+        calls: &["@system-service"],
+        purpose: "real-time priority (dataplane.realtime)",
     },
 ];
 
