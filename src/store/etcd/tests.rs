@@ -6,6 +6,7 @@
 mod joining;
 mod leases;
 mod outages;
+mod races;
 mod watching;
 
 use std::collections::BTreeSet;

@@ -57,6 +57,17 @@ pub(super) struct State {
     pub(super) opened: u64,
     /// Number of the watch that is refused; 0 means none.
     pub(super) refused: u64,
+    /// Key and value that another writer writes just before the next guarded write.
+    pub(super) before_next_write: Option<(String, String)>,
+}
+
+impl State {
+    /// Lets the other writer write, if there is one.
+    pub(super) fn write_of_another(&mut self) {
+        if let Some((key, value)) = self.before_next_write.take() {
+            self.data.put(&key, value.as_bytes(), 0);
+        }
+    }
 }
 
 impl MemoryEtcd {
@@ -90,6 +101,20 @@ impl MemoryEtcd {
     /// Writes a key without lease, as an operator or a flanneld would.
     pub(crate) fn put(&self, key: &str, value: &str) -> i64 {
         self.change(|state| state.data.put(key, value.as_bytes(), 0))
+    }
+
+    /// Writes a key with an etcd lease of a day, as a flanneld would.
+    pub(crate) fn put_leased(&self, key: &str, value: &str) {
+        self.change(|state| {
+            let (lease, _) = state.data.grant(LEASE_TTL);
+            state.data.put(key, value.as_bytes(), lease)
+        });
+    }
+
+    /// Writes a key just before the next guarded write of any host: after the host has read the
+    /// key, and before it writes.
+    pub(crate) fn write_before_next_write(&self, key: &str, value: &str) {
+        self.change(|state| state.before_next_write = Some((key.to_owned(), value.to_owned())));
     }
 
     /// Deletes a key.

@@ -102,6 +102,7 @@ impl MemorySession {
         guard: &Guard,
     ) -> Result<Written, Failure> {
         self.call("txn", |state| {
+            state.write_of_another();
             if !state.data.holds(key, guard) {
                 return Ok(Written::Not(state.data.get(key).cloned()));
             }
@@ -118,9 +119,12 @@ impl MemorySession {
         key: &str,
         guard: &Guard,
     ) -> Result<Written, Failure> {
-        self.call("txn", |state| match state.data.holds(key, guard) {
-            true => Written::At(state.data.delete(&[key.to_owned()])),
-            false => Written::Not(state.data.get(key).cloned()),
+        self.call("txn", |state| {
+            state.write_of_another();
+            match state.data.holds(key, guard) {
+                true => Written::At(state.data.delete(&[key.to_owned()])),
+                false => Written::Not(state.data.get(key).cloned()),
+            }
         })
         .await
     }
