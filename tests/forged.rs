@@ -94,26 +94,32 @@ fn foreign_source_does_not_leave_its_host() {
 fn forged_floods_do_not_silence_icmp_errors() {
     let lab = support::lab("silence", 2, Family::V4);
     let netns = &lab.pod(1).netns;
-    run(netns, &["ip", "link", "set", "eth0", "mtu", "1500"]);
+    // The path is narrower than the overlay device, so the daemon answers, and not the kernel.
+    run(&lab.host(1).netns, &["ip", "route", "add", "192.0.2.2", "dev", "eth0", "mtu", "1300"]);
     // The flood goes on although the errors tell its own host the MTU too.
-    run(netns, &["ip", "route", "add", "10.244.2.64/26", "via", "10.244.1.1", "mtu", "lock", "1500"]);
+    run(netns, &["ip", "route", "add", "10.244.2.64/26", "via", "10.244.1.1", "mtu", "lock", "1472"]);
     let (ended, start) = (AtomicBool::new(false), Instant::now());
     let suppressed = || Scrape::of(&lab.host(1).netns).get("hopsack_icmp_suppressed_total");
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let forger = Forger::of(netns);
             while !ended.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(30) {
-                for host in 1..=20 {
-                    let from = IpAddr::from([10, 244, 1, host]);
-                    forger.send(&udp((from, 7), (IpAddr::from([10, 244, 2, 99]), 7), &[0; 1460]));
-                    forger.send(&udp((from, 7), (IpAddr::from([10, 244, 99, 9]), 7), &[0; 10]));
+                // Each worker has a limit of its own: so many flows come to all of them.
+                for flow in 0..100 {
+                    let from = (IpAddr::from([10, 244, 1, [2, 2, 3, 77][usize::from(flow % 4)]]), flow);
+                    forger.send(&udp(from, (IpAddr::from([10, 244, 2, 99]), 7), &[0; 1372]));
+                    forger.send(&udp(from, (IpAddr::from([10, 244, 99, 9]), 7), &[0; 10]));
+                    // Faster, the queue of the device would be full.
+                    std::thread::sleep(Duration::from_micros(200));
                 }
             }
         });
         eventually("errors are suppressed", || suppressed() > 1000);
+        let sent = Scrape::of(&lab.host(1).netns).get("hopsack_icmp_sent_total{type=\"too_big\"}");
+        assert!(sent > 10, "{sent}: the daemon answers");
         // Each echo request is a flow of its own, since its checksum is in the place of ports.
         let to = lab.pod(2).v4.to_string();
-        let longer = ["ping", "-M", "do", "-s", "1445", "-c", "3", "-i", "0.3", "-W", "1", &to];
+        let longer = ["ping", "-M", "do", "-s", "1372", "-c", "8", "-i", "0.2", "-W", "1", &to];
         let output = support::attempt(netns, &longer);
         ended.store(true, Ordering::Relaxed);
         assert!(output.to_lowercase().contains("mtu"), "{output}");
