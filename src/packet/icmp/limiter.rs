@@ -88,7 +88,8 @@ impl Limiter {
     }
 
     fn place(&self, key: impl std::hash::Hash) -> usize {
-        self.random.hash_one(key) as usize % Self::BUCKETS
+        let place = self.random.hash_one(key) % Self::BUCKETS as u64;
+        usize::try_from(place).unwrap_or_default()
     }
 }
 
