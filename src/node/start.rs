@@ -77,22 +77,13 @@ impl Node {
         }
 
         let problems = registry.problems().clone();
-        let interface = underlay.interface.clone();
-        let names = (name, config.overlay.device.clone());
-        let host = HostPart::new(names, networks, (local.clone(), interface), reader, problems.clone());
-        let host = Arc::new(host);
-        let store_part = Arc::new(StorePart::new(store.describe(), problems));
-        // The order is that in which a packet passes through them.
-        registry.add(host.clone());
-        backend.parts().into_iter().for_each(|part| registry.add(part));
-        registry.add(store_part.clone());
-        registry.add(reconciler.repairs().clone());
-        registry.set_ready();
-        report_link(registry.problems(), &underlay);
+        report_link(&problems, &underlay);
+        let position = (local.clone(), underlay.interface.clone());
+        let host = HostPart::new((name, config.overlay.device.clone()), networks, position, reader, problems);
+        let reports = reports(registry, host, store.describe(), (&backend, &reconciler));
         let public_address = PublicAddress::new(&underlay, local.public);
-        let reports = Reports { registry, host, store: store_part };
         let service_manager = ServiceManager::default();
-        let node = Self {
+        let mut node = Self {
             config,
             signals,
             servers,
@@ -108,9 +99,28 @@ impl Node {
             refused_sends: RefusedSends::default(),
             service_manager,
         };
+        // The way to the peers was not known before the store was opened.
+        node.announcement.link_mtu(underlay.mtu, &mut node.store);
         node.report_remarks();
         Ok(Some(node))
     }
+}
+
+/// Lets all parts of a started node report, in the order in which a packet passes through them.
+fn reports(
+    registry: Arc<Registry>,
+    host: HostPart,
+    store: String,
+    (backend, reconciler): (&Backend, &Reconciler),
+) -> Reports {
+    let host = Arc::new(host);
+    let store = Arc::new(StorePart::new(store, registry.problems().clone()));
+    registry.add(host.clone());
+    backend.parts().into_iter().for_each(|part| registry.add(part));
+    registry.add(store.clone());
+    registry.add(reconciler.repairs().clone());
+    registry.set_ready();
+    Reports { registry, host, store }
 }
 
 /// Puts kernel and map in place, and last subnet.env, which tells other programs that the overlay

@@ -4,9 +4,10 @@
 mod error;
 mod find;
 mod follow;
+mod link;
 mod public_address;
 
 pub(super) use error::UnderlayError;
 pub(super) use find::{Underlay, find, follow_routes};
-pub(super) use follow::report_link;
+pub(super) use link::report_link;
 pub(super) use public_address::PublicAddress;

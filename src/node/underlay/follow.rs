@@ -13,27 +13,14 @@ use std::net::IpAddr;
 use tokio::time::Instant;
 
 use super::error::UnderlayError;
-use super::find::{LinkState, Underlay, find_again, follow_routes};
+use super::find::{Underlay, find_again, follow_routes};
+use super::link::report_link;
 use super::public_address::Decision;
 use crate::api::ProblemCode;
 use crate::backend::BackendError;
 use crate::node::error::NodeError;
 use crate::node::{Node, join, subnet_env};
-use crate::observe::Problems;
 use crate::route::Local;
-
-/// Raises or ends the problem of the underlay's link.
-pub(in crate::node) fn report_link(problems: &Problems, underlay: &Underlay) {
-    let interface = &underlay.interface;
-    let cause = match underlay.link_state {
-        LinkState::Working => return problems.end_all(ProblemCode::UnderlayLink),
-        LinkState::Down => format!("{interface} is down: ip link set {interface} up"),
-        LinkState::NoCarrier => {
-            format!("{interface} has no carrier: look at the cable, the switch, or the interface below it")
-        }
-    };
-    problems.raise(ProblemCode::UnderlayLink, interface, cause);
-}
 
 impl Node {
     /// Acts on a change of the interface, its addresses, or what the store says about them.
