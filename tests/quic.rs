@@ -17,7 +17,7 @@ use hopsack::sys::netns::in_netns;
 use support::encrypted::{flows, hang_up, stream, within};
 use support::initials::initials;
 use support::wire::Forger;
-use support::{HOPSACK, Scrape, eventually, run};
+use support::{HOPSACK, Scrape, edit, eventually, run};
 
 const READY: Duration = Duration::from_secs(15);
 
@@ -322,4 +322,30 @@ fn flood_of_handshakes_is_bounded() {
     within(20, "host 1 makes a handshake", || handshakes(&lab, 1) > before);
     transfer.finish();
     transfer.wait().expect("no connection was reset");
+}
+
+/// While the host is at the other address, no packet reaches its QUIC socket.
+#[test]
+fn host_returns_to_an_address_that_it_had() {
+    let lab = lab("return", "");
+    edit(&lab.daemon(1).config_path(), "\"192.0.2.1\"", "\"auto\"");
+    lab.daemon(1).terminate().expect("it ends");
+    lab.daemon(1).start().expect("started");
+    lab.daemon(1).wait_ready(READY).expect("ready");
+    let (netns, status) = (lab.host(1).netns.clone(), || lab.daemon(1).status().expect("it answers"));
+    let moves = |from: u8, to: u8| {
+        let script =
+            format!("ip addr del 192.0.2.{from}/24 dev eth0 && ip addr add 192.0.2.{to}/24 dev eth0");
+        run(&netns, &["sh", "-c", &script]);
+        eventually("it has moved", || status()["public_ip"] == format!("192.0.2.{to}"));
+        // The QUIC thread follows.
+        std::thread::sleep(Duration::from_secs(1));
+    };
+    let deaf = "nft add table inet t; nft 'add chain inet t in { type filter hook input priority 0; }'; \
+                nft add rule inet t in udp dport 8286 drop";
+    run(&netns, &["sh", "-c", deaf]);
+    moves(1, 101);
+    moves(101, 1);
+    run(&netns, &["nft", "delete", "table", "inet", "t"]);
+    eventually("pods reach each other", || reaches(&lab, 1, 2) && reaches(&lab, 2, 1));
 }

@@ -129,10 +129,13 @@ impl EndpointState {
     }
 
     /// This host has another underlay address. Peers refuse a connection that moves, so all of them
-    /// end and are made again.
-    pub(super) fn relocate(self: &Rc<Self>, public: IpAddr) {
+    /// end and are made again. Returns `false` if the address cannot be used yet.
+    pub(super) fn relocate(self: &Rc<Self>, public: IpAddr) -> bool {
         let address = SocketAddr::new(public, self.local_address.get().port());
         let moved = udp::bind(address).and_then(TrainSocket::new).and_then(|socket| {
+            // quinn keeps the socket before this one until a packet arrives. Its address could not
+            // be used again meanwhile, so this socket takes that place too.
+            self.endpoint.rebind_abstract(socket.clone())?;
             self.endpoint.rebind_abstract(socket.clone())?;
             Ok(socket)
         });
@@ -142,8 +145,10 @@ impl EndpointState {
                 old_task.abort();
             }
             Err(error) => {
-                tracing::error!(%address, %error, "QUIC socket not moved: the old address stays in use");
-                return;
+                if self.unmoved_warning.allows() {
+                    tracing::warn!(%address, %error, "QUIC socket not moved yet: trying again");
+                }
+                return false;
             }
         }
         self.local_address.set(address);
@@ -156,7 +161,9 @@ impl EndpointState {
             // were sealed with the old keys.
             self.forget_keys(&peer);
         }
+        self.unmoved_warning.reset();
         self.dial_all(&self.view.table());
+        true
     }
 
     /// This host has another certificate or another trust: replaces all connections, one by one.

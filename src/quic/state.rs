@@ -57,6 +57,7 @@ pub(super) struct EndpointState {
     /// Whether all peers were dialled once after the start.
     pub(super) has_dialled_all: Cell<bool>,
     pub(super) unknown_source_warning: WarningLimit,
+    pub(super) unmoved_warning: WarningLimit,
 }
 
 impl EndpointState {
@@ -99,6 +100,7 @@ impl EndpointState {
             idle_timeout,
             has_dialled_all: Cell::new(false),
             unknown_source_warning: WarningLimit::default(),
+            unmoved_warning: WarningLimit::default(),
         }))
     }
 
