@@ -8,12 +8,13 @@ use rustls::pki_types::UnixTime;
 
 use super::identity::Identity;
 use super::trust::{Trust, Untrusted};
-use super::verify::Verifier;
+use super::verify::{End, Verifier};
 
 /// Why other nodes would not accept this node's certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnCertificateError {
-    /// The certificate has expired, or the CA has not signed it.
+    /// The certificate has expired, the CA has not signed it, or it is not for both ends of a
+    /// connection (serverAuth and clientAuth).
     #[error("this node's own certificate is not valid: {0}")]
     Invalid(#[source] rustls::Error),
     /// The certificate is for another name.
@@ -51,9 +52,12 @@ pub fn check_own(trust: &Trust, identity: &Identity, name: &str) -> Result<(), O
     let chain = &identity.key().cert;
     let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let now = UnixTime::since_unix_epoch(Duration::from_secs(since_1970.as_secs()));
-    Verifier::new(trust.clone(), provider)
-        .check_validity(&chain[0], &chain[1..], now)
-        .map_err(OwnCertificateError::Invalid)?;
+    let verifier = Verifier::new(trust.clone(), provider);
+    // A node both dials and answers.
+    for end in [End::Server, End::Client] {
+        let checked = verifier.check_validity(&chain[0], &chain[1..], now, end);
+        checked.map_err(OwnCertificateError::Invalid)?;
+    }
     trust.admits(chain.first(), name, identity.fingerprint()).map_err(|untrusted| match untrusted {
         Untrusted::Name { names, expected } => OwnCertificateError::Name { names, name: expected },
         other @ (Untrusted::Fingerprint { .. } | Untrusted::None) => OwnCertificateError::Untrusted(other),

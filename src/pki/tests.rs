@@ -3,11 +3,16 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier as _;
 use rustls::{CertificateError, Error};
 
 use super::validity::DAY;
+use super::verify::Verifier;
 use super::*;
 
 const VALIDITY: Duration = DAY;
@@ -39,6 +44,25 @@ fn node_makes_its_identity_once() {
     let now = SystemTime::now();
     assert!(first.is_valid(now) && !first.is_due(now));
     assert!(first.is_due(now + DAY * 340) && !first.is_valid(now + DAY * 366));
+}
+
+/// The clock was ten hours ahead when the node started first, and is right now.
+#[test]
+fn certificate_that_is_not_valid_yet_is_made_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let first = Identity::load_or_make(folder.path(), "alpha").expect("made");
+    let pair = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(vec!["alpha".to_owned()]).expect("a name");
+    super::validity::set(&mut params, VALIDITY);
+    params.not_before += Duration::from_secs(10 * 3600);
+    params.not_after += Duration::from_secs(10 * 3600);
+    let ahead = params.self_signed(&pair).expect("signed");
+    std::fs::write(folder.path().join("node.key"), pair.serialize_pem()).expect("written");
+    std::fs::write(folder.path().join("node.crt"), ahead.pem()).expect("written");
+    let again = Identity::load_or_make(folder.path(), "alpha").expect("made again");
+    assert!(again.is_valid(SystemTime::now()));
+    assert_ne!(again.fingerprint(), first.fingerprint());
+    check_own(&Trust::Store, &again, "alpha").expect("valid");
 }
 
 #[test]
@@ -155,4 +179,72 @@ fn files_without_certificates_are_named() {
     assert!(matches!(Trust::load(&path), Err(PkiError::Read { path: named, .. }) if named == path));
     std::fs::write(&path, "nothing").expect("written");
     assert!(matches!(Trust::load(&path), Err(PkiError::NoCertificate(named)) if named == path));
+}
+
+/// A certificate for one purpose only, signed by the CA in `folder` or by itself.
+fn for_one_purpose(
+    folder: Option<&Path>,
+    purpose: rcgen::ExtendedKeyUsagePurpose,
+) -> CertificateDer<'static> {
+    let pair = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(vec!["alpha".to_owned()]).expect("a name");
+    params.extended_key_usages = vec![purpose];
+    super::validity::set(&mut params, VALIDITY);
+    let certificate = match folder {
+        None => params.self_signed(&pair),
+        Some(folder) => {
+            let [certificate, key] = ["ca.crt", "ca.key"].map(|file| folder.join(file));
+            let pem = |path| std::fs::read_to_string(path).expect("read");
+            let signer = rcgen::KeyPair::from_pem(&pem(key)).expect("a key");
+            let issuer = rcgen::Issuer::from_ca_cert_pem(&pem(certificate), signer).expect("a CA");
+            params.signed_by(&pair, &issuer)
+        }
+    };
+    certificate.expect("signed").der().clone()
+}
+
+#[test]
+fn certificate_is_accepted_for_its_purpose_only() {
+    use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    let folder = tempfile::tempdir().expect("a folder");
+    Authority::init(folder.path(), "cluster", VALIDITY).expect("made");
+    let ca = Trust::load(&folder.path().join("ca.crt")).expect("loaded");
+    for (trust, folder) in [(ca, Some(folder.path())), (Trust::Store, None)] {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = Verifier::new(trust, provider);
+        let server_name = ServerName::try_from("alpha").expect("a name");
+        for (purpose, is_server) in [(ServerAuth, true), (ClientAuth, false)] {
+            let shown = for_one_purpose(folder, purpose);
+            let as_server = verifier.verify_server_cert(&shown, &[], &server_name, &[], UnixTime::now());
+            let as_client = verifier.verify_client_cert(&shown, &[], UnixTime::now());
+            assert_eq!((as_server.is_ok(), as_client.is_ok()), (is_server, !is_server));
+            let refused = as_server.err().or(as_client.err()).expect("one of them is refused");
+            assert_eq!(refused, Error::InvalidCertificate(CertificateError::InvalidPurpose));
+        }
+    }
+}
+
+#[test]
+fn refusal_tells_a_stranger_nothing_but_the_alert() {
+    let [ours, theirs] = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+    for folder in [&ours, &theirs] {
+        Authority::init(folder.path(), "cluster", VALIDITY).expect("made");
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let ca = Trust::load(&ours.path().join("ca.crt")).expect("loaded");
+    let issue = |folder: &Path, validity| {
+        let out = tempfile::tempdir().expect("a folder");
+        let authority = Authority::load(folder).expect("loaded");
+        let [certificate, key] = authority.issue(out.path(), "alpha", validity).expect("issued");
+        Identity::load(&certificate, &key).expect("loaded").key().cert[0].clone()
+    };
+    let (expired, foreign) = (issue(ours.path(), Duration::ZERO), issue(theirs.path(), VALIDITY));
+    std::thread::sleep(Duration::from_millis(1100));
+    let verifier = Verifier::new(ca, provider);
+    for (shown, reason) in [(expired, CertificateError::Expired), (foreign, CertificateError::UnknownIssuer)]
+    {
+        // The text of the error is the text of the alert.
+        let refused = verifier.verify_client_cert(&shown, &[], UnixTime::now());
+        assert_eq!(refused.expect_err("refused"), Error::InvalidCertificate(reason));
+    }
 }

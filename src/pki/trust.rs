@@ -20,7 +20,7 @@ use rustls::server::ParsedCertificate;
 use super::description::Description;
 use super::error::PkiError;
 use super::files;
-use super::verify::Verifier;
+use super::verify::{End, Verifier};
 use crate::route::Fingerprint;
 
 /// How a node recognises certificates of other nodes.
@@ -76,7 +76,11 @@ impl Trust {
     pub fn accepts(&self, chain: &[CertificateDer<'_>], at: UnixTime) -> bool {
         let Some((own, intermediates)) = chain.split_first() else { return false };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        Verifier::new(self.clone(), provider).check_validity(own, intermediates, at).is_ok()
+        let verifier = Verifier::new(self.clone(), provider);
+        // The end at which the certificate was shown is not known here. It was checked then.
+        [End::Server, End::Client]
+            .into_iter()
+            .any(|end| verifier.check_validity(own, intermediates, at, end).is_ok())
     }
 
     /// Whether a valid certificate belongs to the node `name`, the lease of which announces the

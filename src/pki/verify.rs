@@ -1,8 +1,12 @@
 //! Tells TLS whether a certificate is valid, on both sides of the handshake.
 //!
 //! With a CA, the certificate must chain to it and be within its validity. Without one, it must be
-//! within its validity. TLS itself checks that the other host holds the key. Whether the
+//! within its validity. If it lists purposes (extended key usage), it must list the one for the end
+//! of the handshake at which it is shown: serverAuth or clientAuth. TLS itself checks that the other host holds the key. Whether the
 //! certificate belongs to the expected node is a later question ([`Trust::admits`]).
+//!
+//! Invariant: what TLS gets as the reason of a refusal, and sends to a stranger, says no more than
+//! the alert's code does. The log has the rest, at the level `debug`.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -12,12 +16,22 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+};
+use x509_parser::extensions::ExtendedKeyUsage;
 
 use super::description::Description;
 use super::trust::Trust;
+
+/// The end of a handshake at which a certificate is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Client,
+    Server,
+}
 
 /// Checks certificates for TLS.
 #[derive(Debug)]
@@ -33,21 +47,46 @@ impl Verifier {
         Self { trust, provider }
     }
 
-    /// Checks a certificate and the intermediate ones that came with it.
+    /// Checks a certificate that is shown at one end of a handshake, with the intermediate ones that
+    /// came with it.
     pub(super) fn check_validity(
         &self,
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
+        end: End,
     ) -> Result<(), Error> {
-        let parsed = ParsedCertificate::try_from(certificate)?;
-        match &self.trust {
-            Trust::Authority(roots) => {
+        match (&self.trust, end) {
+            (Trust::Authority(roots), End::Server) => {
+                let parsed = ParsedCertificate::try_from(certificate)?;
                 let algorithms = self.provider.signature_verification_algorithms.all;
                 verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)
             }
-            Trust::Store => check_time(certificate, now),
+            (Trust::Authority(roots), End::Client) => {
+                let builder =
+                    WebPkiClientVerifier::builder_with_provider(roots.clone(), self.provider.clone());
+                let verifier = builder.build().map_err(|error| Error::General(error.to_string()))?;
+                verifier.verify_client_cert(certificate, intermediates, now).map(drop)
+            }
+            (Trust::Store, _) => {
+                check_time(certificate, now)?;
+                check_purpose(certificate, end)
+            }
         }
+    }
+
+    /// Checks a certificate for TLS.
+    fn check(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        end: End,
+    ) -> Result<(), Error> {
+        self.check_validity(certificate, intermediates, now, end).map_err(|error| {
+            tracing::debug!(%error, "certificate refused");
+            without_detail(error)
+        })
     }
 
     fn check_signature(
@@ -81,6 +120,35 @@ fn check_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Err
     Err(Error::InvalidCertificate(error))
 }
 
+/// Self-signed certificates that list purposes must list the one for their end.
+fn check_purpose(certificate: &CertificateDer<'_>, end: End) -> Result<(), Error> {
+    let unreadable = || Error::InvalidCertificate(CertificateError::BadEncoding);
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| unreadable())?;
+    let usage = parsed.extended_key_usage().map_err(|_| unreadable())?;
+    let allows = |usage: &ExtendedKeyUsage<'_>| match end {
+        End::Client => usage.client_auth,
+        End::Server => usage.server_auth,
+    };
+    match usage {
+        Some(usage) if !usage.value.any && !allows(usage.value) => {
+            Err(Error::InvalidCertificate(CertificateError::InvalidPurpose))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An error with the same alert, and a text that says no more than the alert.
+fn without_detail(error: Error) -> Error {
+    let Error::InvalidCertificate(reason) = error else {
+        return Error::InvalidCertificate(CertificateError::BadEncoding);
+    };
+    let alert = AlertDescription::from(reason);
+    let plain =
+        [CertificateError::Expired, CertificateError::UnknownIssuer, CertificateError::InvalidPurpose];
+    let same = plain.into_iter().find(|plain| AlertDescription::from(plain.clone()) == alert);
+    Error::InvalidCertificate(same.unwrap_or(CertificateError::BadEncoding))
+}
+
 /// QUIC uses TLS 1.3 only (RFC 9001 section 4.2).
 fn tls12_refused() -> Error {
     Error::General("TLS 1.2 is not supported".into())
@@ -95,7 +163,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.check_validity(certificate, intermediates, now).map(|()| ServerCertVerified::assertion())
+        self.check(certificate, intermediates, now, End::Server).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -132,7 +200,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.check_validity(certificate, intermediates, now).map(|()| ClientCertVerified::assertion())
+        self.check(certificate, intermediates, now, End::Client).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
