@@ -46,12 +46,14 @@ impl Identity {
     }
 
     /// Reads the node's own files in `state_dir`. Makes them if they do not exist, if they are due
-    /// for renewal, or if they do not belong together. `name` is only informative: without a CA, no
+    /// for renewal, if they are not valid yet (the clock was ahead when they were made), or if they
+    /// do not belong together. `name` is only informative: without a CA, no
     /// host compares it.
     pub fn load_or_make(state_dir: &Path, name: &str) -> Result<Self, PkiError> {
         let (certificate, key) = own_files(state_dir);
+        let now = SystemTime::now();
         match Self::load(&certificate, &key) {
-            Ok(identity) if !identity.is_due(SystemTime::now()) => return Ok(identity),
+            Ok(identity) if identity.is_valid(now) && !identity.is_due(now) => return Ok(identity),
             Ok(_) => {}
             Err(PkiError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             // The key is written before the certificate: a crash between the two leaves such files.
@@ -114,6 +116,12 @@ impl Identity {
         Fingerprint::of(&self.key.cert[0])
     }
 
+    /// From when on the certificate is valid.
+    #[must_use]
+    pub fn not_before(&self) -> SystemTime {
+        from_1970(self.description.not_before)
+    }
+
     /// When the certificate expires.
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
@@ -123,8 +131,7 @@ impl Identity {
     /// When the certificate is due for renewal.
     #[must_use]
     pub fn due(&self) -> SystemTime {
-        let validity =
-            self.not_after().duration_since(from_1970(self.description.not_before)).unwrap_or_default();
+        let validity = self.not_after().duration_since(self.not_before()).unwrap_or_default();
         self.not_after() - (validity.saturating_sub(CLOCK_SKEW) / 3).min(RENEWAL_LEAD)
     }
 
