@@ -20,7 +20,7 @@ use support::encrypted::{
     has_logged_failure, keys, lab, of_peer, pair, reaches, start_again, started, stream, wait_keys, within,
 };
 use support::wire::Ear;
-use support::{HOPSACK, Scrape, edit, eventually, run};
+use support::{HOPSACK, Scrape, attempt, edit, eventually, run};
 
 /// Makes one test for each function and mode.
 macro_rules! in_both_modes {
@@ -419,6 +419,31 @@ fn tcp_survives_a_new_address(mode: &str) {
         socket.send_to(b"one way", to).expect("sent");
         ear.count(Duration::from_millis(50)) > 0
     });
+}
+
+/// The port of the QUIC socket is in use on the new address of a host for a while.
+#[test]
+fn quic_socket_follows_once_its_port_is_free() {
+    let lab = lab("port-taken", 2, Family::V4, "[security]\nmode = \"quic\"\nrequire = true\n");
+    edit(&lab.daemon(2).config_path(), "public_ip  = \"192.0.2.2\"\n", "");
+    let lab = started(lab);
+    eventually("pods reach each other", || reaches(&lab, 1, 2) && reaches(&lab, 2, 1));
+    let netns = &lab.host(2).netns;
+    run(netns, &["ip", "addr", "add", "192.0.2.102/24", "dev", "eth0"]);
+    let taken = in_netns(netns, || UdpSocket::bind(("192.0.2.102", 8286))).and_then(|bound| bound);
+    let taken = taken.expect("a socket");
+    run(netns, &["ip", "addr", "del", "192.0.2.2/24", "dev", "eth0"]);
+    // A secondary address goes with the first.
+    attempt(netns, &["ip", "addr", "add", "192.0.2.102/24", "dev", "eth0"]);
+    let problem = || {
+        let status = lab.daemon(2).status().expect("the daemon answers");
+        let problems = status["problems"].as_array().expect("a list").clone();
+        problems.iter().any(|problem| problem["code"] == "quic_socket")
+    };
+    within(15, "the problem is shown", problem);
+    drop(taken);
+    within(15, "the problem is over", || !problem());
+    within(30, "pods reach each other again", || reaches(&lab, 1, 2) && reaches(&lab, 2, 1));
 }
 
 #[test]

@@ -25,6 +25,10 @@ pub enum ProblemCode {
     Certificate,
     /// The path to a peer is too narrow for IPv6, and QUIC cannot fragment.
     NarrowPath,
+    /// The QUIC socket cannot move to a new address of this host. The move is tried again.
+    QuicSocket,
+    /// A peer's certificate does not belong to it or to its subnets: it gets no packets.
+    PeerCertificate,
     /// An object that the daemon maintains differs from what it should be, and the repair failed.
     RepairFailed,
     /// The same object had to be repaired several times: another program probably changes it.
@@ -54,6 +58,8 @@ impl ProblemCode {
             Self::DuplicateSubnet => "duplicate_subnet",
             Self::Certificate => "certificate",
             Self::NarrowPath => "narrow_path",
+            Self::QuicSocket => "quic_socket",
+            Self::PeerCertificate => "peer_certificate",
             Self::RepairFailed => "repair_failed",
             Self::RepairRepeated => "repair_repeated",
             Self::LeaseConflict => "lease_conflict",
@@ -99,8 +105,8 @@ mod tests {
     fn label_is_the_json_code() {
         use ProblemCode::{
             Certificate, DuplicateSubnet, LeaseConflict, LeaseInvalid, LeaseUnusual, NarrowPath,
-            RepairFailed, RepairRepeated, SendRefused, StoreUnavailable, UnderlayAddress, UnderlayLink,
-            UnderlayMtu, Unknown,
+            PeerCertificate, QuicSocket, RepairFailed, RepairRepeated, SendRefused, StoreUnavailable,
+            UnderlayAddress, UnderlayLink, UnderlayMtu, Unknown,
         };
         for code in [
             StoreUnavailable,
@@ -111,6 +117,8 @@ mod tests {
             DuplicateSubnet,
             Certificate,
             NarrowPath,
+            QuicSocket,
+            PeerCertificate,
             RepairFailed,
             RepairRepeated,
             LeaseConflict,

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::error::BackendError;
+use crate::api::ProblemCode;
 use crate::route::Announced;
 
 /// Something that happened in a backend.
@@ -10,6 +11,15 @@ use crate::route::Announced;
 pub enum Event {
     /// The backend cannot go on: the node stops.
     Failed(BackendError),
+    /// A problem has begun or has another cause, or it is over.
+    Problem {
+        /// Kind of the problem.
+        code: ProblemCode,
+        /// Name of the affected thing.
+        object: String,
+        /// What is wrong and how to fix it; `None` if the problem is over.
+        cause: Option<String>,
+    },
     /// The path MTU of a peer has changed: the map has to be applied again.
     PathMtu {
         /// Address of the peer on the underlay.

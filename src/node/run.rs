@@ -84,6 +84,15 @@ impl Node {
     fn backend_event(&mut self, event: Event) -> Result<(), NodeError> {
         match event {
             Event::Failed(error) => Err(error.into()),
+            Event::Problem { code, object, cause } => {
+                let problems = self.reports.problems();
+                match cause {
+                    Some(cause) => problems.raise(code, &object, cause),
+                    None => problems.end(code, &object),
+                }
+                self.report(false);
+                Ok(())
+            }
             Event::PathMtu { peer, mtu } => {
                 tracing::info!(%peer, mtu, "path MTU to peer changed");
                 self.map.mark_stale();

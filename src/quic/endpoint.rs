@@ -122,18 +122,15 @@ async fn serve(state: Rc<EndpointState>, commands: &mut mpsc::UnboundedReceiver<
     tokio::task::spawn_local(state.clone().accept());
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The address that could not be taken into use yet.
-    let mut wanted: Option<IpAddr> = None;
     loop {
         tokio::select! {
             command = commands.recv() => match command {
                 Some(Command::Refresh) => state.refresh(),
                 Some(Command::Renew(new)) => state.renew(&new.0, new.1),
-                Some(Command::Relocate(public)) => wanted = Some(public).filter(|public| !state.relocate(*public)),
+                Some(Command::Relocate(public)) => state.relocate(public),
                 Some(Command::Stop) | None => return state.close().await,
             },
             _ = tick.tick() => {
-                wanted = wanted.filter(|public| !state.relocate(*public));
                 state.tick();
             }
         }

@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 
 use quinn::ConnectionError;
 
+use super::backoff::pause;
 use super::close_reason::CloseReason;
 use super::connection::TrackedConnection;
 use super::peer::QuicPeer;
 use super::socket::TrainSocket;
-use super::state::{EndpointState, encrypting_peer, inner_mtu, with_train_task};
+use super::state::{EndpointState, PendingMove, encrypting_peer, inner_mtu, with_train_task};
 use super::tls;
+use crate::api::ProblemCode;
 use crate::engine::SlowPathPackets;
 use crate::forward::{DropReason, Table};
 use crate::pki::{Identity, Trust};
@@ -129,8 +131,8 @@ impl EndpointState {
     }
 
     /// This host has another underlay address. Peers refuse a connection that moves, so all of them
-    /// end and are made again. Returns `false` if the address cannot be used yet.
-    pub(super) fn relocate(self: &Rc<Self>, public: IpAddr) -> bool {
+    /// end and are made again. If the socket cannot move, it stays where it is and is moved later.
+    pub(super) fn relocate(self: &Rc<Self>, public: IpAddr) {
         let address = SocketAddr::new(public, self.local_address.get().port());
         let moved = udp::bind(address).and_then(TrainSocket::new).and_then(|socket| {
             // quinn keeps the socket before this one until a packet arrives. Its address could not
@@ -139,17 +141,26 @@ impl EndpointState {
             self.endpoint.rebind_abstract(socket.clone())?;
             Ok(socket)
         });
+        let object = || format!("UDP port {}", address.port());
         match moved {
             Ok(socket) => {
                 let (_, old_task) = self.socket.replace(with_train_task(socket));
                 old_task.abort();
             }
             Err(error) => {
-                if self.unmoved_warning.allows() {
-                    tracing::warn!(%address, %error, "QUIC socket not moved yet: trying again");
-                }
-                return false;
+                let cause = format!(
+                    "the QUIC socket cannot move to this host's new address {address}: {error}; encrypted \
+                     connections cannot be made until it can: free the port, or set security.port"
+                );
+                self.report_problem(ProblemCode::QuicSocket, object(), Some(cause));
+                let failures = self.pending_move.get().map_or(1, |pending| pending.failures + 1);
+                let retry_at = Instant::now() + pause(failures);
+                self.pending_move.set(Some(PendingMove { to: public, failures, retry_at }));
+                return;
             }
+        }
+        if self.pending_move.take().is_some() {
+            self.report_problem(ProblemCode::QuicSocket, object(), None);
         }
         self.local_address.set(address);
         for peer in self.all_peers() {
@@ -161,9 +172,14 @@ impl EndpointState {
             // were sealed with the old keys.
             self.forget_keys(&peer);
         }
-        self.unmoved_warning.reset();
         self.dial_all(&self.view.table());
-        true
+    }
+
+    /// Tries again to move the socket, if a move has failed and the pause is over.
+    pub(super) fn retry_move(self: &Rc<Self>) {
+        if let Some(pending) = self.pending_move.get().filter(|pending| pending.retry_at <= Instant::now()) {
+            self.relocate(pending.to);
+        }
     }
 
     /// This host has another certificate or another trust: replaces all connections, one by one.

@@ -21,6 +21,7 @@ impl EndpointState {
     pub(super) fn tick(self: &Rc<Self>) {
         let table = self.view.table();
         self.collect_socket_counters();
+        self.retry_move();
         for peer in self.all_peers() {
             if peer.waiting_since.get().is_some_and(|since| since.elapsed() >= MAX_WAIT) {
                 peer.waiting_since.set(None);

@@ -27,6 +27,7 @@ use super::socket::TrainSocket;
 use super::status::QuicStatus;
 use super::tls;
 use super::warning_limit::WarningLimit;
+use crate::api::ProblemCode;
 use crate::engine::{EngineView, SlowPathWriter};
 use crate::forward::{DropReason, Peer, Table};
 use crate::pki::Trust;
@@ -49,6 +50,8 @@ pub(super) struct EndpointState {
     pub(super) status: Arc<QuicStatus>,
     /// Address and port of the socket.
     pub(super) local_address: Cell<SocketAddr>,
+    /// The address to which the socket could not move yet.
+    pub(super) pending_move: Cell<Option<PendingMove>>,
     pub(super) writer: RefCell<SlowPathWriter>,
     pub(super) peers: RefCell<BTreeMap<IpAddr, Rc<QuicPeer>>>,
     events: mpsc::UnboundedSender<QuicEvent>,
@@ -57,7 +60,6 @@ pub(super) struct EndpointState {
     /// Whether all peers were dialled once after the start.
     pub(super) has_dialled_all: Cell<bool>,
     pub(super) unknown_source_warning: WarningLimit,
-    pub(super) unmoved_warning: WarningLimit,
 }
 
 impl EndpointState {
@@ -93,6 +95,7 @@ impl EndpointState {
             view,
             status,
             local_address: Cell::new(address),
+            pending_move: Cell::new(None),
             writer: RefCell::new(writer),
             peers: RefCell::default(),
             events,
@@ -100,7 +103,6 @@ impl EndpointState {
             idle_timeout,
             has_dialled_all: Cell::new(false),
             unknown_source_warning: WarningLimit::default(),
-            unmoved_warning: WarningLimit::default(),
         }))
     }
 
@@ -130,6 +132,12 @@ impl EndpointState {
         self.writer.borrow().account().counters.ingress.drop_many(reason, packets);
     }
 
+    /// Reports a problem, or its end if there is no cause.
+    pub(super) fn report_problem(&self, code: ProblemCode, object: String, cause: Option<String>) {
+        // The send fails only if the node has stopped already.
+        let _ = self.events.send(QuicEvent::Problem { code, object, cause });
+    }
+
     /// Shows the path MTU to a peer, and reports it to the node if it has changed.
     pub(super) fn report_path_mtu(&self, peer: &QuicPeer, mtu: u16) {
         let mut is_new = false;
@@ -139,6 +147,16 @@ impl EndpointState {
             let _ = self.events.send(QuicEvent::PathMtu { peer: peer.address, mtu });
         }
     }
+}
+
+/// A move of the socket that has failed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PendingMove {
+    /// Address to which the socket is to move.
+    pub(super) to: IpAddr,
+    pub(super) failures: u32,
+    /// No attempt starts before this time.
+    pub(super) retry_at: Instant,
 }
 
 /// The peer at an address, if packets to it must be encrypted.

@@ -112,6 +112,9 @@ impl Userspace {
                             return Event::PathMtu { peer, mtu };
                         }
                     }
+                    QuicEvent::Problem { code, object, cause } => {
+                        return Event::Problem { code, object, cause };
+                    }
                     QuicEvent::Failed => return Event::Failed(EncryptionError::Panicked.into()),
                 },
                 RouteMtu { peer, mtu } = self.route_mtus.next() => {
