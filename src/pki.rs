@@ -13,7 +13,9 @@
 //! Invariant: a private key is never in a file that others may read, in a log, or in an error.
 //!
 //! Sources: RFC 5280 (certificates), RFC 6125 (only the SAN is compared with a name), RFC 8446
-//! (TLS 1.3).
+//! (TLS 1.3), RFC 3779 (address blocks).
+//!
+#![doc = include_str!("pki/README.md")]
 #![forbid(unsafe_code)]
 
 mod authority;
@@ -24,6 +26,7 @@ mod fingerprint;
 mod identity;
 mod own_certificate;
 mod reset_key;
+mod subnets;
 mod trust;
 mod validity;
 pub mod verify;
@@ -34,7 +37,7 @@ pub use error::{PkiError, X509Error};
 pub use identity::Identity;
 pub use own_certificate::{OwnCertificateError, check_own};
 pub use reset_key::reset_key;
-pub use trust::{Trust, Untrusted};
+pub use trust::{Claim, Trust, Untrusted};
 
 pub use crate::route::Fingerprint;
 

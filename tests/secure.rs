@@ -23,7 +23,7 @@ use hopsack::sys::netns::in_netns;
 use hopsack::sys::udp;
 use support::encrypted::{
     READY, configure, explain, handshakes, hang_up, has_logged, has_logged_failure, keys, lab, of_peer, pair,
-    reaches, start_again, started, wait_keys, within,
+    reaches, start_again, started, subnets, wait_keys, within,
 };
 use support::wire::{Ear, Forger, Recorder, no_trains, tap};
 use support::{Scrape, attempt, edit, eventually, hopsack, json, run, text};
@@ -224,6 +224,73 @@ fn host_of_another_ca_is_refused_and_named() {
     });
     let shown = hopsack(&["pki", "show", "--json", &ours.join("ca.crt").to_string_lossy()]);
     assert_eq!(json(&String::from_utf8_lossy(&shown.stdout))[0]["is_ca"], true);
+}
+
+/// With a CA, a writer of etcd cannot give a host a subnet that is not in its certificate.
+#[test]
+fn subnet_outside_the_certificate_gets_no_keys() {
+    let lab = lab("bound", 3, Family::V4, "");
+    let ca = lab.host(1).directory.join("ca");
+    Authority::init(&ca, "cluster", VALIDITY).expect("made");
+    for host in 1..=3 {
+        // `require` follows from the CA.
+        support::encrypted::certify(&lab, host, &ca, VALIDITY, "mode = \"sealed\"");
+    }
+    // What an earlier flanneld had is not what the certificate contains.
+    std::fs::write(lab.host(2).directory.join("subnet.env"), "FLANNEL_SUBNET=10.244.200.1/24\n")
+        .expect("written");
+    let lab = started(lab);
+    let own = lab.daemon(2).status().expect("the daemon answers")["subnets"].clone();
+    assert_eq!(own, json(&serde_json::to_string(&subnets(&lab, 2)).expect("JSON")), "exactly these");
+    eventually("pods reach each other", || reaches(&lab, 1, 2) && reaches(&lab, 1, 3) && reaches(&lab, 2, 3));
+    wait_keys(&lab, 1, 3);
+
+    let etcd = |arguments: &[&str]| {
+        let url = lab.etcd(1).url();
+        run(&lab.host(1).netns, &[&["etcdctl", "--endpoints", &url], arguments].concat())
+    };
+    let prefix = "/coreos.com/network/subnets/";
+    let all = etcd(&["get", "--prefix", prefix]);
+    let lines: Vec<&str> = all.lines().collect();
+    let at =
+        lines.iter().position(|line| line.starts_with(&format!("{prefix}10.244.3.0-24"))).expect("a lease");
+    let stolen = format!("{prefix}10.244.77.0-24");
+    etcd(&["put", &stolen, lines[at + 1]]);
+    let problem = |host: usize| {
+        let status = lab.daemon(host).status().expect("the daemon answers");
+        let problems = status["problems"].as_array().expect("a list").clone();
+        problems
+            .iter()
+            .any(|problem| problem["code"] == "peer_certificate" && problem["object"] == "192.0.2.3")
+    };
+    eventually("the problem is shown", || problem(1) && problem(2));
+    assert!(keys(&lab, 1, 3).is_none(), "keys are removed at once");
+    let ask = json(
+        &lab.daemon(1)
+            .ask(r#"{"command":"explain","address":"10.244.77.1"}"#)
+            .expect("it answers")
+            .to_string(),
+    );
+    assert_eq!(ask["outcome"], "waits", "{ask}");
+    assert!(of_peer(&lab, 1, 3, "encryption").as_str().is_some_and(|text| text.contains("10.244.77.0/24")));
+    assert!(reaches(&lab, 1, 2) && !reaches(&lab, 1, 3));
+    eventually("the reason is logged", || has_logged_failure(&lab, 1, 3, "subnets_not_certified"));
+    etcd(&["del", &stolen]);
+    within(20, "the problem is over", || !problem(1) && reaches(&lab, 1, 3));
+    wait_keys(&lab, 1, 3);
+
+    // A host with a certificate that contains no subnets does not start.
+    let bare = lab.host(3).directory.join("bare");
+    let name = lab.host(3).name.clone();
+    let authority = Authority::load(&ca).expect("a CA");
+    let [certificate, key] = authority.issue(&bare, (&name, &[]), VALIDITY).expect("issued");
+    let ca = ca.join("ca.crt");
+    configure(&lab, 3, &format!("mode = \"sealed\"\nca = {ca:?}\ncert = {certificate:?}\nkey = {key:?}"));
+    lab.daemon(3).terminate().expect("ended");
+    lab.daemon(3).start().expect("started");
+    let refused = lab.daemon(3).wait_ready(READY);
+    let Err(LabError::DaemonDied { status, log, .. }) = refused else { panic!("{refused:?}") };
+    assert!(status == "exit status: 2" && log.contains("[certificate_subnets]"), "{status}: {log}");
 }
 
 #[test]

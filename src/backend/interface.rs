@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::error::BackendError;
@@ -47,11 +48,20 @@ impl Prepared {
         }
     }
 
-    /// Whether peers will accept this host under the name that it has in the store. `port` receives
-    /// packets.
-    pub fn check(&self, name: &str, port: u16) -> Result<(), BackendError> {
+    /// The subnets that this host must have, by its certificate; `None` if it may have any.
+    #[must_use]
+    pub fn subnets(&self) -> Option<Vec<IpNet>> {
         match self {
-            Self::Userspace(prepared) => prepared.check(name, port),
+            Self::Userspace(prepared) => prepared.subnets(),
+            Self::Null => None,
+        }
+    }
+
+    /// Whether peers will accept this host under the name and with the subnets that it has in the
+    /// store. `port` receives packets.
+    pub fn check(&self, lease: (&str, &[IpNet]), port: u16) -> Result<(), BackendError> {
+        match self {
+            Self::Userspace(prepared) => prepared.check(lease, port),
             Self::Null => Ok(()),
         }
     }

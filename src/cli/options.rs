@@ -60,6 +60,7 @@ fn option(key: &'static Key) -> Arg {
     let words: &[&str] = match key.kind {
         Kind::Choice(words) => words,
         Kind::Bool => &["true", "false"],
+        Kind::BoolOrAuto => &["true", "false", "auto"],
         Kind::Number { .. } | Kind::NumberOrAuto { .. } | Kind::Text(_) | Kind::List(_) => &[],
     };
     let sources = format!("[env: {}] [default: {}]", key.variable(), key.default_value());

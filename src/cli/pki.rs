@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use ipnet::IpNet;
 
 use super::error::CliError;
 use super::output::{Format, print, say};
@@ -20,7 +21,9 @@ pub(super) enum PkiCommand {
     ///
     /// openssl can make the same files: hopsack accepts any PEM chain in which the node's name is a
     /// SAN of the node's certificate.
-    #[command(after_help = "Example: hopsack pki init --dir ./pki && hopsack pki issue node-a --dir ./pki")]
+    #[command(
+        after_help = "Example: hopsack pki init --dir ./pki && hopsack pki issue node-a --dir ./pki --subnet 10.244.1.0/24"
+    )]
     Init {
         #[command(flatten)]
         folder: Folder,
@@ -37,6 +40,10 @@ pub(super) enum PkiCommand {
         /// The node's name, as `hopsack peers` shows it (node.name, or the host name if that is not
         /// set)
         name: String,
+        /// Subnet that the node leases, in IPv4 or IPv6; may be given several times. Without any,
+        /// hosts give the node packets only if they set security.bind_subnets = false
+        #[arg(long = "subnet", value_name = "PREFIX")]
+        subnets: Vec<IpNet>,
         #[command(flatten)]
         folder: Folder,
         /// Folder for the new files [default: the folder of the CA]
@@ -46,7 +53,7 @@ pub(super) enum PkiCommand {
         #[arg(long, default_value_t = 365)]
         days: u32,
     },
-    /// Show the content of certificates: names, issuer, days left, fingerprint
+    /// Show the content of certificates: names, subnets, issuer, days left, fingerprint
     Show {
         /// PEM files
         #[arg(required = true)]
@@ -74,10 +81,10 @@ pub(super) fn pki(command: PkiCommand) -> Result<(), CliError> {
                 key.display()
             ))
         }
-        PkiCommand::Issue { name, folder, out, days } => {
+        PkiCommand::Issue { name, subnets, folder, out, days } => {
             let authority = Authority::load(&folder.dir)?;
             let out = out.unwrap_or(folder.dir);
-            let [certificate, key] = authority.issue(&out, &name, DAY * days)?;
+            let [certificate, key] = authority.issue(&out, (&name, &subnets), DAY * days)?;
             say(&format!(
                 "{}: set security.cert to it on {name}\n{}: set security.key to it on {name}, and give it to no other node\n",
                 certificate.display(),

@@ -25,9 +25,9 @@ keys! {
          \"sealed\": workers seal each packet, with keys from a QUIC handshake. It is fast; the format is hopsack's own.\n\
          \"quic\": packets travel in a QUIC connection. It is slower; the format is a standard.";
     REQUIRE = "require",
-        Kind::Bool,
-        Preset::Bool(false),
-        "Exchange no packet with a host that does not encrypt",
+        Kind::BoolOrAuto,
+        Preset::Text("auto"),
+        "Exchange no packet with a host that does not encrypt; \"auto\": if `ca` is set",
         "";
     PORT = "port",
         Kind::NumberOrAuto { min: 1, max: 65_535 },
@@ -39,8 +39,15 @@ keys! {
         Preset::Text(""),
         "File with the CA certificates of the cluster",
         "With a CA, a host must show a certificate that the CA signed for the name of this host (`hopsack pki` makes \
-         them). Without one, a host must show the certificate that its lease names; then write access to the store \
-         is enough to replace a host.";
+         them) and for its subnets. Without one, a host must show the certificate that its lease names; then write \
+         access to the store is enough to replace a host.";
+    BIND_SUBNETS = "bind_subnets",
+        Kind::Bool,
+        Preset::Bool(true),
+        "With a CA: a host has only the subnets that are in its certificate",
+        "This host leases exactly the subnets of its own certificate (`hopsack pki issue --subnet`), and a host whose \
+         certificate does not contain all subnets of its lease gets no packets. If false, the store decides which host \
+         has which subnet.";
     CERT = "cert",
         FILE_OR_NOTHING,
         Preset::Text(""),
@@ -80,6 +87,8 @@ pub struct SecurityConfig {
     pub port: Option<u16>,
     /// File with the CA certificates to trust; `None`: the leases name the certificates.
     pub ca: Option<PathBuf>,
+    /// Whether certificates of a CA must contain the subnets of their hosts.
+    pub bind_subnets: bool,
     /// Files with this host's certificate and key; `None`: the daemon makes its own in `state_dir`.
     pub own: Option<(PathBuf, PathBuf)>,
     /// Lifetime of the keys for sealed packets.
@@ -94,7 +103,8 @@ pub struct SecurityConfig {
 impl SecurityConfig {
     pub(super) fn from_settings(settings: &Settings) -> Result<Self, ConfigError> {
         let Ok(mode) = settings.text(&MODE).parse::<Mode>() else { return settings.refuse(&MODE) };
-        let require = settings.is_set(&REQUIRE);
+        let has_ca = !settings.text(&CA).is_empty();
+        let require = settings.switch(&REQUIRE).unwrap_or(has_ca && mode != Mode::None);
         if require && mode == Mode::None {
             settings.refuse_with(
                 &REQUIRE,
@@ -132,6 +142,7 @@ impl SecurityConfig {
             require,
             port,
             ca,
+            bind_subnets: settings.is_set(&BIND_SUBNETS),
             own,
             rekey: seconds(&REKEY_SECONDS),
             idle: seconds(&IDLE_SECONDS),

@@ -34,6 +34,8 @@ pub struct Key {
 pub enum Kind {
     /// `true` or `false`.
     Bool,
+    /// The word `"auto"`, `true` or `false`.
+    BoolOrAuto,
     /// A whole number within these limits, both included.
     Number {
         /// Least value.
@@ -98,6 +100,7 @@ impl Key {
     pub fn accepts(&self) -> String {
         match self.kind {
             Kind::Bool => "true or false".into(),
+            Kind::BoolOrAuto => "true, false or \"auto\"".into(),
             Kind::Number { min, max } => format!("a whole number from {min} to {max}"),
             Kind::NumberOrAuto { min, max } => format!("a whole number from {min} to {max}, or \"auto\""),
             Kind::Choice(words) => {
@@ -114,6 +117,7 @@ impl Key {
     pub(super) fn has_type(&self, value: &Value) -> bool {
         match self.kind {
             Kind::Bool => value.is_bool(),
+            Kind::BoolOrAuto => value.is_bool() || value.is_str(),
             Kind::Number { .. } => value.is_integer(),
             Kind::NumberOrAuto { .. } => value.is_integer() || value.is_str(),
             Kind::Choice(_) | Kind::Text(_) => value.is_str(),
@@ -129,6 +133,7 @@ impl Key {
                 let number = value.as_integer().is_some_and(|n| (min..=max).contains(&n));
                 number || value.as_str() == Some("auto")
             }
+            Kind::BoolOrAuto => value.is_bool() || value.as_str() == Some("auto"),
             Kind::Choice(words) => value.as_str().is_some_and(|text| words.contains(&text)),
             Kind::Bool | Kind::Text(_) | Kind::List(_) => true,
         }
@@ -138,6 +143,9 @@ impl Key {
     pub(super) fn parse(&self, text: &str) -> Option<Value> {
         match self.kind {
             Kind::Bool => text.parse().ok().map(Value::Boolean),
+            Kind::BoolOrAuto => {
+                Some(text.parse().map_or_else(|_| Value::String(text.into()), Value::Boolean))
+            }
             Kind::Number { .. } => text.parse().ok().map(Value::Integer),
             Kind::NumberOrAuto { .. } => {
                 Some(text.parse().map_or_else(|_| Value::String(text.into()), Value::Integer))

@@ -93,6 +93,11 @@ impl Settings {
         self.get(key).1.as_bool().expect("the row's kind is bool")
     }
 
+    /// Value of a key that is `true` or `false`; `None`: `"auto"`.
+    pub(super) fn switch(&self, key: &Key) -> Option<bool> {
+        self.get(key).1.as_bool()
+    }
+
     /// Value of a numeric key; `None`: `"auto"`.
     pub(super) fn number<T: TryFrom<i64>>(&self, key: &Key) -> Option<T> {
         let number = self.get(key).1.as_integer()?;

@@ -4,6 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use super::error::ConfigError;
 use super::key::{Kind, Preset, keys};
 use super::node;
@@ -101,6 +103,8 @@ pub struct EtcdConfig {
     pub revoke_on_exit: bool,
     /// What our lease announces; the node fills it in.
     pub abilities: Abilities,
+    /// Subnets that this host must have; the node fills them in. `None`: any.
+    pub subnets: Option<Vec<IpNet>>,
 }
 
 /// Files with the certificates for a connection to etcd.
@@ -170,6 +174,7 @@ impl EtcdConfig {
             subnet_env: settings.path(&node::SUBNET_ENV)?,
             revoke_on_exit: settings.is_set(&REVOKE_ON_EXIT),
             abilities: Abilities::OURS,
+            subnets: None,
         })
     }
 }

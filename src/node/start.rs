@@ -52,6 +52,7 @@ impl Node {
         let abilities = announcement::abilities(prepared.announce(), underlay.mtu);
         if let StoreConfig::Etcd(etcd) = &mut config.store {
             etcd.abilities = abilities;
+            etcd.subnets = prepared.subnets();
         }
         let opened = join::open_store((&source, &config), &underlay, &mut wait).await?;
         let Some((store, opened)) = opened else { return Ok(None) };
@@ -60,7 +61,7 @@ impl Node {
         follow_routes(&reader, &mut underlay, peers, &config.overlay.device).await?;
         let local = join::local(&config, &underlay, &opened)?;
         let (name, networks) = (opened.lease.name, opened.cluster.networks);
-        prepared.check(&name, local.port)?;
+        prepared.check((&name, &local.subnets), local.port)?;
         tracing::info!(
             host = name, public_ip = %local.public, interface = underlay.interface,
             store = store.describe(), "joined the cluster"

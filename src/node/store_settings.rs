@@ -25,6 +25,7 @@ pub(super) fn etcd_settings(etcd: &EtcdConfig) -> EtcdSettings {
         subnet_env: etcd.subnet_env.clone(),
         revoke_on_exit: etcd.revoke_on_exit,
         abilities: etcd.abilities,
+        subnets: etcd.subnets.clone(),
         lease_ttl: LEASE_TTL,
     }
 }

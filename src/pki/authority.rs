@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
@@ -17,7 +18,7 @@ use rustls::pki_types::ServerName;
 
 use super::error::PkiError;
 use super::files::{self, FileMode};
-use super::validity;
+use super::{subnets, validity};
 
 const CERTIFICATE_FILE: &str = "ca.crt";
 const KEY_FILE: &str = "ca.key";
@@ -37,6 +38,8 @@ impl Authority {
         params.distinguished_name = common_name(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        // Without this, openssl does not accept certificates with subnets (RFC 3779 section 2.3).
+        params.custom_extensions = vec![subnets::extension(&everything())];
         validity::set(&mut params, validity);
         let certificate = params.self_signed(&pair)?;
         files::create(&paths[1], &pair.serialize_pem(), FileMode::Secret)?;
@@ -55,9 +58,14 @@ impl Authority {
         Ok(Self { issuer })
     }
 
-    /// Makes key and certificate of the node `name` in `folder`. Returns the paths of certificate
-    /// and key.
-    pub fn issue(&self, folder: &Path, name: &str, validity: Duration) -> Result<[PathBuf; 2], PkiError> {
+    /// Makes key and certificate of the node `name` with `subnets` in `folder`. Returns the paths of
+    /// certificate and key.
+    pub fn issue(
+        &self,
+        folder: &Path,
+        (name, subnets): (&str, &[IpNet]),
+        validity: Duration,
+    ) -> Result<[PathBuf; 2], PkiError> {
         if name.is_empty() || ServerName::try_from(name).is_err() {
             return Err(PkiError::Name(name.to_owned()));
         }
@@ -68,11 +76,18 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         validity::set(&mut params, validity);
         allow_both_ends(&mut params);
+        if !subnets.is_empty() {
+            params.custom_extensions = vec![subnets::extension(subnets)];
+        }
         let certificate = params.signed_by(&pair, &self.issuer)?;
         files::create(&paths[1], &pair.serialize_pem(), FileMode::Secret)?;
         files::create(&paths[0], &certificate.pem(), FileMode::Public)?;
         Ok(paths)
     }
+}
+
+fn everything() -> [IpNet; 2] {
+    [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())]
 }
 
 fn common_name(name: &str) -> DistinguishedName {

@@ -7,13 +7,14 @@ use std::fmt;
 use std::path::Path;
 use std::time::SystemTime;
 
+use ipnet::IpNet;
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use x509_parser::extensions::GeneralName;
 
 use super::error::{PkiError, X509Error};
-use super::files;
 use super::validity::{DAY, since_1970};
+use super::{files, subnets};
 use crate::route::Fingerprint;
 
 /// Content of a certificate.
@@ -23,6 +24,8 @@ pub struct Description {
     pub subject: String,
     /// Names for which the certificate is valid (SAN).
     pub names: Vec<String>,
+    /// Subnets that the certificate's owner may have (RFC 3779).
+    pub subnets: Vec<IpNet>,
     /// Distinguished name of the issuer.
     pub issuer: String,
     /// Whether the certificate may sign others.
@@ -48,6 +51,7 @@ impl Description {
         Ok(Self {
             subject: parsed.subject().to_string(),
             names,
+            subnets: subnets::of(certificate).unwrap_or_default(),
             issuer: parsed.issuer().to_string(),
             is_ca: parsed.is_ca(),
             not_before: from,
@@ -80,6 +84,9 @@ impl fmt::Display for Description {
         };
         writeln!(f, "subject      {}", self.subject)?;
         writeln!(f, "names        {names}")?;
+        let subnets: Vec<String> = self.subnets.iter().map(ToString::to_string).collect();
+        let subnets = if subnets.is_empty() { "none".to_owned() } else { subnets.join(", ") };
+        writeln!(f, "subnets      {subnets}")?;
         writeln!(f, "issuer       {}{}", self.issuer, if self.is_ca { " (this is a CA)" } else { "" })?;
         writeln!(f, "validity     {validity}")?;
         writeln!(f, "fingerprint  sha256:{}", self.fingerprint)

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use rustls::pki_types::UnixTime;
 
 use super::identity::Identity;
-use super::trust::{Trust, Untrusted};
+use super::trust::{Claim, Trust, Untrusted};
 use super::verify::{End, Verifier};
 
 /// Why other nodes would not accept this node's certificate.
@@ -28,6 +29,9 @@ pub enum OwnCertificateError {
         /// Name of this node in the store.
         name: String,
     },
+    /// The certificate does not contain the subnets of this node.
+    #[error("this node's certificate does not contain its subnets: {0}")]
+    Subnets(#[source] Untrusted),
     /// The certificate does not belong to this node for another reason.
     #[error(transparent)]
     Untrusted(Untrusted),
@@ -40,14 +44,19 @@ impl OwnCertificateError {
         match self {
             Self::Invalid(_) => "own_certificate_invalid",
             Self::Name { .. } => "own_certificate_name",
+            Self::Subnets(_) => "own_certificate_subnets",
             Self::Untrusted(_) => "own_certificate_untrusted",
         }
     }
 }
 
-/// Whether other nodes with the same rule of trust accept the certificate of this node, called
-/// `name`.
-pub fn check_own(trust: &Trust, identity: &Identity, name: &str) -> Result<(), OwnCertificateError> {
+/// Whether other nodes with the same rule of trust accept the certificate of this node, which has
+/// this name and these subnets.
+pub fn check_own(
+    trust: &Trust,
+    identity: &Identity,
+    (name, subnets): (&str, &[IpNet]),
+) -> Result<(), OwnCertificateError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let chain = &identity.key().cert;
     let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
@@ -58,8 +67,12 @@ pub fn check_own(trust: &Trust, identity: &Identity, name: &str) -> Result<(), O
         let checked = verifier.check_validity(&chain[0], &chain[1..], now, end);
         checked.map_err(OwnCertificateError::Invalid)?;
     }
-    trust.admits(chain.first(), name, identity.fingerprint()).map_err(|untrusted| match untrusted {
+    let claim = Claim { name, fingerprint: identity.fingerprint(), subnets };
+    trust.admits(chain, &claim).map_err(|untrusted| match untrusted {
         Untrusted::Name { names, expected } => OwnCertificateError::Name { names, name: expected },
-        other @ (Untrusted::Fingerprint { .. } | Untrusted::None) => OwnCertificateError::Untrusted(other),
+        other @ Untrusted::Subnets { .. } => OwnCertificateError::Subnets(other),
+        other @ (Untrusted::Fingerprint { .. } | Untrusted::Authority | Untrusted::None) => {
+            OwnCertificateError::Untrusted(other)
+        }
     })
 }

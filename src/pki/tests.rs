@@ -62,7 +62,7 @@ fn certificate_that_is_not_valid_yet_is_made_anew() {
     let again = Identity::load_or_make(folder.path(), "alpha").expect("made again");
     assert!(again.is_valid(SystemTime::now()));
     assert_ne!(again.fingerprint(), first.fingerprint());
-    check_own(&Trust::Store, &again, "alpha").expect("valid");
+    check_own(&Trust::Store, &again, ("alpha", &[])).expect("valid");
 }
 
 #[test]
@@ -94,9 +94,9 @@ fn openssl_accepts_issued_certificates() {
     assert_eq!((mode(&path.join("ca.key")), mode(&path.join("ca.crt"))), (0o600, 0o644));
     assert!(matches!(Authority::init(path, "again", VALIDITY), Err(PkiError::Exists(_))));
     let authority = Authority::load(path).expect("loaded");
-    let [_, key] = authority.issue(path, "alpha", VALIDITY).expect("issued");
+    let [_, key] = authority.issue(path, ("alpha", &[]), VALIDITY).expect("issued");
     assert_eq!(mode(&key), 0o600);
-    assert!(matches!(authority.issue(path, "no name", VALIDITY), Err(PkiError::Name(_))));
+    assert!(matches!(authority.issue(path, ("no name", &[]), VALIDITY), Err(PkiError::Name(_))));
 
     openssl(path, "verify -CAfile ca.crt -purpose sslserver -verify_hostname alpha alpha.crt");
     openssl(path, "verify -CAfile ca.crt -purpose sslclient alpha.crt");
@@ -108,28 +108,65 @@ fn trust_depends_on_the_name_or_on_the_fingerprint() {
     let path = folder.path();
     Authority::init(path, "test cluster", VALIDITY).expect("made");
     let authority = Authority::load(path).expect("loaded");
-    let [certificate, key] = authority.issue(path, "alpha", VALIDITY).expect("issued");
-    let trust = Trust::load(&path.join("ca.crt")).expect("loaded");
+    let [certificate, key] = authority.issue(path, ("alpha", &[]), VALIDITY).expect("issued");
+    let trust = Trust::load(&path.join("ca.crt"), false).expect("loaded");
     let identity = Identity::load(&certificate, &key).expect("loaded");
-    check_own(&trust, &identity, "alpha").expect("valid");
-    match check_own(&trust, &identity, "beta") {
+    check_own(&trust, &identity, ("alpha", &[])).expect("valid");
+    match check_own(&trust, &identity, ("beta", &[])) {
         Err(OwnCertificateError::Name { names, name }) => {
             assert_eq!((names, name.as_str()), (vec!["alpha".to_owned()], "beta"));
         }
         other => panic!("{other:?}"),
     }
-    let (own, announced) = (identity.key().cert.first(), Fingerprint([7; 32]));
-    assert_eq!(trust.admits(own, "alpha", announced), Ok(()), "the CA decides, not the store");
-    assert!(matches!(Trust::Store.admits(own, "alpha", announced), Err(Untrusted::Fingerprint { .. })));
-    assert_eq!(Trust::Store.admits(own, "x", identity.fingerprint()), Ok(()));
-    assert_eq!(Trust::Store.admits(None, "x", announced), Err(Untrusted::None));
+    let chain = &identity.key().cert;
+    let claim = |name, fingerprint| Claim { name, fingerprint, subnets: &[] };
+    let announced = Fingerprint([7; 32]);
+    assert_eq!(trust.admits(chain, &claim("alpha", announced)), Ok(()), "the CA decides, not the store");
+    let refused = Trust::Store.admits(chain, &claim("alpha", announced));
+    assert!(matches!(refused, Err(Untrusted::Fingerprint { .. })));
+    assert_eq!(Trust::Store.admits(chain, &claim("x", identity.fingerprint())), Ok(()));
+    assert_eq!(Trust::Store.admits(&[], &claim("x", announced)), Err(Untrusted::None));
+}
+
+fn subnets(texts: &[&str]) -> Vec<ipnet::IpNet> {
+    texts.iter().map(|text| text.parse().expect("a prefix")).collect()
+}
+
+#[test]
+fn lease_gets_only_the_subnets_in_the_certificate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    Authority::init(path, "test cluster", VALIDITY).expect("made");
+    let authority = Authority::load(path).expect("loaded");
+    let own = subnets(&["10.244.1.0/24", "fd00:244:0:1::/64"]);
+    let issue = |name: &str, subnets: &[ipnet::IpNet]| {
+        let [certificate, key] = authority.issue(path, (name, subnets), VALIDITY).expect("issued");
+        Identity::load(&certificate, &key).expect("loaded")
+    };
+    let (bound, unbound) = (issue("alpha", &own), issue("beta", &[]));
+    assert_eq!(bound.description().subnets, own);
+    openssl(path, "verify -CAfile ca.crt -purpose sslserver alpha.crt");
+    let trust = Trust::load(&path.join("ca.crt"), true).expect("loaded");
+    assert_eq!(trust.required_subnets(&bound.key().cert[0]), Some(own.clone()));
+    check_own(&trust, &bound, ("alpha", &own)).expect("its own");
+    check_own(&trust, &bound, ("alpha", &own[..1])).expect("one of them");
+    let more = [own.clone(), subnets(&["10.244.2.0/25"])].concat();
+    for (identity, name, claimed) in [(&bound, "alpha", &more), (&unbound, "beta", &own)] {
+        let refused = check_own(&trust, identity, (name, claimed));
+        assert!(matches!(refused, Err(OwnCertificateError::Subnets(_))), "{refused:?}");
+    }
+    let names_only = Trust::load(&path.join("ca.crt"), false).expect("loaded");
+    check_own(&names_only, &unbound, ("beta", &own)).expect("only the name counts");
+    check_own(&names_only, &bound, ("alpha", &more)).expect("only the name counts");
 }
 
 #[test]
 fn certificates_of_openssl_are_accepted() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path();
-    std::fs::write(path.join("san"), "subjectAltName=DNS:alpha\n").expect("written");
+    let extensions =
+        "subjectAltName=DNS:alpha\nsbgp-ipAddrBlock=IPv4:10.244.1.0/24, IPv6:fd00:244:0:1::/64\n";
+    std::fs::write(path.join("san"), extensions).expect("written");
     openssl(path, "ecparam -name prime256v1 -genkey -noout -out ca.key");
     openssl(path, "req -x509 -new -key ca.key -sha256 -days 2 -subj /CN=by-hand -out ca.crt");
     openssl(path, "ecparam -name prime256v1 -genkey -noout -out alpha.key");
@@ -138,15 +175,17 @@ fn certificates_of_openssl_are_accepted() {
         path,
         "x509 -req -in alpha.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -extfile san -out alpha.crt",
     );
-    let trust = Trust::load(&path.join("ca.crt")).expect("loaded");
+    let trust = Trust::load(&path.join("ca.crt"), true).expect("loaded");
     let identity = Identity::load(&path.join("alpha.crt"), &path.join("alpha.key")).expect("loaded");
-    check_own(&trust, &identity, "alpha").expect("valid");
+    let own = subnets(&["10.244.1.0/24", "fd00:244:0:1::/64"]);
+    assert_eq!(identity.description().subnets, own);
+    check_own(&trust, &identity, ("alpha", &own)).expect("valid");
 
     // hopsack can sign with the CA of openssl.
     openssl(path, "pkcs8 -topk8 -nocrypt -in ca.key -out ca.pk8");
     std::fs::rename(path.join("ca.pk8"), path.join("ca.key")).expect("renamed");
     std::fs::set_permissions(path.join("ca.key"), PermissionsExt::from_mode(0o600)).expect("set");
-    Authority::load(path).expect("loaded").issue(path, "beta", VALIDITY).expect("issued");
+    Authority::load(path).expect("loaded").issue(path, ("beta", &[]), VALIDITY).expect("issued");
     openssl(path, "verify -CAfile ca.crt beta.crt");
 }
 
@@ -156,18 +195,19 @@ fn foreign_and_expired_certificates_are_refused() {
     for folder in [&ours, &theirs] {
         Authority::init(folder.path(), "cluster", VALIDITY).expect("made");
     }
-    let trust = Trust::load(&ours.path().join("ca.crt")).expect("loaded");
+    let trust = Trust::load(&ours.path().join("ca.crt"), false).expect("loaded");
     let issue = |folder: &Path, name: &str, validity| {
-        let paths = Authority::load(folder).expect("loaded").issue(folder, name, validity).expect("issued");
+        let paths =
+            Authority::load(folder).expect("loaded").issue(folder, (name, &[]), validity).expect("issued");
         Identity::load(&paths[0], &paths[1]).expect("loaded")
     };
     let foreign = issue(theirs.path(), "alpha", VALIDITY);
-    let refused = check_own(&trust, &foreign, "alpha");
+    let refused = check_own(&trust, &foreign, ("alpha", &[]));
     assert!(matches!(refused, Err(OwnCertificateError::Invalid(_))) && !is_expired(&refused), "{refused:?}");
     let expired = issue(ours.path(), "beta", Duration::ZERO);
     std::thread::sleep(Duration::from_millis(1100));
     for trust in [&trust, &Trust::Store] {
-        let refused = check_own(trust, &expired, "beta");
+        let refused = check_own(trust, &expired, ("beta", &[]));
         assert!(is_expired(&refused), "{refused:?}");
     }
 }
@@ -176,9 +216,9 @@ fn foreign_and_expired_certificates_are_refused() {
 fn files_without_certificates_are_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("ca.crt");
-    assert!(matches!(Trust::load(&path), Err(PkiError::Read { path: named, .. }) if named == path));
+    assert!(matches!(Trust::load(&path, true), Err(PkiError::Read { path: named, .. }) if named == path));
     std::fs::write(&path, "nothing").expect("written");
-    assert!(matches!(Trust::load(&path), Err(PkiError::NoCertificate(named)) if named == path));
+    assert!(matches!(Trust::load(&path, true), Err(PkiError::NoCertificate(named)) if named == path));
 }
 
 /// A certificate for one purpose only, signed by the CA in `folder` or by itself.
@@ -208,7 +248,7 @@ fn certificate_is_accepted_for_its_purpose_only() {
     use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
     let folder = tempfile::tempdir().expect("a folder");
     Authority::init(folder.path(), "cluster", VALIDITY).expect("made");
-    let ca = Trust::load(&folder.path().join("ca.crt")).expect("loaded");
+    let ca = Trust::load(&folder.path().join("ca.crt"), false).expect("loaded");
     for (trust, folder) in [(ca, Some(folder.path())), (Trust::Store, None)] {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = Verifier::new(trust, provider);
@@ -231,11 +271,11 @@ fn refusal_tells_a_stranger_nothing_but_the_alert() {
         Authority::init(folder.path(), "cluster", VALIDITY).expect("made");
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let ca = Trust::load(&ours.path().join("ca.crt")).expect("loaded");
+    let ca = Trust::load(&ours.path().join("ca.crt"), false).expect("loaded");
     let issue = |folder: &Path, validity| {
         let out = tempfile::tempdir().expect("a folder");
         let authority = Authority::load(folder).expect("loaded");
-        let [certificate, key] = authority.issue(out.path(), "alpha", validity).expect("issued");
+        let [certificate, key] = authority.issue(out.path(), ("alpha", &[]), validity).expect("issued");
         Identity::load(&certificate, &key).expect("loaded").key().cert[0].clone()
     };
     let (expired, foreign) = (issue(ours.path(), Duration::ZERO), issue(theirs.path(), VALIDITY));

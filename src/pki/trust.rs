@@ -12,6 +12,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use rustls::RootCertStore;
 use rustls::client::verify_server_name;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -19,17 +20,33 @@ use rustls::server::ParsedCertificate;
 
 use super::description::Description;
 use super::error::PkiError;
-use super::files;
 use super::verify::{End, Verifier};
+use super::{files, subnets};
 use crate::route::Fingerprint;
 
 /// How a node recognises certificates of other nodes.
 #[derive(Debug, Clone)]
 pub enum Trust {
     /// This CA has signed the certificate for the other node's name.
-    Authority(Arc<RootCertStore>),
+    Authority {
+        /// Certificates of the CA.
+        roots: Arc<RootCertStore>,
+        /// Whether the certificate must contain the other node's subnets.
+        bind_subnets: bool,
+    },
     /// The other node's lease announces the certificate's SHA-256.
     Store,
+}
+
+/// What the lease of a node says about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// Name of the node.
+    pub name: &'a str,
+    /// Fingerprint of its certificate.
+    pub fingerprint: Fingerprint,
+    /// Its subnets.
+    pub subnets: &'a [IpNet],
 }
 
 /// Why a certificate does not belong to a node.
@@ -55,6 +72,24 @@ pub enum Untrusted {
         /// Fingerprint in the lease.
         announced: Fingerprint,
     },
+    /// The lease has subnets for which the certificate is not made.
+    #[error(
+        "the certificate of {host:?} is for the subnets [{}], but its lease claims {}: delete that lease, or issue a \
+         certificate with these subnets (hopsack pki issue --subnet)",
+        text(.certified),
+        text(.claimed)
+    )]
+    Subnets {
+        /// Name in the lease.
+        host: String,
+        /// Subnets of the lease that the certificate does not contain.
+        claimed: Vec<IpNet>,
+        /// Subnets in the certificate; none if it has no readable extension.
+        certified: Vec<IpNet>,
+    },
+    /// This host does not trust the CA of the certificate.
+    #[error("no CA that this host trusts has signed the peer's certificate")]
+    Authority,
     /// There is no certificate, or it cannot be read.
     #[error("the peer showed no readable certificate")]
     None,
@@ -62,12 +97,12 @@ pub enum Untrusted {
 
 impl Trust {
     /// Loads the certificates of a CA.
-    pub fn load(ca: &Path) -> Result<Self, PkiError> {
+    pub fn load(ca: &Path, bind_subnets: bool) -> Result<Self, PkiError> {
         let mut roots = RootCertStore::empty();
         for certificate in files::certificates(ca)? {
             roots.add(certificate).map_err(|source| PkiError::UnusableCa { path: ca.to_owned(), source })?;
         }
-        Ok(Self::Authority(Arc::new(roots)))
+        Ok(Self::Authority { roots: Arc::new(roots), bind_subnets })
     }
 
     /// Whether this rule would have accepted a chain of certificates at the time `at`, when another
@@ -83,32 +118,55 @@ impl Trust {
             .any(|end| verifier.check_validity(own, intermediates, at, end).is_ok())
     }
 
-    /// Whether a valid certificate belongs to the node `name`, the lease of which announces the
-    /// fingerprint `announced`.
-    pub fn admits(
-        &self,
-        certificate: Option<&CertificateDer<'_>>,
-        name: &str,
-        announced: Fingerprint,
-    ) -> Result<(), Untrusted> {
-        let certificate = certificate.ok_or(Untrusted::None)?;
+    /// The subnets that a node with this certificate must have; `None` if it may have any.
+    #[must_use]
+    pub fn required_subnets(&self, certificate: &CertificateDer<'_>) -> Option<Vec<IpNet>> {
         match self {
-            Self::Store => check_fingerprint(certificate, name, announced),
-            Self::Authority(_) => check_name(certificate, name),
+            Self::Authority { bind_subnets: true, .. } => Some(subnets::of(certificate).unwrap_or_default()),
+            Self::Authority { .. } | Self::Store => None,
+        }
+    }
+
+    /// Whether a valid certificate belongs to the node of a lease. `chain` is the certificate and
+    /// the intermediate ones that came with it.
+    pub fn admits(&self, chain: &[CertificateDer<'_>], claim: &Claim<'_>) -> Result<(), Untrusted> {
+        let certificate = chain.first().ok_or(Untrusted::None)?;
+        match self {
+            Self::Store => check_fingerprint(certificate, claim),
+            Self::Authority { bind_subnets, .. } => {
+                check_name(certificate, claim.name)?;
+                if *bind_subnets { check_subnets(chain, claim) } else { Ok(()) }
+            }
         }
     }
 }
 
-fn check_fingerprint(
-    certificate: &CertificateDer<'_>,
-    name: &str,
-    announced: Fingerprint,
-) -> Result<(), Untrusted> {
-    let shown = Fingerprint::of(certificate);
+fn check_fingerprint(certificate: &CertificateDer<'_>, claim: &Claim<'_>) -> Result<(), Untrusted> {
+    let (shown, announced) = (Fingerprint::of(certificate), claim.fingerprint);
     if shown == announced {
         return Ok(());
     }
-    Err(Untrusted::Fingerprint { expected: name.to_owned(), shown, announced })
+    Err(Untrusted::Fingerprint { expected: claim.name.to_owned(), shown, announced })
+}
+
+/// Each subnet of the lease must be in the certificate, and in each intermediate one that limits
+/// subnets.
+fn check_subnets(chain: &[CertificateDer<'_>], claim: &Claim<'_>) -> Result<(), Untrusted> {
+    let certified = chain.first().and_then(subnets::of).unwrap_or_default();
+    let limits: Vec<Vec<IpNet>> = chain.iter().skip(1).filter_map(subnets::of).collect();
+    let contains = |blocks: &[IpNet], subnet: &IpNet| blocks.iter().any(|block| block.contains(subnet));
+    let is_certified = |subnet: &&IpNet| {
+        contains(&certified, subnet) && limits.iter().all(|blocks| contains(blocks, subnet))
+    };
+    let claimed: Vec<IpNet> = claim.subnets.iter().filter(|subnet| !is_certified(subnet)).copied().collect();
+    if claimed.is_empty() {
+        return Ok(());
+    }
+    Err(Untrusted::Subnets { host: claim.name.to_owned(), claimed, certified })
+}
+
+fn text(subnets: &[IpNet]) -> String {
+    subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn check_name(certificate: &CertificateDer<'_>, name: &str) -> Result<(), Untrusted> {

@@ -57,12 +57,12 @@ impl Verifier {
         end: End,
     ) -> Result<(), Error> {
         match (&self.trust, end) {
-            (Trust::Authority(roots), End::Server) => {
+            (Trust::Authority { roots, .. }, End::Server) => {
                 let parsed = ParsedCertificate::try_from(certificate)?;
                 let algorithms = self.provider.signature_verification_algorithms.all;
                 verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)
             }
-            (Trust::Authority(roots), End::Client) => {
+            (Trust::Authority { roots, .. }, End::Client) => {
                 let builder =
                     WebPkiClientVerifier::builder_with_provider(roots.clone(), self.provider.clone());
                 let verifier = builder.build().map_err(|error| Error::General(error.to_string()))?;

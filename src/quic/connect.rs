@@ -33,7 +33,7 @@ use super::handshake_error::{HandshakeError, TIMEOUT};
 use super::numbering::{self, UNNUMBERED};
 use super::peer::QuicPeer;
 use super::shown::ShownCertificate;
-use super::state::{EndpointState, encrypting_peer};
+use super::state::{EndpointState, claim, encrypting_peer};
 use crate::forward::Peer;
 use crate::pki::Untrusted;
 use crate::route::Announced;
@@ -220,7 +220,7 @@ impl EndpointState {
         announced: Announced,
     ) -> Result<ShownCertificate, Untrusted> {
         let shown = ShownCertificate::of(connection).ok_or(Untrusted::None)?;
-        self.trust.borrow().admits(shown.chain.first(), &route.name, announced.fingerprint)?;
+        self.trust.borrow().admits(&shown.chain, &claim(route, announced))?;
         Ok(shown)
     }
 
@@ -234,6 +234,9 @@ impl EndpointState {
             let error = Arc::new(error);
             let is_unreachable = !peer.is_connected();
             self.status.count_failed(peer.address, is_unreachable.then(|| error.clone()));
+            if is_unreachable && let HandshakeError::Untrusted(untrusted) = &*error {
+                self.report_untrusted(peer, untrusted);
+            }
             if peer.warning.allows() {
                 let table = self.view.table();
                 let host = table.peer_by_address(peer.address).map_or("?", |route| route.name.as_str());

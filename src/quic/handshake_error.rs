@@ -50,6 +50,7 @@ impl HandshakeError {
             Self::Dial(_) => "not_dialled",
             Self::Timeout => "timeout",
             Self::Stopped => "stopped",
+            Self::Untrusted(Untrusted::Subnets { .. }) => "subnets_not_certified",
             Self::Untrusted(_) => "certificate_of_another_host",
             Self::NoLease => "no_lease",
         }

@@ -42,6 +42,7 @@ impl EndpointState {
         tokio::task::spawn_local(self.clone().receive_packets(peer.clone(), tracked.clone()));
         self.status.count_connected(peer.address, inner_mtu(&tracked.connection));
         peer.record_success();
+        self.end_problem(peer);
         self.select_connection(peer, tracked, name);
     }
 
@@ -112,7 +113,11 @@ impl EndpointState {
                 CloseReason::NoLease.close(&tracked.connection);
             }
             self.status.forget(peer.address);
+            self.end_problem(&peer);
             peer.wake.notify_one();
+        }
+        for peer in self.all_peers() {
+            self.check_certificates(&peer, &table);
         }
         // A new process dials all peers once: connections that they have to an earlier process of
         // this host are useless.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -12,9 +13,11 @@ use super::close_reason::CloseReason;
 use super::connection::TrackedConnection;
 use super::keys::session;
 use super::peer::{MAX_WAIT, QuicPeer};
-use super::shown::{Judged, ShownCertificate};
-use super::state::{EndpointState, encrypting_peer, inner_mtu};
+use super::shown::ShownCertificate;
+use super::state::{EndpointState, claim, encrypting_peer, inner_mtu};
+use crate::api::ProblemCode;
 use crate::forward::{DropReason, Table};
+use crate::pki::Untrusted;
 
 impl EndpointState {
     /// Called twice a second.
@@ -40,18 +43,21 @@ impl EndpointState {
     /// Closes connections and removes keys that depend on a certificate which does not belong to
     /// the peer any more. The peer has some time to show the new one first: its lease may announce
     /// the new certificate before the peer uses it.
-    fn check_certificates(&self, peer: &QuicPeer, table: &Table) {
+    ///
+    /// If the lease has subnets that the certificate does not contain, there is no such time:
+    /// packets for these subnets would reach a host that must not have them.
+    pub(super) fn check_certificates(&self, peer: &QuicPeer, table: &Table) {
         for shown in peer.certificates() {
-            let is_over = !self.is_still_trusted(peer, &shown, table)
-                && shown.untrusted_for().is_some_and(|since| since >= self.revoke_after);
-            if is_over {
-                self.revoke(peer, &shown, table);
+            let Err(untrusted) = self.check_shown(peer, &shown, table) else { continue };
+            let is_subnet = matches!(untrusted, Untrusted::Subnets { .. });
+            if is_subnet || shown.untrusted_for().is_some_and(|since| since >= self.revoke_after) {
+                self.revoke(peer, &shown, table, untrusted);
             }
         }
         peer.forget_certificates(session(table, peer).as_deref());
     }
 
-    fn revoke(&self, peer: &QuicPeer, shown: &ShownCertificate, table: &Table) {
+    fn revoke(&self, peer: &QuicPeer, shown: &ShownCertificate, table: &Table, untrusted: Untrusted) {
         let connections = peer.connections();
         let is_shown =
             |tracked: &&Rc<TrackedConnection>| tracked.certificate.fingerprint == shown.fingerprint;
@@ -65,21 +71,41 @@ impl EndpointState {
         self.status.count_revoked();
         let host = table.peer_by_address(peer.address).map_or("?", |route| route.name.as_str());
         tracing::warn!(
-            host, peer = %peer.address, fingerprint = %shown.fingerprint,
+            host, peer = %peer.address, fingerprint = %shown.fingerprint, reason = %untrusted,
             "certificate does not belong to the peer any more: its connections and keys are removed"
         );
+        if connections.iter().all(|tracked| is_shown(&tracked)) {
+            self.report_untrusted(peer, &untrusted);
+            self.status.count_failed(peer.address, Some(Arc::new(untrusted.into())));
+        }
+    }
+
+    /// Raises the problem that a peer has no certificate of its own.
+    pub(super) fn report_untrusted(&self, peer: &QuicPeer, untrusted: &Untrusted) {
+        let cause = Some(untrusted.to_string());
+        self.report_problem(ProblemCode::PeerCertificate, peer.address.to_string(), cause);
+        peer.has_problem.set(true);
+    }
+
+    /// Ends that problem.
+    pub(super) fn end_problem(&self, peer: &QuicPeer) {
+        if peer.has_problem.replace(false) {
+            self.report_problem(ProblemCode::PeerCertificate, peer.address.to_string(), None);
+        }
     }
 
     /// Whether a certificate still belongs to the peer, by the leases and the rule of trust that
     /// are in force.
-    fn is_still_trusted(&self, peer: &QuicPeer, shown: &ShownCertificate, table: &Table) -> bool {
-        let by = Judged { table: table.generation(), trust: self.trust_number.get() };
-        shown.is_trusted(by, |shown| {
-            encrypting_peer(table, peer.address).is_some_and(|(route, announced)| {
-                let trust = self.trust.borrow();
-                trust.admits(shown.chain.first(), &route.name, announced.fingerprint).is_ok()
-                    && trust.accepts(&shown.chain, shown.accepted_at)
-            })
+    fn check_shown(&self, peer: &QuicPeer, shown: &ShownCertificate, table: &Table) -> Result<(), Untrusted> {
+        let (route, announced) = encrypting_peer(table, peer.address).ok_or(Untrusted::None)?;
+        let claim = claim(route, announced);
+        shown.check(&claim, self.trust_number.get(), |shown| {
+            let trust = self.trust.borrow();
+            trust.admits(&shown.chain, &claim)?;
+            match trust.accepts(&shown.chain, shown.accepted_at) {
+                true => Ok(()),
+                false => Err(Untrusted::Authority),
+            }
         })
     }
 
@@ -87,7 +113,7 @@ impl EndpointState {
     fn check_connection(self: &Rc<Self>, peer: &Rc<QuicPeer>, table: &Table) {
         let Some(tracked) = peer.current() else { return };
         self.report_path_mtu(peer, inner_mtu(&tracked.connection));
-        if !self.is_still_trusted(peer, &tracked.certificate, table) {
+        if self.check_shown(peer, &tracked.certificate, table).is_err() {
             // The lease announces another certificate: the peer has renewed it, and shows the new
             // one in a new handshake.
             self.dial(peer);

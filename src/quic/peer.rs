@@ -49,6 +49,8 @@ pub(super) struct QuicPeer {
     /// No attempt starts before this time.
     pub(super) retry_at: Cell<Instant>,
     pub(super) warning: WarningLimit,
+    /// Whether it was reported that the peer has no certificate of its own.
+    pub(super) has_problem: Cell<bool>,
     /// Value of the session's counter of sealed packets when it was last read.
     pub(super) sealed_packets: Cell<u64>,
 }
@@ -71,6 +73,7 @@ impl QuicPeer {
             failures: Cell::new(0),
             retry_at: Cell::new(now),
             warning: WarningLimit::default(),
+            has_problem: Cell::new(false),
             sealed_packets: Cell::new(0),
         }
     }

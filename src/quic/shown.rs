@@ -8,12 +8,14 @@
 //! for each fingerprint.
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant, SystemTime};
 
+use ipnet::IpNet;
 use quinn::Connection;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
+use crate::pki::{Claim, Untrusted};
 use crate::route::Fingerprint;
 
 /// A certificate that a peer has shown in a handshake.
@@ -23,19 +25,32 @@ pub(super) struct ShownCertificate {
     pub(super) fingerprint: Fingerprint,
     /// When the handshake was: the validity of the chain is judged at this time.
     pub(super) accepted_at: UnixTime,
-    /// The last judgement, with the numbers of the table and of the rule of trust that it is for.
-    judged: Cell<Option<(Judged, bool)>>,
+    /// The last judgement, and what it depends on.
+    judged: RefCell<Option<(Judged, Result<(), Untrusted>)>>,
     /// Since when the certificate does not belong to the peer any more.
     untrusted_since: Cell<Option<Instant>>,
 }
 
 /// What a judgement depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Judged {
-    /// Number of the forwarding table, which holds the peer's lease.
-    pub(super) table: u64,
+    /// Name in the lease.
+    name: String,
+    /// Fingerprint in the lease.
+    fingerprint: Fingerprint,
+    /// Subnets of the lease.
+    subnets: Vec<IpNet>,
     /// Number of the rule of trust.
-    pub(super) trust: u64,
+    trust: u64,
+}
+
+impl Judged {
+    fn by(&self, claim: &Claim<'_>, trust: u64) -> bool {
+        self.name == claim.name
+            && self.fingerprint == claim.fingerprint
+            && self.subnets == claim.subnets
+            && self.trust == trust
+    }
 }
 
 impl ShownCertificate {
@@ -48,19 +63,33 @@ impl ShownCertificate {
             chain: *chain,
             fingerprint,
             accepted_at: UnixTime::since_unix_epoch(Duration::from_secs(since_1970.as_secs())),
-            judged: Cell::new(None),
+            judged: RefCell::new(None),
             untrusted_since: Cell::new(None),
         })
     }
 
-    /// Whether the certificate belongs to the peer. `judge` decides if `by` has changed.
-    pub(super) fn is_trusted(&self, by: Judged, judge: impl FnOnce(&Self) -> bool) -> bool {
-        let known = self.judged.get().filter(|(known, _)| *known == by);
-        let is_trusted = known.map_or_else(|| judge(self), |(_, is_trusted)| is_trusted);
-        self.judged.set(Some((by, is_trusted)));
-        let since = (!is_trusted).then(|| self.untrusted_since.get().unwrap_or_else(Instant::now));
+    /// Whether the certificate belongs to the peer with this lease, by the rule with this number.
+    /// `judge` decides if any of them has changed.
+    pub(super) fn check(
+        &self,
+        claim: &Claim<'_>,
+        trust: u64,
+        judge: impl FnOnce(&Self) -> Result<(), Untrusted>,
+    ) -> Result<(), Untrusted> {
+        let mut judged = self.judged.borrow_mut();
+        let result = match judged.as_ref().filter(|(by, _)| by.by(claim, trust)) {
+            Some((_, result)) => result.clone(),
+            None => {
+                let result = judge(self);
+                let (name, subnets) = (claim.name.to_owned(), claim.subnets.to_vec());
+                let by = Judged { name, fingerprint: claim.fingerprint, subnets, trust };
+                *judged = Some((by, result.clone()));
+                result
+            }
+        };
+        let since = result.is_err().then(|| self.untrusted_since.get().unwrap_or_else(Instant::now));
         self.untrusted_since.set(since);
-        is_trusted
+        result
     }
 
     /// For how long the certificate has not belonged to the peer, at the last judgement.

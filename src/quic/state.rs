@@ -30,7 +30,7 @@ use super::warning_limit::WarningLimit;
 use crate::api::ProblemCode;
 use crate::engine::{EngineView, SlowPathWriter};
 use crate::forward::{DropReason, Peer, Table};
-use crate::pki::Trust;
+use crate::pki::{Claim, Trust};
 use crate::route::{Announced, Mode, Protection};
 
 /// State of the endpoint's thread.
@@ -164,6 +164,11 @@ pub(super) fn encrypting_peer(table: &Table, address: IpAddr) -> Option<(&Peer, 
     let peer = table.peer_by_address(address)?;
     let announced = peer.abilities.secure.filter(|_| peer.protection != Protection::Clear)?;
     (announced.mode != Mode::None).then_some((peer, announced))
+}
+
+/// What a peer's lease says about it.
+pub(super) fn claim(route: &Peer, announced: Announced) -> Claim<'_> {
+    Claim { name: &route.name, fingerprint: announced.fingerprint, subnets: &route.subnets }
 }
 
 /// Length in bytes of the longest inner packet that a connection takes.

@@ -79,6 +79,10 @@ pub enum ErrorCode {
     StateCopied,
     /// A subnet outside the configured range is reserved for this host.
     ReservationOutside,
+    /// The subnets in our certificate are none that we can lease.
+    CertificateSubnets,
+    /// Another lease holds a subnet of our certificate.
+    CertificateSubnetsTaken,
     /// No lease holds the subnet.
     NoSuchLease,
     /// The lease is a reservation.
@@ -113,6 +117,8 @@ impl ErrorCode {
             Self::AddressTaken => "address_taken",
             Self::StateCopied => "state_copied",
             Self::ReservationOutside => "reservation_outside",
+            Self::CertificateSubnets => "certificate_subnets",
+            Self::CertificateSubnetsTaken => "certificate_subnets_taken",
             Self::NoSuchLease => "no_such_lease",
             Self::Reserved => "lease_reserved",
             Self::LeaseChanged => "lease_changed",
@@ -130,6 +136,7 @@ impl ErrorCode {
             | Self::NetworkMissing
             | Self::NetworkChanged
             | Self::NetworkFull
+            | Self::CertificateSubnetsTaken
             | Self::LeaseChanged => false,
             Self::Credentials
             | Self::NoEndpoints
@@ -139,6 +146,7 @@ impl ErrorCode {
             | Self::NetworkInvalid
             | Self::BackendUnsupported
             | Self::NetworkExists
+            | Self::CertificateSubnets
             | Self::AddressTaken
             | Self::StateCopied
             | Self::ReservationOutside
@@ -154,6 +162,9 @@ impl ErrorCode {
 /// Why the map on disk is not used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
+    /// The map is of a time when this host had other subnets than its certificate contains.
+    #[error("it is of a time when this host had other subnets than its certificate is for")]
+    OtherSubnets,
     /// The file cannot be read or written.
     #[error("{path}: {error}")]
     Io {

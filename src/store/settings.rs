@@ -8,6 +8,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::route::Abilities;
 
 /// Time to live of our lease in etcd, as in flanneld (`subnetTTL` in
@@ -48,6 +50,8 @@ pub struct EtcdSettings {
     pub revoke_on_exit: bool,
     /// What our lease announces.
     pub abilities: Abilities,
+    /// Subnets that this host must have; `None`: any that are free.
+    pub subnets: Option<Vec<IpNet>>,
     /// Time to live of our lease. It is [`LEASE_TTL`] except in tests.
     pub lease_ttl: Duration,
 }

@@ -22,6 +22,7 @@ impl Host {
             subnet_env: dir.path().join("subnet.env"),
             revoke_on_exit: false,
             abilities: Abilities::OURS,
+            subnets: None,
             lease_ttl: LEASE_TTL,
         };
         Self { dir, settings, address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)) }

@@ -10,6 +10,7 @@ use hopsack::lab::traffic::{Amount, Flow, Transfer};
 use hopsack::lab::{Lab, Options, Store};
 use hopsack::packet::Family;
 use hopsack::pki::Authority;
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{HOPSACK, Scrape, eventually, run};
@@ -125,6 +126,12 @@ pub fn configure(lab: &Lab, host: usize, security: &str) {
     std::fs::write(&path, format!("{config}\n[security]\n{security}\n")).expect("written");
 }
 
+/// The subnets that a host has by the plan of the lab.
+pub fn subnets(lab: &Lab, host: usize) -> [IpNet; 2] {
+    let host = lab.host(host);
+    [IpNet::V4(host.subnet_v4), IpNet::V6(host.subnet_v6)]
+}
+
 /// Gives a host a certificate of a CA for the host's own name. Replaces an earlier one, and
 /// configures `security` and the files.
 pub fn certify(lab: &Lab, host: usize, ca_folder: &Path, validity: Duration, security: &str) {
@@ -132,7 +139,7 @@ pub fn certify(lab: &Lab, host: usize, ca_folder: &Path, validity: Duration, sec
     let authority = Authority::load(ca_folder).expect("a CA");
     let own = lab.host(host).directory.join("pki");
     let fresh = own.join("fresh");
-    let [certificate, key] = authority.issue(&fresh, &name, validity).expect("issued");
+    let [certificate, key] = authority.issue(&fresh, (&name, &subnets(lab, host)), validity).expect("issued");
     let install = |from: &Path| {
         let to = own.join(from.file_name().expect("a name"));
         std::fs::rename(from, &to).expect("moved");

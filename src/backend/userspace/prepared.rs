@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use super::choice::Choice;
@@ -55,8 +56,12 @@ impl Prepared {
         self.credentials.announced()
     }
 
-    pub(in crate::backend) fn check(&self, name: &str, port: u16) -> Result<(), BackendError> {
-        Ok(self.credentials.check(name, port)?)
+    pub(in crate::backend) fn subnets(&self) -> Option<Vec<IpNet>> {
+        self.credentials.subnets()
+    }
+
+    pub(in crate::backend) fn check(&self, lease: (&str, &[IpNet]), port: u16) -> Result<(), BackendError> {
+        Ok(self.credentials.check(lease, port)?)
     }
 
     /// Opens sockets and device, then starts the workers and, last, encryption: its packets need
@@ -97,7 +102,7 @@ impl Prepared {
         );
 
         let payload = payload(underlay_mtu, local.public);
-        let ends = Ends { name: &name, address, payload, policy: local.policy };
+        let ends = Ends { name: &name, subnets: &local.subnets, address, payload, policy: local.policy };
         let encryption = match Encryption::start(config, credentials, &ends, &mut engine) {
             Ok(encryption) => encryption,
             Err(error) => {

@@ -43,6 +43,9 @@ pub(crate) fn choose(
     if let Some(other) = holdings.records.iter().filter(has_our_address).find(is_another_hopsack) {
         return Err(StoreError::new(ErrorCode::AddressTaken, address_conflict(node, other)));
     }
+    if let Some(required) = &node.subnets {
+        return choose_required(holdings, network, node, required);
+    }
     let by_address = || holdings.records.iter().find(has_our_address);
     if let Some(held) = holdings.records.iter().find(is_ours).or_else(by_address) {
         return choose_held(network, node, held);
@@ -60,6 +63,49 @@ pub(crate) fn choose(
             ),
         )
     })
+}
+
+/// The node must have the subnets that its certificate contains, and no others.
+fn choose_required(
+    holdings: &Holdings,
+    network: &Network,
+    node: &NodeIdentity,
+    required: &[IpNet],
+) -> Result<LeaseChoice, StoreError> {
+    let networks = network.networks();
+    let has_family = |subnet: &&IpNet| match subnet {
+        IpNet::V4(_) => networks.v4.is_some(),
+        IpNet::V6(_) => networks.v6.is_some(),
+    };
+    let wanted: Vec<IpNet> = required.iter().filter(has_family).copied().collect();
+    let refused = |code, why: &str| {
+        let (node, subnets) = (node.describe(), subnets_text(&wanted));
+        Err(StoreError::new(code, format!("the certificate of this host, {node}, is for [{subnets}]: {why}")))
+    };
+    if !network.fits(&wanted) {
+        let why = "the network configuration needs one such subnet of each family; issue a certificate with others \
+                   (hopsack pki issue --subnet)";
+        return refused(ErrorCode::CertificateSubnets, why);
+    }
+    let is_ours = |record: &&Record| record.node_id() == Some(node.identity.id.as_str());
+    let has_our_address = |record: &&Record| record.claims(&node.public);
+    let records = &holdings.records;
+    let held = records.iter().find(is_ours).or_else(|| records.iter().find(has_our_address));
+    match held {
+        Some(held) if held.subnets == wanted => Ok(LeaseChoice::Adopt(held.clone())),
+        Some(held) if held.is_reserved() => {
+            let key = &held.kv.key;
+            let why =
+                format!("but the key {key} reserves another subnet for this host: delete one of the two");
+            refused(ErrorCode::CertificateSubnets, &why)
+        }
+        Some(held) => Ok(LeaseChoice::Clear(held.clone())),
+        None if holdings.is_free(&wanted) => Ok(LeaseChoice::Create(wanted)),
+        None => {
+            let why = "another lease holds a part of it: see `hopsack leases list`, and release that lease";
+            refused(ErrorCode::CertificateSubnetsTaken, why)
+        }
+    }
 }
 
 fn choose_held(network: &Network, node: &NodeIdentity, held: &Record) -> Result<LeaseChoice, StoreError> {

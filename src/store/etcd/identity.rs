@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::route::Public;
 use crate::store::flannel::{Attributes, Identity, Keys};
 
@@ -16,6 +18,8 @@ pub(crate) struct NodeIdentity {
     pub(crate) identity: Identity,
     /// Addresses at which other hosts reach this node.
     pub(crate) public: Public,
+    /// Subnets that this node must have; `None`: any that are free.
+    pub(crate) subnets: Option<Vec<IpNet>>,
     /// Time to live of our lease.
     pub(crate) ttl: Duration,
 }

@@ -43,6 +43,7 @@ pub(super) fn identity(settings: &EtcdSettings, addresses: &[IpAddr]) -> Result<
             abilities: settings.abilities,
         },
         public: published(addresses),
+        subnets: settings.subnets.clone(),
         ttl: settings.lease_ttl,
     };
     if node.public == Public::default() {

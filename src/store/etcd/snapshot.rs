@@ -149,6 +149,10 @@ impl Snapshot {
         if self.prefix != node.keys.root() || self.node_id != node.identity.id {
             return Err(SnapshotError::OtherNode);
         }
+        let is_required = |subnet: &IpNet| node.subnets.as_ref().is_none_or(|all| all.contains(subnet));
+        if !self.subnets.iter().all(is_required) {
+            return Err(SnapshotError::OtherSubnets);
+        }
         if self.has_expired(now) && !self.is_of_boot(boot) {
             return Err(SnapshotError::LeaseExpired);
         }

@@ -1,5 +1,7 @@
 //! Credentials: the identity of this host, and which certificates it trusts.
 
+use ipnet::IpNet;
+
 use super::error::EncryptionError;
 use crate::config::{Config, StoreConfig};
 use crate::pki::{Identity, Trust, check_own};
@@ -40,12 +42,24 @@ impl Credentials {
         }
     }
 
-    /// Whether peers will accept this host under the name that it has in the store. `port` receives
-    /// packets.
-    pub(in crate::backend::userspace) fn check(&self, name: &str, port: u16) -> Result<(), EncryptionError> {
+    /// The subnets that this host must have, by its certificate; `None` if it may have any.
+    pub(in crate::backend::userspace) fn subnets(&self) -> Option<Vec<IpNet>> {
+        match self {
+            Self::Off => None,
+            Self::Loaded(loaded) => loaded.trust.required_subnets(&loaded.identity.key().cert[0]),
+        }
+    }
+
+    /// Whether peers will accept this host under the name and with the subnets that it has in the
+    /// store. `port` receives packets.
+    pub(in crate::backend::userspace) fn check(
+        &self,
+        lease: (&str, &[IpNet]),
+        port: u16,
+    ) -> Result<(), EncryptionError> {
         match self {
             Self::Off => Ok(()),
-            Self::Loaded(loaded) => loaded.check(name, port),
+            Self::Loaded(loaded) => loaded.check(lease, port),
         }
     }
 }
@@ -58,7 +72,7 @@ impl Loaded {
             None => Identity::load_or_make(&config.node.state_dir, &host_name(config))?,
         };
         let trust = match &security.ca {
-            Some(ca) => Trust::load(ca)?,
+            Some(ca) => Trust::load(ca, security.bind_subnets)?,
             None => Trust::Store,
         };
         let port = security.port.or(config.overlay.port.checked_add(1)).ok_or(EncryptionError::NoPort)?;
@@ -66,11 +80,11 @@ impl Loaded {
         Ok(Self { identity, trust, announced })
     }
 
-    pub(super) fn check(&self, name: &str, port: u16) -> Result<(), EncryptionError> {
+    pub(super) fn check(&self, lease: (&str, &[IpNet]), port: u16) -> Result<(), EncryptionError> {
         if self.announced.port == port {
             return Err(EncryptionError::SamePort(port));
         }
-        Ok(check_own(&self.trust, &self.identity, name)?)
+        Ok(check_own(&self.trust, &self.identity, lease)?)
     }
 }
 

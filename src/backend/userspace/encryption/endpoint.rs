@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use super::credentials::{Credentials, Loaded};
@@ -25,6 +26,7 @@ pub(in crate::backend::userspace) struct Endpoint {
     /// What our lease announces. Mode and port stay as they were at the start.
     announced: Announced,
     name: String,
+    subnets: Vec<IpNet>,
     port: u16,
     policy: Policy,
     schedule: Schedule,
@@ -60,8 +62,9 @@ impl Endpoint {
             mode = announced.mode.word(), quic = %address, fingerprint = %announced.fingerprint,
             "encryption started: packets to hosts that encrypt too are encrypted"
         );
-        let (name, port) = (ends.name.to_owned(), ends.address.port());
-        Ok(Self { quic, reports, announced, name, port, policy: ends.policy, schedule })
+        let (name, subnets) = (ends.name.to_owned(), ends.subnets.to_vec());
+        let port = ends.address.port();
+        Ok(Self { quic, reports, announced, name, subnets, port, policy: ends.policy, schedule })
     }
 
     pub(super) fn part(&self) -> Arc<dyn Part> {
@@ -94,7 +97,7 @@ impl Endpoint {
         reconnect: bool,
     ) -> Result<Option<Announced>, EncryptionError> {
         let Credentials::Loaded(loaded) = Credentials::load(config)? else { return Ok(None) };
-        loaded.check(&self.name, self.port)?;
+        loaded.check((&self.name, &self.subnets), self.port)?;
         let Loaded { identity, trust, .. } = *loaded;
         let announced = Announced { fingerprint: identity.fingerprint(), ..self.announced };
         self.schedule = Schedule::of(&identity);

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
+
 use crate::route::Policy;
 
 /// What the endpoint is started with.
@@ -9,6 +11,8 @@ use crate::route::Policy;
 pub(in crate::backend::userspace) struct Ends<'a> {
     /// Name of this host in the store.
     pub(in crate::backend::userspace) name: &'a str,
+    /// Subnets of this host in the store.
+    pub(in crate::backend::userspace) subnets: &'a [IpNet],
     /// Address and port at which this host receives packets.
     pub(in crate::backend::userspace) address: SocketAddr,
     /// Longest UDP payload that the underlay interface takes, in bytes.

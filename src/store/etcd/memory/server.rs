@@ -88,6 +88,7 @@ impl MemoryEtcd {
             subnet_env: dir.join("subnet.env"),
             revoke_on_exit: false,
             abilities: Abilities::OURS,
+            subnets: None,
             lease_ttl: LEASE_TTL,
         }
     }

@@ -11,6 +11,7 @@ fn node() -> NodeIdentity {
         keys: Keys::new("/p"),
         identity: Identity { id: "id-alpha".into(), name: "alpha".into(), abilities: Abilities::OURS },
         public: Public { v4: Some([192, 0, 2, 1].into()), v6: None },
+        subnets: None,
         ttl: Duration::from_secs(60),
     }
 }

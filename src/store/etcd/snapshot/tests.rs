@@ -26,6 +26,7 @@ fn node(id: &str) -> NodeIdentity {
         keys: Keys::new("/p"),
         identity: Identity { id: id.into(), name: "alpha".into(), abilities: Abilities::OURS },
         public: Public::default(),
+        subnets: None,
         ttl: Duration::from_secs(60),
     }
 }
