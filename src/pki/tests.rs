@@ -267,8 +267,8 @@ fn certificate_is_accepted_for_its_purpose_only() {
 #[test]
 fn refusal_tells_a_stranger_nothing_but_the_alert() {
     let [ours, theirs] = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
-    for folder in [&ours, &theirs] {
-        Authority::init(folder.path(), "cluster", VALIDITY).expect("made");
+    for (folder, name) in [(&ours, "cluster"), (&theirs, "another cluster")] {
+        Authority::init(folder.path(), name, VALIDITY).expect("made");
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let ca = Trust::load(&ours.path().join("ca.crt"), false).expect("loaded");

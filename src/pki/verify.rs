@@ -143,8 +143,12 @@ fn without_detail(error: Error) -> Error {
         return Error::InvalidCertificate(CertificateError::BadEncoding);
     };
     let alert = AlertDescription::from(reason);
-    let plain =
-        [CertificateError::Expired, CertificateError::UnknownIssuer, CertificateError::InvalidPurpose];
+    let plain = [
+        CertificateError::Expired,
+        CertificateError::UnknownIssuer,
+        CertificateError::InvalidPurpose,
+        CertificateError::BadSignature,
+    ];
     let same = plain.into_iter().find(|plain| AlertDescription::from(plain.clone()) == alert);
     Error::InvalidCertificate(same.unwrap_or(CertificateError::BadEncoding))
 }
