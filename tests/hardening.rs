@@ -24,6 +24,8 @@ const READY: Duration = Duration::from_secs(10);
 const NET_ADMIN: u64 = 1 << 12;
 /// Bit of CAP_NET_BIND_SERVICE.
 const NET_BIND_SERVICE: u64 = 1 << 10;
+/// Bit of CAP_SYS_NICE.
+const SYS_NICE: u64 = 1 << 23;
 
 /// A lab with one host and no daemon yet.
 fn one_host(label: &str, store: Store, config: &str) -> Lab {
@@ -214,11 +216,12 @@ fn threads_keep_only_the_capabilities_that_are_needed() {
     let look = ["setpriv", "--bounding-set", "-sys_ptrace", "readlink", &exe];
     assert_eq!(support::attempt(&netns, &look).trim(), "", "the daemon is dumpable");
 
-    // A port below 1024 needs one capability more, which is kept then.
+    // A port below 1024 and real-time priority need one capability each, which is kept then.
     lab.daemon(1).terminate().expect("it ends");
-    support::edit(&lab.daemon(1).config_path(), "127.0.0.1:9285", "127.0.0.1:985");
+    let low = "127.0.0.1:985\"\n\n[dataplane]\nrealtime = true\n";
+    support::edit(&lab.daemon(1).config_path(), "127.0.0.1:9285\"\n", low);
     lab.start().expect("ready");
-    expect(NET_ADMIN | NET_BIND_SERVICE);
+    expect(NET_ADMIN | NET_BIND_SERVICE | SYS_NICE);
     lab.daemon(1).terminate().expect("it ends");
     // Only `check` and the start name what is missing.
     let config = lab.daemon(1).config_path().to_string_lossy().into_owned();
