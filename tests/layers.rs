@@ -212,3 +212,23 @@ fn compare(rule: &str, found: BTreeSet<String>) {
         "against the rule {rule:?}: {new:#?}\nno longer true, take it out of tests/layers/known: {rule}: {gone:#?}"
     );
 }
+
+#[test]
+fn readme_names_security_tests_that_exist() {
+    let table = include_str!("../README.md").lines().skip_while(|line| *line != "## Security");
+    let rows = table.take_while(|line| !line.starts_with("## What")).filter(|line| line.starts_with("| "));
+    let mut named = 0;
+    for row in rows.skip(1) {
+        let shown_by = row.trim_end_matches(" |").rsplit(" | ").next().expect("a last column");
+        for list in shown_by.split("; ") {
+            let (file, names) = list.split_once(": ").unwrap_or_else(|| panic!("{row}"));
+            let path = format!("{}/tests/{}", env!("CARGO_MANIFEST_DIR"), file.trim_matches('`'));
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+            for name in names.split(", ").map(|name| name.trim_matches('`')) {
+                assert!(text.contains(&format!("fn {name}(")), "{path} has no {name}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 10, "the table of README.md was not found");
+}
