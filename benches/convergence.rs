@@ -68,6 +68,7 @@ fn compile(most: u32) {
         let public = [192, 0, 2, 1].into();
         let local = Local {
             subnets: vec!["10.255.1.0/24".parse().expect("a prefix")],
+            nets: Vec::new(),
             public,
             port: 8285,
             mtu: 1472,

@@ -424,6 +424,7 @@ fn table() -> Table {
     let mtu = u16::try_from(MTU).expect("short");
     let local = Local {
         subnets: ours.subnets,
+        nets: Vec::new(),
         public: public_of(0).into(),
         port: 8285,
         mtu,

@@ -19,4 +19,4 @@ pub use connection::Netlink;
 pub use error::NetlinkError;
 pub use link::Link;
 pub use monitor::{Monitor, Notice};
-pub use route::{NextHop, Route};
+pub use route::{NextHop, Route, Way};

@@ -17,6 +17,7 @@ mod clean;
 mod error;
 mod join;
 mod map;
+mod next_hop;
 mod observe;
 mod pace;
 mod privileges;

@@ -27,6 +27,7 @@ mod overlap;
 mod prefix_table;
 mod remark;
 mod rib;
+mod unfit;
 mod unreachable;
 
 pub use abilities::Abilities;
@@ -41,4 +42,5 @@ pub use local::Local;
 pub use networks::Networks;
 pub use remark::{Remark, RemarkKind};
 pub use rib::Rib;
+pub use unfit::{Unfit, unfit, unfit_in};
 pub use unreachable::{Unreachable, UnreachableReason};

@@ -95,6 +95,7 @@ fn the_data_path_does_not_allocate() {
     rib.apply(Change::Snapshot { leases: (1..200).map(lease).collect(), revision: 1 });
     let local = Local {
         subnets: lease(1).subnets,
+        nets: Vec::new(),
         public: [192, 0, 2, 1].into(),
         port: 8285,
         mtu: 1472,

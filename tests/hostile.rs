@@ -4,12 +4,13 @@ mod support;
 
 use std::net::IpAddr;
 
+use hopsack::api::{Explanation, Outcome, Request, StepCode};
 use hopsack::lab::Lab;
 use hopsack::lab::ping::{Ping, ping};
 use serde_json::Value;
 use support::encrypted::{configure, pair, reaches, start_again, wait_keys};
-use support::eventually;
 use support::hostile::{delete, key, put, value};
+use support::{eventually, run};
 
 /// The first IPv4 subnet of a host's lease, as the daemon reports it, and the whole lease's name.
 fn subnets(lab: &Lab, host: usize) -> (String, String) {
@@ -91,6 +92,38 @@ fn forged_leases_weaken_nothing_and_are_problems() {
         [1, 2].iter().all(|host| problem(&lab, *host, "lease_conflict", &key(&inner)).is_some())
     });
     assert!(reaches(&lab, 2, 1), "our pod was cut off (own subnet {own}, {h1})");
+
+    // Addresses that no other host can have: inside the overlay, loopback, our own, broadcast.
+    let broadcast = format!("{}255", &h1.to_string()[..h1.to_string().rfind('.').expect("IPv4") + 1]);
+    for (address, code) in [
+        ("10.244.9.9", "lease_invalid"),
+        ("127.0.0.1", "lease_invalid"),
+        (h1.to_string().as_str(), "lease_conflict"),
+        (broadcast.as_str(), "lease_conflict"),
+    ] {
+        put(&lab, leftover, &format!(r#"{{"PublicIP":"{address}"}}"#));
+        eventually(address, || problem(&lab, 1, code, &object).is_some());
+        assert_eq!(transport(&lab, 1, inside), Value::Null, "{address}");
+        delete(&lab, leftover);
+        eventually("the problem is over", || problem(&lab, 1, code, &object).is_none());
+    }
+
+    // What the kernel does with the datagram itself.
+    let (to, of_h1) = (format!("{h2}/32"), lab.host(1).netns.clone());
+    let device = text(&lab.daemon(1).status().expect("it answers")["device"]);
+    for (route, code) in [
+        (vec!["blackhole", &to], StepCode::NextHopBlackhole),
+        (vec!["unreachable", &to], StepCode::NextHopUnreachable),
+        (vec![&to, "dev", &device], StepCode::NextHopInOverlay),
+    ] {
+        run(&of_h1, &[&["ip", "route", "add"], &route[..]].concat());
+        let said: Explanation = lab
+            .daemon(1)
+            .query(Request::Explain { address: lab.pod(2).v4.into() })
+            .expect("the daemon answers");
+        run(&of_h1, &[&["ip", "route", "del"], &route[..]].concat());
+        assert!(said.has(code) && said.outcome == Outcome::Dropped, "{said:#?}");
+    }
 
     // A host that does not encrypt at all sends in clear as before.
     lab.daemon(1).terminate().expect("stopped");

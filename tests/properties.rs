@@ -33,6 +33,7 @@ fn local() -> Local {
     let subnets = ["10.1.1.0/24", "fd00:1:0:1::/64"].map(|net| net.parse().expect("a prefix"));
     Local {
         subnets: subnets.into(),
+        nets: Vec::new(),
         public: [192, 0, 2, 1].into(),
         port: 8285,
         mtu: 1472,

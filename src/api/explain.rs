@@ -57,6 +57,16 @@ pub enum StepCode {
     SendQuic,
     /// The packet waits until the encrypted connection to the peer is made.
     WaitForConnection,
+    /// The kernel routes the datagram to the overlay device again.
+    NextHopInOverlay,
+    /// The next hop is an address of this host itself.
+    NextHopThisHost,
+    /// The kernel has no route for the next hop.
+    NextHopNoRoute,
+    /// A route of the kernel refuses datagrams for the next hop.
+    NextHopUnreachable,
+    /// A blackhole route of the kernel drops datagrams for the next hop.
+    NextHopBlackhole,
     /// The daemon is newer than this program, which does not know the code.
     #[serde(other)]
     Unknown,

@@ -176,6 +176,7 @@ fn table(generation: u64, peer: &UdpSocket, sessions: &mut Sessions) -> Table {
     rib.apply(Change::Snapshot { leases: vec![lease(1), lease(2)], revision: 1 });
     let local = Local {
         subnets: lease(1).subnets,
+        nets: Vec::new(),
         public: [127, 0, 0, 1].into(),
         port,
         mtu: MTU,

@@ -85,6 +85,7 @@ fn table_with(leases: Vec<Lease>, policy: Policy) -> Table {
     rib.apply(Change::Snapshot { leases, revision: 1 });
     let local = Local {
         subnets: vec!["10.1.1.0/24".parse().expect("a prefix")],
+        nets: Vec::new(),
         public: [192, 0, 2, 1].into(),
         port: 8285,
         mtu: 1472,

@@ -38,6 +38,39 @@ pub struct NextHop {
     pub mtu: Option<u32>,
 }
 
+/// What the kernel does with packets for an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// It sends them by the device with this name (`lo`: the address is this host's own).
+    Device(String),
+    /// It has no route for them.
+    NoRoute,
+    /// A route of the type `unreachable` or `prohibit` refuses them.
+    Unreachable,
+    /// A route of the type `blackhole` drops them silently.
+    Blackhole,
+}
+
+impl Way {
+    /// By the error that the kernel answers (`fib_props` in net/ipv4/fib_semantics.c).
+    fn refused(errno: i32) -> Self {
+        match errno {
+            libc::EHOSTUNREACH | libc::EACCES => Self::Unreachable,
+            libc::EINVAL => Self::Blackhole,
+            _ => Self::NoRoute,
+        }
+    }
+
+    /// Name of the device, if there is one.
+    #[must_use]
+    pub fn device(self) -> Option<String> {
+        match self {
+            Self::Device(name) => Some(name),
+            Self::NoRoute | Self::Unreachable | Self::Blackhole => None,
+        }
+    }
+}
+
 impl Netlink {
     /// The routes of one protocol in the main table, of the shape in which we make them.
     pub async fn routes(&self, protocol: u8) -> Result<Vec<Route>, NetlinkError> {
@@ -118,17 +151,22 @@ impl Netlink {
         Ok(Some(format!("{text} proto {}", u8::from(found.header.protocol))))
     }
 
-    /// The name of the device by which the kernel sends packets of this host for `to` (`lo`: the
-    /// address is this host's own). `None`: there is no route.
-    pub async fn route_to(&self, to: IpAddr) -> Result<Option<String>, NetlinkError> {
-        let Some(index) = self.interface_to(to).await? else { return Ok(None) };
-        Ok(self.links().await?.into_iter().find(|link| link.index == index).map(|link| link.name))
+    /// What the kernel does with packets of this host for `to`.
+    pub async fn route_to(&self, to: IpAddr) -> Result<Way, NetlinkError> {
+        let route = match self.ask(to, RouteFlags::empty()).await? {
+            Ok(route) => route,
+            Err(way) => return Ok(way),
+        };
+        let Some(NextHop { index, .. }) = next_hop(&route) else { return Ok(Way::NoRoute) };
+        let link = self.links().await?.into_iter().find(|link| link.index == index);
+        Ok(link.map_or(Way::NoRoute, |link| Way::Device(link.name)))
     }
 
-    /// The index of that device.
+    /// The index of the device by which the kernel sends packets of this host for `to`. `None`:
+    /// there is none.
     pub async fn interface_to(&self, to: IpAddr) -> Result<Option<u32>, NetlinkError> {
         let answer = self.ask(to, RouteFlags::empty()).await?;
-        Ok(answer.as_ref().and_then(next_hop).map(|hop| hop.index))
+        Ok(answer.ok().as_ref().and_then(next_hop).map(|hop| hop.index))
     }
 
     /// How the kernel sends packets of this host for `to`; `None`: there is no route.
@@ -136,11 +174,11 @@ impl Netlink {
     /// The answer is the route as its administrator wrote it (RTM_F_FIB_MATCH). Without that flag
     /// it would have the MTU that the kernel has learned from ICMP messages.
     pub async fn next_hop(&self, to: IpAddr) -> Result<Option<NextHop>, NetlinkError> {
-        Ok(self.ask(to, RouteFlags::FibMatch).await?.as_ref().and_then(next_hop))
+        Ok(self.ask(to, RouteFlags::FibMatch).await?.ok().as_ref().and_then(next_hop))
     }
 
-    /// The route for `to`; `None`: there is no route.
-    async fn ask(&self, to: IpAddr, flags: RouteFlags) -> Result<Option<RouteMessage>, NetlinkError> {
+    /// The route for `to`, or what the kernel does without one.
+    async fn ask(&self, to: IpAddr, flags: RouteFlags) -> Result<Result<RouteMessage, Way>, NetlinkError> {
         let mut question = match to {
             IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
             IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build(),
@@ -153,9 +191,8 @@ impl Netlink {
             ..RouteHeader::default()
         };
         match self.handle.route().get(question).execute().try_next().await {
-            Ok(answer) => Ok(answer),
-            // "Network is unreachable", or a route that says so.
-            Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
+            Ok(answer) => Ok(answer.ok_or(Way::NoRoute)),
+            Err(rtnetlink::Error::NetlinkError(error)) => Ok(Err(Way::refused(-error.raw_code()))),
             Err(error) => Err(failed(format!("ask for the route to {to}"))(error)),
         }
     }

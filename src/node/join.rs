@@ -53,8 +53,8 @@ pub(super) fn local(config: &Config, underlay: &Underlay, opened: &Opened) -> Re
     };
     let mtu = overlay_mtu(config, underlay, public, &opened.cluster.networks)?;
     let policy = Policy { mode: config.security.mode, require: config.security.require };
-    let port = port(config, &opened.cluster)?;
-    Ok(Local { subnets: lease.subnets.clone(), public, port, mtu, policy })
+    let (nets, port) = (underlay.own.clone(), port(config, &opened.cluster)?);
+    Ok(Local { subnets: lease.subnets.clone(), nets, public, port, mtu, policy })
 }
 
 /// The longest inner packet, in bytes, that fits one underlay packet to or from `public`.

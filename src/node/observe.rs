@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::api::{Explanation, Outcome, ProblemCode, RouteRow, Status, StepCode};
+use crate::netlink::Way;
 use crate::observe::{Drops, Encoder, Part, Pending, Problems, Registry};
 use crate::reconcile::Reader;
 use crate::route::{Local, Networks};
@@ -65,7 +66,7 @@ impl HostPart {
 
     async fn explain_kernel(&self, explanation: &mut Explanation) {
         let to = explanation.address;
-        explanation.device = self.kernel.route_to(to).await.ok().flatten();
+        explanation.device = self.kernel.route_to(to).await.ok().and_then(Way::device);
         let own = self.position().local.subnets.iter().filter(|subnet| subnet.contains(&to)).max().copied();
         if let Some(subnet) = own {
             explanation.subnet = Some(subnet.to_string());

@@ -148,7 +148,9 @@ impl Node {
             let code = match kind {
                 RemarkKind::Overlap { .. }
                 | RemarkKind::TwoCertificates { .. }
-                | RemarkKind::Unencrypted { .. } => ProblemCode::LeaseConflict,
+                | RemarkKind::Unencrypted { .. }
+                | RemarkKind::OwnAddress { .. }
+                | RemarkKind::Broadcast { .. } => ProblemCode::LeaseConflict,
                 RemarkKind::Length { .. } => ProblemCode::LeaseUnusual,
             };
             found.entry(code).or_default().entry(key).or_insert_with(|| kind.to_string());

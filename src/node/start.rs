@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::announcement::{self, Announcement};
 use super::error::NodeError;
 use super::map::Map;
+use super::next_hop::NextHopPart;
 use super::observe::{HostPart, Reports};
 use super::refused_sends::RefusedSends;
 use super::service_manager::{ServiceManager, Signals};
@@ -118,6 +119,7 @@ fn reports(
     let store = Arc::new(StorePart::new(store, registry.problems().clone()));
     registry.add(host.clone());
     backend.parts().into_iter().for_each(|part| registry.add(part));
+    registry.add(Arc::new(NextHopPart { device: host.device.clone(), kernel: host.kernel.clone() }));
     registry.add(store.clone());
     registry.add(reconciler.repairs().clone());
     registry.set_ready();

@@ -69,6 +69,7 @@ mod tests {
         };
         let mut local = Local {
             subnets: vec!["10.1.74.0/24".parse().unwrap(), "fd00:1:0:74::/64".parse().unwrap()],
+            nets: Vec::new(),
             public: [192, 0, 2, 1].into(),
             port: 8285,
             mtu: 1472,

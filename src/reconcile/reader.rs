@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 #[cfg(test)]
 use super::recording::Recording;
-use crate::netlink::{Address, Link, Netlink, NetlinkError};
+use crate::netlink::{Address, Link, Netlink, NetlinkError, Way};
 use crate::packet::Family;
 
 /// Reads the state of a host's kernel. Clones read the same kernel.
@@ -65,12 +65,12 @@ impl Reader {
         }
     }
 
-    /// The name of the device by which this host sends packets for `to`.
-    pub async fn route_to(&self, to: IpAddr) -> Result<Option<String>, NetlinkError> {
+    /// What this host's kernel does with packets for `to`.
+    pub async fn route_to(&self, to: IpAddr) -> Result<Way, NetlinkError> {
         match self {
             Self::Linux(netlink) => netlink.route_to(to).await,
             #[cfg(test)]
-            Self::Recording(_) => Ok(None),
+            Self::Recording(_) => Ok(Way::NoRoute),
         }
     }
 }

@@ -215,6 +215,16 @@ fn paths(leases: &[&Lease], losers: &[Option<usize>], local: &Local, remarks: &m
             verdicts[*at] = Some(verdict.clone());
         }
     }
+    for (lease, address) in leases.iter().zip(&addresses).skip(1) {
+        let kind = match address {
+            Err(UnreachableReason::OwnPublicAddress(address) | UnreachableReason::OwnAddress(address)) => {
+                RemarkKind::OwnAddress { address: *address }
+            }
+            Err(UnreachableReason::Broadcast(address)) => RemarkKind::Broadcast { address: *address },
+            _ => continue,
+        };
+        remarks.push(Remark { key: lease.origin.key.clone(), kind });
+    }
     let path = |((address, loser), verdict): ((Result<_, _>, &Option<usize>), Option<Path>)| {
         if let Some(winner) = loser {
             return Err(UnreachableReason::Overlap(leases[*winner].origin.key.clone()));
@@ -230,6 +240,17 @@ fn public_address(lease: &Lease, local: &Local) -> Result<IpAddr, UnreachableRea
     let address = lease.public.of(family).ok_or(UnreachableReason::NoPublicAddress(local.public))?;
     if address == local.public {
         return Err(UnreachableReason::OwnPublicAddress(address));
+    }
+    if local.nets.iter().any(|net| net.addr() == address) {
+        return Err(UnreachableReason::OwnAddress(address));
+    }
+    // A link of /31 or /32 has no broadcast address.
+    let is_broadcast = |net: &&IpNet| match net {
+        IpNet::V4(net) => net.prefix_len() <= 30 && IpAddr::V4(net.broadcast()) == address,
+        IpNet::V6(_) => false,
+    };
+    if local.nets.iter().any(|net| is_broadcast(&net)) {
+        return Err(UnreachableReason::Broadcast(address));
     }
     Ok(address)
 }

@@ -13,6 +13,9 @@ use crate::packet::Family;
 pub struct Local {
     /// Subnets of our own lease, which identify it.
     pub subnets: Vec<IpNet>,
+    /// Addresses of this host's interfaces, each with the prefix of its link. No other host has
+    /// one of them, or the broadcast address of one of the links.
+    pub nets: Vec<IpNet>,
     /// Our public address on the underlay. All endpoints have its family.
     pub public: IpAddr,
     /// The UDP port on which every host of the cluster receives.

@@ -51,6 +51,20 @@ pub enum RemarkKind {
         /// Address that both leases name.
         address: IpAddr,
     },
+    /// The lease of another host has an address of this host.
+    #[error(
+        "it has no route, because it names {address}, an address of this host: delete its key, or correct its host"
+    )]
+    OwnAddress {
+        /// Address that the lease names.
+        address: IpAddr,
+    },
+    /// The lease has the broadcast address of one of this host's links.
+    #[error("it has no route, because it names {address}, the broadcast address of a link of this host")]
+    Broadcast {
+        /// Address that the lease names.
+        address: IpAddr,
+    },
     /// The length of a subnet differs from the network configuration's.
     #[error(
         "its subnet {subnet} is no /{usual}, as the network configuration wants it; it is routed all the same"

@@ -36,6 +36,12 @@ pub enum UnreachableReason {
     /// The host claims our own public address.
     #[error("it claims our own public address {0} for other subnets")]
     OwnPublicAddress(IpAddr),
+    /// The host claims an address of one of our interfaces.
+    #[error("it claims {0}, an address of this host, for other subnets")]
+    OwnAddress(IpAddr),
+    /// The host claims a broadcast address.
+    #[error("it claims {0}, the broadcast address of a link of this host")]
+    Broadcast(IpAddr),
     /// The lease overlaps an older lease of another host.
     #[error("its lease is ignored, because it overlaps the older lease {0} of another host")]
     Overlap(String),

@@ -75,6 +75,8 @@ pub enum ErrorCode {
     NetworkFull,
     /// Another hopsack holds a lease with our address.
     AddressTaken,
+    /// Our address cannot be an underlay address in this cluster.
+    AddressUnfit,
     /// A living node has our node id: the state directory was copied.
     StateCopied,
     /// A subnet outside the configured range is reserved for this host.
@@ -115,6 +117,7 @@ impl ErrorCode {
             Self::NetworkChanged => "network_changed",
             Self::NetworkFull => "network_full",
             Self::AddressTaken => "address_taken",
+            Self::AddressUnfit => "address_unfit",
             Self::StateCopied => "state_copied",
             Self::ReservationOutside => "reservation_outside",
             Self::CertificateSubnets => "certificate_subnets",
@@ -148,6 +151,7 @@ impl ErrorCode {
             | Self::NetworkExists
             | Self::CertificateSubnets
             | Self::AddressTaken
+            | Self::AddressUnfit
             | Self::StateCopied
             | Self::ReservationOutside
             | Self::NoSuchLease

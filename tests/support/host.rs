@@ -73,6 +73,7 @@ pub fn table() -> Table {
     rib.apply(Change::Snapshot { leases: (1..3).map(lease).collect(), revision: 1 });
     let local = Local {
         subnets: lease(1).subnets,
+        nets: Vec::new(),
         public: [127, 0, 0, 1].into(),
         port: 8285,
         mtu: 1472,

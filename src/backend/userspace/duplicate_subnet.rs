@@ -168,6 +168,7 @@ mod tests {
         let public = [192, 0, 2, 1].into();
         let local = Local {
             subnets: lease(1).subnets,
+            nets: Vec::new(),
             public,
             port: 8285,
             mtu: 1472,

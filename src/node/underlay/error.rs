@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::netlink::NetlinkError;
+use crate::route::Unfit;
 
 /// Why there is no usable interface or address.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,14 @@ pub enum UnderlayError {
         address: IpAddr,
         /// Addresses of this host.
         own: Vec<IpAddr>,
+    },
+    /// The configured address cannot be an underlay address.
+    #[error("node.public_ip = {address} cannot be the address of a host: {why}")]
+    Unfit {
+        /// Configured address.
+        address: IpAddr,
+        /// Why it cannot be one.
+        why: Unfit,
     },
     /// Without a default route, no interface can be chosen.
     #[error("this host has no default route to choose an interface by: set node.interface or node.public_ip")]
@@ -49,6 +58,7 @@ impl UnderlayError {
         match self {
             Self::NoInterface { .. } => "no_such_interface",
             Self::NotOurs { .. } => "address_not_on_host",
+            Self::Unfit { .. } => "address_unfit",
             Self::NoDefaultRoute => "no_default_route",
             Self::NoAddress(_) => "interface_without_address",
             Self::Tentative(_) => "address_tentative",
@@ -68,7 +78,7 @@ impl UnderlayError {
             | Self::NoAddress(_)
             | Self::Tentative(_)
             | Self::Gone => true,
-            Self::Netlink(_) => false,
+            Self::Unfit { .. } | Self::Netlink(_) => false,
         }
     }
 }

@@ -6,11 +6,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::error::UnderlayError;
 use crate::config::{InterfaceChoice, NodeConfig};
 use crate::netlink::{Address, Detection, Link};
 use crate::packet::Family;
 use crate::reconcile::Reader;
+use crate::route::unfit;
 
 /// The underlay interface.
 #[derive(Debug, Clone)]
@@ -28,6 +31,8 @@ pub(in crate::node) struct Underlay {
     pub(in crate::node) link_state: LinkState,
     /// Addresses that may be our public one, the preferred one first. Never empty.
     pub(in crate::node) addresses: Vec<IpAddr>,
+    /// All addresses of this host, each with the prefix of its link.
+    pub(in crate::node) own: Vec<IpNet>,
 }
 
 /// State of a link.
@@ -131,18 +136,21 @@ pub(super) async fn find_again(
 
 fn of_link(
     links: &[Link],
-    addresses: &[Address],
+    all: &[Address],
     index: u32,
     public_ip: Option<IpAddr>,
 ) -> Result<Underlay, UnderlayError> {
     let link = links.iter().find(|link| link.index == index);
     let link = link.ok_or(UnderlayError::Gone)?;
     let is_usable = |address: &&Address| address.index == index && address.detection == Detection::Done;
-    let mut own: Vec<&Address> = addresses.iter().filter(is_usable).collect();
+    let mut own: Vec<&Address> = all.iter().filter(is_usable).collect();
     own.sort_by_key(|address| !address.is_lasting);
     let own: Vec<IpAddr> = own.into_iter().map(|address| address.net.addr()).collect();
     let addresses = match public_ip {
-        Some(address) if own.contains(&address) => vec![address],
+        Some(address) if own.contains(&address) => match unfit(address) {
+            Some(why) => return Err(UnderlayError::Unfit { address, why }),
+            None => vec![address],
+        },
         Some(address) => return Err(not_ours(address, "node.public_ip", &own)),
         None => candidates(&own),
     };
@@ -150,7 +158,8 @@ fn of_link(
         return Err(UnderlayError::NoAddress(link.name.clone()));
     }
     let (interface, mtu, link_state) = (link.name.clone(), link.mtu, LinkState::of(link));
-    Ok(Underlay { interface, index, egress: index, mtu, link_state, addresses })
+    let own = all.iter().map(|address| address.net).filter(|net| unfit(net.addr()).is_none()).collect();
+    Ok(Underlay { interface, index, egress: index, mtu, link_state, addresses, own })
 }
 
 fn by_name(links: &[Link], name: &str) -> Result<u32, UnderlayError> {
@@ -191,8 +200,8 @@ fn not_ours(address: IpAddr, key: &'static str, own: &[IpAddr]) -> UnderlayError
 /// the kernel's order.
 fn candidates(own: &[IpAddr]) -> Vec<IpAddr> {
     let reachable = |address: &&IpAddr| match address {
-        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
-        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+        IpAddr::V4(v4) => !v4.is_link_local() && unfit(**address).is_none(),
+        IpAddr::V6(_) => unfit(**address).is_none(),
     };
     let mut usable: Vec<IpAddr> = own.iter().filter(reachable).copied().collect();
     usable.sort_by_key(IpAddr::is_ipv6);

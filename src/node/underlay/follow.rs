@@ -20,7 +20,7 @@ use crate::api::ProblemCode;
 use crate::backend::BackendError;
 use crate::node::error::NodeError;
 use crate::node::{Node, join, subnet_env};
-use crate::route::Local;
+use crate::route::{Local, unfit_in};
 
 impl Node {
     /// Acts on a change of the interface, its addresses, or what the store says about them.
@@ -40,7 +40,7 @@ impl Node {
         };
         report_link(self.reports.problems(), &found);
         let admitted: Vec<IpAddr> =
-            found.addresses.iter().copied().filter(|address| self.store.admits(*address)).collect();
+            found.addresses.iter().copied().filter(|address| self.is_usable(*address)).collect();
         match self.public_address.check(&admitted, Instant::now()) {
             Decision::Keep => self.keep_address(found).await,
             Decision::Wait => self.address_problem(self.missing_address(&found)),
@@ -57,6 +57,11 @@ impl Node {
         let peers = self.map.peer_addresses(self.public_address.public());
         follow_routes(kernel, &mut found, peers, &self.config.overlay.device).await?;
         Ok(found)
+    }
+
+    /// Whether this host may use an address on the underlay.
+    fn is_usable(&self, address: IpAddr) -> bool {
+        self.store.admits(address) && unfit_in(&self.networks, address).is_none()
     }
 
     /// Tries again what could not be followed. To be called every second.
@@ -95,6 +100,13 @@ impl Node {
     async fn keep_address(&mut self, found: Underlay) {
         self.public_address.interface.clone_from(&found.interface);
         (self.public_address.index, self.public_address.egress) = (found.index, found.egress);
+        if found.own != self.local.nets {
+            let local = Local { nets: found.own.clone(), ..self.local.clone() };
+            if self.backend.relocate(&local).is_ok() {
+                self.local = local;
+                self.publish();
+            }
+        }
         self.reports.host.moved(self.local.clone(), found.interface.clone());
         self.address_in_order(&found).await;
     }
@@ -102,7 +114,7 @@ impl Node {
     /// Takes another address into use.
     async fn relocate(&mut self, public: IpAddr, found: Underlay) -> Result<(), NodeError> {
         let before = self.public_address.public();
-        let local = Local { public, ..self.local.clone() };
+        let local = Local { public, nets: found.own.clone(), ..self.local.clone() };
         match self.backend.relocate(&local) {
             Ok(()) => {}
             Err(BackendError::Sockets(error)) => {

@@ -150,6 +150,7 @@ mod tests {
             mtu: 1500,
             link_state: LinkState::Working,
             addresses: addresses("192.0.2.1 10.0.0.5"),
+            own: Vec::new(),
         };
         let mut address = PublicAddress::new(&underlay, underlay.addresses[0]);
         let start = Instant::now();

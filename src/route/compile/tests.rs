@@ -32,6 +32,7 @@ fn routes(subnets: &[(&str, u8)]) -> Compiled {
     };
     let local = Local {
         subnets: vec![net("10.1.1.0/24"), net("fd00:1:0:1::/64")],
+        nets: Vec::new(),
         public: [192, 0, 2, 1].into(),
         port: 8285,
         mtu: 1472,
@@ -99,6 +100,7 @@ fn an_unreachable_lease_is_reported() {
     });
     let local = Local {
         subnets: vec![net("10.1.1.0/24")],
+        nets: Vec::new(),
         public: [192, 0, 2, 1].into(),
         port: 8285,
         mtu: 1472,
@@ -139,6 +141,7 @@ fn flanneld_gets_no_ipv6_and_vxlan_nothing() {
     };
     let local = Local {
         subnets: vec![net("10.1.1.0/24")],
+        nets: Vec::new(),
         public: [192, 0, 2, 1].into(),
         port: 8285,
         mtu: 1472,
@@ -178,6 +181,7 @@ fn routes_of(leases: Vec<Lease>, policy: Policy) -> Compiled {
     let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("net"), 24)), v6: None };
     let local = Local {
         subnets: vec![net("10.1.1.0/24")],
+        nets: Vec::new(),
         public: [192, 0, 2, 1].into(),
         port: 8285,
         mtu: 1472,
@@ -311,6 +315,7 @@ fn older_lease_of_this_host_is_no_conflict() {
     };
     let local = Local {
         subnets: dual.subnets,
+        nets: Vec::new(),
         public: [192, 0, 2, 1].into(),
         port: 8285,
         mtu: 1472,
@@ -319,4 +324,37 @@ fn older_lease_of_this_host_is_no_conflict() {
     let routes = compile(&rib, &networks, &local);
     assert_eq!(name(&routes, "10.1.1.1"), "local");
     assert!(routes.unreachable.is_empty() && routes.remarks.is_empty());
+}
+
+#[test]
+fn addresses_of_this_host_and_broadcasts_are_refused() {
+    let mut rib = Rib::default();
+    let leases = vec![
+        lease("10.1.2.0/24", 2, 1, None),
+        lease("10.1.3.0/24", 7, 1, None),
+        lease("10.1.4.0/24", 255, 1, None),
+        lease("10.1.5.0/24", 9, 1, None),
+    ];
+    rib.apply(Change::Snapshot { leases, revision: 1000 });
+    let networks = Networks { v4: Some(("10.1.0.0/16".parse().expect("net"), 24)), v6: None };
+    let local = Local {
+        subnets: vec![net("10.1.1.0/24")],
+        // A link of /31 has no broadcast address: 192.0.2.9 is the other end.
+        nets: vec![
+            net("192.0.2.1/24"),
+            "192.0.2.7/32".parse().expect("net"),
+            "192.0.2.8/31".parse().expect("net"),
+        ],
+        public: [192, 0, 2, 1].into(),
+        port: 8285,
+        mtu: 1472,
+        policy: Policy::default(),
+    };
+    let routes = compile(&rib, &networks, &local);
+    let own = UnreachableReason::OwnAddress([192, 0, 2, 7].into());
+    let broadcast = UnreachableReason::Broadcast([192, 0, 2, 255].into());
+    assert_eq!(reasons(&routes), [own, broadcast]);
+    assert_eq!(["10.1.2.1", "10.1.5.1"].map(|dst| name(&routes, dst)), ["h2", "h9"]);
+    let keys: Vec<&str> = routes.remarks.iter().map(|remark| remark.key.as_str()).collect();
+    assert_eq!(keys, ["10.1.3.0/24", "10.1.4.0/24"]);
 }

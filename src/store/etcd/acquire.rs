@@ -6,6 +6,7 @@
 //! Invariant: every write is guarded by what the choice was based on.
 #![forbid(unsafe_code)]
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -20,6 +21,7 @@ use super::lease_cache::LeaseCache;
 use super::own_lease::{OwnLease, creation_guard};
 use super::record::{LeaseDecoder, Record};
 use super::{liveness, random};
+use crate::route::unfit_in;
 use crate::store::clock::Clock;
 use crate::store::error::{ErrorCode, StoreError};
 use crate::store::flannel::Network;
@@ -74,6 +76,13 @@ pub(crate) async fn acquire(
     loop {
         let listing = session.list(&node.keys.root(), None).await?;
         let (network, config) = network_of(&node.keys, &listing)?;
+        let unfit = |address: IpAddr| Some((address, unfit_in(&network.networks(), address)?));
+        if let Some((address, why)) = node.public.iter().find_map(unfit) {
+            let text = format!(
+                "{address} cannot be the address of this host: {why}; set node.public_ip to another address"
+            );
+            return Err(StoreError::new(ErrorCode::AddressUnfit, text).into());
+        }
         let holdings = Holdings::of(&node.keys, &listing.kvs);
         let own = match choose(&holdings, &network, node, &previous, random::number)? {
             LeaseChoice::Adopt(record)

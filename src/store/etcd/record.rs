@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::route::{Lease, Networks, Public};
-use crate::store::flannel::{Attributes, Key, Keys};
+use crate::route::{Lease, Networks, Public, Unfit, unfit_in};
+use crate::store::flannel::{Attributes, AttributesError, Key, Keys};
 use crate::store::watch::{Decode, Decoded, Kv};
 
 /// A lease and the key that holds it.
@@ -70,9 +70,18 @@ pub(crate) fn read(keys: &Keys, networks: Option<&Networks>, kv: &Kv) -> Reading
             Ok(_) if networks.is_some_and(|networks| !is_inside(networks, &subnets)) => {
                 Reading::Invalid(Some(subnets), "its subnet is outside the network of this cluster".into())
             }
-            Ok(attributes) => Reading::Lease(Record { kv: kv.clone(), subnets, attributes }),
+            Ok(attributes) => match networks.and_then(|networks| unfit_address(networks, &attributes)) {
+                Some((address, why)) => {
+                    Reading::Invalid(Some(subnets), AttributesError::Unfit(address, why).to_string())
+                }
+                None => Reading::Lease(Record { kv: kv.clone(), subnets, attributes }),
+            },
         },
     }
+}
+
+fn unfit_address(networks: &Networks, attributes: &Attributes) -> Option<(IpAddr, Unfit)> {
+    attributes.public.iter().find_map(|address| Some((address, unfit_in(networks, address)?)))
 }
 
 fn is_inside(networks: &Networks, subnets: &[IpNet]) -> bool {

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::route::{
-    Abilities, Announced, Change, Dialect, Fingerprint, Lease, Mode, Networks, Origin, Public,
+    Abilities, Announced, Change, Dialect, Fingerprint, Lease, Mode, Networks, Origin, Public, Unfit,
+    unfit_in,
 };
 use crate::store::update::Cluster;
 
@@ -143,9 +144,9 @@ pub enum MapProblem {
     /// The announcement of encryption is wrong.
     #[error("security of host {0:?}: {1}")]
     Security(String, &'static str),
-    /// An address does not belong to one host.
-    #[error("{0} is not the address of one host")]
-    NotOneHost(IpAddr),
+    /// An address cannot be the address of a host.
+    #[error("{0} of host {1:?} cannot be the address of a host: {2}")]
+    Unfit(IpAddr, String, Unfit),
     /// Two hosts have the same address.
     #[error("hosts {0:?} and {1:?} have the same public address {2}: give each host its own")]
     SharedAddress(String, String, IpAddr),
@@ -254,7 +255,7 @@ impl Taken {
         }
         let mut public = Public::default();
         for text in &host.public {
-            self.address(text, &name, &mut public)?;
+            self.address(text, (&name, networks), &mut public)?;
         }
         if public == Public::default() {
             return Err(wrong(MapProblem::NoAddress));
@@ -278,11 +279,16 @@ impl Taken {
         Ok(Lease { name, subnets, public, dialect: Dialect::Hopsack(abilities), revision: 0, origin })
     }
 
-    fn address(&mut self, text: &Spanned<String>, host: &str, public: &mut Public) -> Result<(), Wrong> {
+    fn address(
+        &mut self,
+        text: &Spanned<String>,
+        (host, networks): (&str, &Networks),
+        public: &mut Public,
+    ) -> Result<(), Wrong> {
         let address: IpAddr = parse(text, "an IPv4 or IPv6 address, without prefix length")?;
         let host = host.to_owned();
-        if address.is_unspecified() || address.is_multicast() {
-            return Err((text.span(), MapProblem::NotOneHost(address)));
+        if let Some(why) = unfit_in(networks, address) {
+            return Err((text.span(), MapProblem::Unfit(address, host, why)));
         }
         if let Some((_, other)) = self.addresses.iter().find(|(known, _)| *known == address) {
             return Err((text.span(), MapProblem::SharedAddress(other.clone(), host, address)));
@@ -368,7 +374,9 @@ subnets = ["10.244.2.0/24"]
         use MapProblem as P;
 
         type Case = (&'static str, &'static str, usize, fn(&MapProblem) -> bool);
-        let cases: [Case; 11] = [
+        let cases: [Case; 13] = [
+            ("192.0.2.2", "10.244.9.9", 12, |p| matches!(p, P::Unfit(_, _, Unfit::InOverlay(_)))),
+            ("192.0.2.2", "127.0.0.1", 12, |p| matches!(p, P::Unfit(_, _, Unfit::Loopback))),
             (
                 "10.244.2.0/24",
                 "10.244.1.128/25",

@@ -7,14 +7,14 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::json::field;
-use crate::route::{Abilities, Announced, Dialect, Lease, Mode, Origin, Public};
+use crate::route::{Abilities, Announced, Dialect, Lease, Mode, Origin, Public, Unfit, unfit};
 
 /// Writer of a lease and abilities of its daemon. This is our part of `BackendData`; flanneld's UDP
 /// backend ignores it.
@@ -54,9 +54,9 @@ pub enum AttributesError {
     /// The value names no address.
     #[error("its value names no PublicIP")]
     NoPublicIp,
-    /// The address belongs to more than one host.
-    #[error("its PublicIP is a multicast address")]
-    Multicast,
+    /// The address cannot be the address of a host.
+    #[error("{0} cannot be the address of a host: {1}")]
+    Unfit(IpAddr, Unfit),
     /// A member is not a string.
     #[error("its {0} is not a string")]
     NotAString(&'static str),
@@ -146,8 +146,8 @@ impl Attributes {
         if public == Public::default() {
             return Err(AttributesError::NoPublicIp);
         }
-        if public.iter().any(|address| address.is_multicast()) {
-            return Err(AttributesError::Multicast);
+        if let Some((address, why)) = public.iter().find_map(|address| Some((address, unfit(address)?))) {
+            return Err(AttributesError::Unfit(address, why));
         }
         let backend = match field(&object, "BackendType") {
             None | Some(Value::Null) => String::new(),

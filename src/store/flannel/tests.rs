@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::*;
-use crate::route::{Abilities, Announced, Dialect, Fingerprint, Mode, Public};
+use crate::route::{Abilities, Announced, Dialect, Fingerprint, Mode, Public, Unfit, unfit};
 
 fn net(text: &str) -> IpNet {
     text.parse().expect("a prefix")
@@ -138,7 +138,9 @@ fn invalid_value_is_refused_with_its_reason() {
         assert_eq!(refused(&text), E::NotAnAddress("PublicIP", address.to_owned()));
     }
     assert_eq!(refused(r#"{"PublicIP":7}"#), E::NotAString("PublicIP"));
-    assert_eq!(refused(r#"{"PublicIP":"224.0.0.1"}"#), E::Multicast);
+    assert_eq!(refused(r#"{"PublicIP":"224.0.0.1"}"#), E::Unfit([224, 0, 0, 1].into(), Unfit::Multicast));
+    assert_eq!(refused(r#"{"PublicIP":"127.0.0.1"}"#), E::Unfit([127, 0, 0, 1].into(), Unfit::Loopback));
+    assert!(matches!(refused(r#"{"PublicIPv6":"::ffff:192.0.2.1"}"#), E::Unfit(_, Unfit::Mapped)));
     assert_eq!(refused(r#"{"PublicIP":"192.0.2.1","BackendType":1}"#), E::NotAString("BackendType"));
 }
 
@@ -181,6 +183,7 @@ proptest! {
     ) {
         prop_assume!(v4.is_some() || v6.is_some());
         let public = Public { v4: v4.map(Ipv4Addr::from), v6: v6.map(Ipv6Addr::from) };
+        prop_assume!(public.iter().all(|address| unfit(address).is_none()));
         let secure = secure.map(|(is_quic, port, print)| Announced {
             mode: if is_quic { Mode::Quic } else { Mode::Sealed },
             port,

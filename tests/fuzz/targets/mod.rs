@@ -323,6 +323,7 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
     };
     let local = Local {
         subnets: subnets(1),
+        nets: Vec::new(),
         public: [192, 0, 2, 1].into(),
         port: 8285,
         mtu: 1472,

@@ -58,6 +58,15 @@ async fn address_of_another_hopsack_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn address_inside_the_overlay_is_refused() {
+    let etcd = etcd_with(NETWORK);
+    let host = Host { address: [10, 1, 9, 9].into(), ..Host::new(&etcd, 1) };
+    let error = host.refused().await;
+    assert!(error.code == ErrorCode::AddressUnfit && error.is_permanent());
+    assert!(!etcd.keys().iter().any(|key| key.contains("/subnets/")), "nothing was written");
+}
+
+#[tokio::test(start_paused = true)]
 async fn later_of_two_hosts_with_one_address_gives_way() {
     let etcd = etcd_with(NETWORK);
     let (one, two) = (Host::new(&etcd, 1), Host { address: [192, 0, 2, 1].into(), ..Host::new(&etcd, 2) });
