@@ -67,9 +67,9 @@ fn invalid_key_is_ignored_and_reported_once() {
     assert!(matches!(events[..], [Event::Delete { revision: 8, .. }]) && is_news);
     let (events, is_news) = put(&mut cache, &Kv { mod_revision: 9, ..valid });
     assert!(matches!(events[..], [Event::Put(_)]) && !is_news);
-    assert_eq!(cache.invalid().len(), 4);
+    assert_eq!(cache.invalid().len(), 6);
     assert_eq!(delete(&mut cache, "/p/subnets/nonsense", 10), []);
-    assert_eq!(cache.invalid().len(), 3);
+    assert_eq!(cache.invalid().len(), 5);
 }
 
 #[test]
