@@ -14,6 +14,7 @@
 mod explain;
 mod problem;
 mod rows;
+mod shown;
 mod status;
 
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use explain::{CounterRow, Explanation, KeyState, Outcome, Step, StepCode};
 pub use problem::{Problem, ProblemCode};
 pub use rows::{DropRow, PeerRow, RouteRow};
+pub use shown::{LONGEST_NAME, is_name, is_unfit, shown, shown_lines};
 pub use status::{Status, ThreadRow};
 
 /// A request to the daemon. No request changes anything.

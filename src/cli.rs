@@ -15,6 +15,7 @@ mod error;
 mod explain;
 mod flanneld;
 mod lab;
+mod log_lines;
 mod man;
 mod options;
 mod output;
@@ -33,6 +34,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use error::CliError;
+pub use log_lines::LogLines;
 
 use crate::config::Config;
 use ask::Ask;

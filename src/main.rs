@@ -4,7 +4,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hopsack::cli::Cli;
+use hopsack::api::shown;
+use hopsack::cli::{Cli, LogLines};
 use hopsack::config::Config;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -15,7 +16,7 @@ fn main() -> ExitCode {
     match Cli::parse().run(start_log) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("hopsack: {error} [{}]", error.code());
+            eprintln!("hopsack: {} [{}]", shown(&error.to_string()), error.code());
             ExitCode::from(error.exit_code())
         }
     }
@@ -25,7 +26,8 @@ fn main() -> ExitCode {
 fn start_log(config: &Config) -> impl Fn(&Config) + use<> {
     let (filter, handle) = reload::Layer::new(targets(config));
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let json = config.log.json;
+    let lines = fmt::layer().with_writer(move || LogLines { json, colour }).with_target(false);
     let lines = if config.log.json { lines.json().boxed() } else { lines.with_ansi(colour).boxed() };
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "hopsack");

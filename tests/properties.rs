@@ -88,6 +88,7 @@ fn lease() -> impl Strategy<Value = Lease> {
                 key: format!("/p/subnets/{subnet}"),
                 node: (!is_flanneld).then(|| format!("id-{host}")),
                 created,
+                ..Origin::default()
             },
         }
     })

@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::error::CliError;
+use crate::api::shown_lines;
 
 /// The option that every command with output has.
 #[derive(Debug, Args)]
@@ -25,9 +26,10 @@ pub(super) fn print<T: Serialize, P: std::fmt::Display>(
     table: impl FnOnce(&T) -> P,
 ) -> Result<(), CliError> {
     let text = if format.json {
-        serde_json::to_string_pretty(value).map_err(std::io::Error::other)? + "\n"
+        let json = serde_json::to_string_pretty(value).map_err(std::io::Error::other)? + "\n";
+        shown_lines(&json, true).into_owned()
     } else {
-        table(value).to_string()
+        shown_lines(&table(value).to_string(), false).into_owned()
     };
     say(&text)
 }

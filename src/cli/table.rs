@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::api::shown;
+
 /// Rows of text. The last column is never padded.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -19,7 +21,7 @@ impl Table {
     }
 
     pub(super) fn row(&mut self, cells: &[&str]) {
-        self.rows.push(cells.iter().map(|cell| (*cell).to_owned()).collect());
+        self.rows.push(cells.iter().map(|cell| shown(cell).into_owned()).collect());
     }
 }
 
@@ -46,6 +48,14 @@ impl fmt::Display for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_or_hostile_cells_are_shown() {
+        let mut table = Table::new(&[]);
+        table.row(&[&"x".repeat(100_000), "a\nb\u{1b}[2J"]);
+        let text = table.to_string();
+        assert!(text.len() < 5000 && text.lines().count() == 1 && !text.contains('\u{1b}'));
+    }
 
     #[test]
     fn columns_line_up() {

@@ -29,7 +29,7 @@ impl Reports {
 pub(super) struct HostPart {
     pub(super) name: String,
     networks: Networks,
-    device: String,
+    pub(super) device: String,
     pub(super) kernel: Reader,
     problems: Arc<Problems>,
     position: Mutex<Position>,

@@ -151,7 +151,7 @@ impl Node {
                 | RemarkKind::Unencrypted { .. }
                 | RemarkKind::OwnAddress { .. }
                 | RemarkKind::Broadcast { .. } => ProblemCode::LeaseConflict,
-                RemarkKind::Length { .. } => ProblemCode::LeaseUnusual,
+                RemarkKind::Length { .. } | RemarkKind::Name => ProblemCode::LeaseUnusual,
             };
             found.entry(code).or_default().entry(key).or_insert_with(|| kind.to_string());
         }

@@ -3,6 +3,7 @@
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::api::shown;
 use crate::observe::Problems;
 
 /// A signal that the daemon acts on.
@@ -85,6 +86,17 @@ impl ServiceManager {
 
 /// Sends states to systemd. Without systemd there is no receiver.
 pub(super) fn notify(states: &[NotifyState<'_>]) {
+    // A line break in a status would begin another assignment.
+    let text = |state: &NotifyState<'_>| match state {
+        NotifyState::Status(text) => Some(shown(text).into_owned()),
+        _ => None,
+    };
+    let texts: Vec<Option<String>> = states.iter().map(text).collect();
+    let mut fit = Vec::with_capacity(states.len());
+    for (state, text) in states.iter().zip(&texts) {
+        fit.push(text.as_deref().map_or_else(|| state.clone(), NotifyState::Status));
+    }
+    let states = fit.as_slice();
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "cannot notify systemd");
     }

@@ -10,7 +10,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::api::{Problem, ProblemCode};
+use crate::api::{Problem, ProblemCode, shown};
 
 /// Number of problems of one kind that [`Problems::replace`] lists. A writer to the store may
 /// make as many as it likes.
@@ -37,7 +37,8 @@ impl Problems {
     /// Records that `object` has the problem `code`, and logs it if the problem or its cause is
     /// new.
     pub fn raise(&self, code: ProblemCode, object: &str, cause: impl Into<String>) {
-        let cause = cause.into();
+        let (cause, object) = (cause.into(), shown(object));
+        let (cause, object) = (shown(&cause), object.as_ref());
         if self.set(code, object, &cause) {
             tracing::error!(%code, object, %cause, "problem");
         }
@@ -47,7 +48,7 @@ impl Problems {
     /// a number that grows.
     pub fn refresh(&self, code: ProblemCode, object: &str, cause: impl Into<String>) {
         if self.has_object(code, object) {
-            self.set(code, object, &cause.into());
+            self.set(code, &shown(object), &shown(&cause.into()));
         } else {
             self.raise(code, object, cause);
         }
@@ -55,6 +56,7 @@ impl Problems {
 
     /// Removes a problem, and logs its end if there was one.
     pub fn end(&self, code: ProblemCode, object: &str) {
+        let object = shown(object);
         self.end_where(|entry| entry.code == code && entry.object == object);
     }
 
@@ -71,9 +73,8 @@ impl Problems {
             found.truncate(MOST);
             found.push((REST.to_owned(), format!("{rest} or more others have a problem of this kind")));
         }
-        self.end_where(|entry| {
-            entry.code == code && !found.iter().any(|(object, _)| *object == entry.object)
-        });
+        let is_found = |entry: &Entry| found.iter().any(|(object, _)| shown(object) == entry.object);
+        self.end_where(|entry| entry.code == code && !is_found(entry));
         for (object, cause) in found {
             if object == REST {
                 self.refresh(code, &object, cause);
@@ -110,6 +111,7 @@ impl Problems {
     /// Whether this object has a problem of this kind.
     #[must_use]
     pub fn has_object(&self, code: ProblemCode, object: &str) -> bool {
+        let object = shown(object);
         self.entries().iter().any(|entry| entry.code == code && entry.object == object)
     }
 

@@ -159,6 +159,9 @@ fn remarks(leases: &[&Lease], losers: &[Option<usize>], networks: &Networks) -> 
             remark(RemarkKind::Overlap { other, host });
             continue;
         }
+        if lease.origin.has_invalid_name {
+            remark(RemarkKind::Name);
+        }
         for subnet in &lease.subnets {
             if let Some(usual) = usual(subnet).filter(|usual| *usual != subnet.prefix_len()) {
                 remark(RemarkKind::Length { subnet: *subnet, usual });

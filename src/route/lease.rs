@@ -94,6 +94,8 @@ pub struct Origin {
     pub node: Option<String>,
     /// The store's revision that created the key. Later writes of the key do not change it.
     pub created: u64,
+    /// Whether the writer's name was invalid, so that its node id stands for it.
+    pub has_invalid_name: bool,
 }
 
 impl Lease {

@@ -65,6 +65,11 @@ pub enum RemarkKind {
         /// Address that the lease names.
         address: IpAddr,
     },
+    /// The name of the lease's host is invalid.
+    #[error(
+        "the name of its host is invalid (letters, digits and -_.:@ are allowed): the node id stands for it"
+    )]
+    Name,
     /// The length of a subnet differs from the network configuration's.
     #[error(
         "its subnet {subnet} is no /{usual}, as the network configuration wants it; it is routed all the same"

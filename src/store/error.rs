@@ -75,6 +75,8 @@ pub enum ErrorCode {
     NetworkFull,
     /// Another hopsack holds a lease with our address.
     AddressTaken,
+    /// The configured name is no name of a host.
+    NodeName,
     /// Our address cannot be an underlay address in this cluster.
     AddressUnfit,
     /// A living node has our node id: the state directory was copied.
@@ -117,6 +119,7 @@ impl ErrorCode {
             Self::NetworkChanged => "network_changed",
             Self::NetworkFull => "network_full",
             Self::AddressTaken => "address_taken",
+            Self::NodeName => "node_name",
             Self::AddressUnfit => "address_unfit",
             Self::StateCopied => "state_copied",
             Self::ReservationOutside => "reservation_outside",
@@ -152,6 +155,7 @@ impl ErrorCode {
             | Self::CertificateSubnets
             | Self::AddressTaken
             | Self::AddressUnfit
+            | Self::NodeName
             | Self::StateCopied
             | Self::ReservationOutside
             | Self::NoSuchLease

@@ -165,7 +165,12 @@ fn lease(subnet: &str, host: u8, created: u64, certificate: Option<u8>) -> Lease
         public: Public { v4: Some([192, 0, 2, host].into()), v6: None },
         dialect: Dialect::Hopsack(Abilities { secure, ..Abilities::OURS }),
         revision: created,
-        origin: Origin { key: subnet.to_owned(), node: Some(format!("id-{host}")), created },
+        origin: Origin {
+            key: subnet.to_owned(),
+            node: Some(format!("id-{host}")),
+            created,
+            ..Origin::default()
+        },
     }
 }
 

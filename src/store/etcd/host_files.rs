@@ -7,6 +7,7 @@ use std::path::Path;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::api::is_name;
 use crate::files::replace;
 
 const NODE_ID: &str = "node-id";
@@ -55,11 +56,11 @@ pub(crate) fn subnet_env(path: &Path) -> Option<Vec<IpNet>> {
     (!subnets.is_empty()).then_some(subnets)
 }
 
-/// The kernel's host name, or the first address if there is none.
+/// The kernel's host name, or the first address if there is no valid one.
 pub(crate) fn host_name(addresses: &[IpAddr]) -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match name.trim() {
-        "" => addresses.first().map(ToString::to_string).unwrap_or_default(),
+        name if !is_name(name) => addresses.first().map(ToString::to_string).unwrap_or_default(),
         name => name.to_owned(),
     }
 }

@@ -14,6 +14,7 @@ use super::failure::{Failure, FailureKind};
 use super::host_files;
 use super::identity::{NodeIdentity, published};
 use super::snapshot::Snapshot;
+use crate::api::{LONGEST_NAME, is_name};
 use crate::route::Public;
 use crate::store::error::{ErrorCode, SnapshotError, StoreError};
 use crate::store::flannel::{Identity, Keys, Network};
@@ -35,6 +36,12 @@ pub(super) enum Joined {
 pub(super) fn identity(settings: &EtcdSettings, addresses: &[IpAddr]) -> Result<NodeIdentity, StoreError> {
     let id =
         host_files::node_id(&settings.state_dir).map_err(|text| StoreError::new(ErrorCode::NodeId, text))?;
+    if let Some(name) = settings.node_name.as_ref().filter(|name| !is_name(name)) {
+        let text = format!(
+            "node.name = {name:?} is no name of a host: write at most {LONGEST_NAME} letters, digits and -_.:@"
+        );
+        return Err(StoreError::new(ErrorCode::NodeName, text));
+    }
     let node = NodeIdentity {
         keys: Keys::new(&settings.prefix),
         identity: Identity {

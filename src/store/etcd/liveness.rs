@@ -16,6 +16,7 @@ use super::guard::{Guard, Written};
 use super::identity::NodeIdentity;
 use super::own_lease::subnets_text;
 use super::record::Record;
+use crate::api::shown;
 use crate::store::update::{Notice, NoticeCode};
 use crate::store::watch::Kv;
 
@@ -57,6 +58,7 @@ pub(crate) async fn answer(
 ) -> Result<Notice, Failure> {
     session.delete(&question.key, &Guard::Version(question.mod_revision)).await?;
     let copy = String::from_utf8_lossy(&question.value);
+    let copy = shown(&copy);
     let text = format!(
         "{copy} has a copy of node.state_dir of this node, {}, and asked for its subnet: it was refused; delete node-id and \
          map in that directory on the other host",

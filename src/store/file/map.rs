@@ -11,6 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::api::is_name;
 use crate::route::{
     Abilities, Announced, Change, Dialect, Fingerprint, Lease, Mode, Networks, Origin, Public, Unfit,
     unfit_in,
@@ -132,8 +133,10 @@ pub enum MapProblem {
     /// A prefix has bits behind its length.
     #[error("{0:?} has bits behind its prefix length: write \"{1}\"")]
     HostBits(String, String),
-    /// The name of a host is empty or was used before.
-    #[error("the host name {0:?} is empty or was used before: give each host a name of its own")]
+    /// The name of a host is invalid or was used before.
+    #[error(
+        "the host name {0:?} is not made of letters, digits and -_.:@, or was used before: give each host a name of its own"
+    )]
     Name(String),
     /// A host has no address.
     #[error("host {0:?} has no public address: write public = [\"192.0.2.1\"]")]
@@ -250,7 +253,7 @@ impl Taken {
     fn host(&mut self, host: &FileHost, networks: &Networks) -> Result<Lease, Wrong> {
         let name = host.name.get_ref().clone();
         let wrong = |problem: fn(String) -> MapProblem| (host.name.span(), problem(name.clone()));
-        if name.is_empty() || self.names.contains(&name) {
+        if !is_name(&name) || self.names.contains(&name) {
             return Err(wrong(MapProblem::Name));
         }
         let mut public = Public::default();
@@ -275,7 +278,8 @@ impl Taken {
         });
         let abilities = Abilities { secure: secure.transpose()?, ..Abilities::OURS };
         // The names differ, so they can stand for the nodes' ids and for the keys.
-        let origin = Origin { key: name.clone(), node: Some(name.clone()), created: 0 };
+        let origin =
+            Origin { key: name.clone(), node: Some(name.clone()), created: 0, has_invalid_name: false };
         Ok(Lease { name, subnets, public, dialect: Dialect::Hopsack(abilities), revision: 0, origin })
     }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::json::field;
+use crate::api::is_name;
 use crate::route::{Abilities, Announced, Dialect, Lease, Mode, Origin, Public, Unfit, unfit};
 
 /// Writer of a lease and abilities of its daemon. This is our part of `BackendData`; flanneld's UDP
@@ -30,7 +31,15 @@ pub struct Identity {
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (node id {})", self.name, self.id)
+        write!(f, "{} (node id {})", self.shown_name(), self.id)
+    }
+}
+
+impl Identity {
+    /// The name; the node id if the name is no name of a host.
+    #[must_use]
+    pub fn shown_name(&self) -> &str {
+        if is_name(&self.name) { &self.name } else { &self.id }
     }
 }
 
@@ -63,6 +72,9 @@ pub enum AttributesError {
     /// A member is not an address.
     #[error("its {0} {1:?} is not an address")]
     NotAnAddress(&'static str, String),
+    /// The node id or the backend is not a plain word.
+    #[error("its {0} has characters other than letters, digits and -_.:@, or is too long")]
+    NotAName(&'static str),
     /// The announcement of encryption cannot be read. Its writer wants encryption, and would get
     /// clear packets if it were ignored.
     #[error("another version of hopsack wrote its BackendData.Security")]
@@ -151,7 +163,8 @@ impl Attributes {
         }
         let backend = match field(&object, "BackendType") {
             None | Some(Value::Null) => String::new(),
-            Some(Value::String(backend)) => backend.clone(),
+            Some(Value::String(backend)) if backend.is_empty() || is_name(backend) => backend.clone(),
+            Some(Value::String(_)) => return Err(AttributesError::NotAName("BackendType")),
             Some(_) => return Err(AttributesError::NotAString("BackendType")),
         };
         let data = field(&object, "BackendData").and_then(Value::as_object);
@@ -167,11 +180,12 @@ impl Attributes {
             _ if !matches!(self.backend.as_str(), "" | "udp") => {
                 (address, Dialect::Other(self.backend.clone()))
             }
-            Some(identity) => (identity.name.clone(), Dialect::Hopsack(identity.abilities)),
+            Some(identity) => (identity.shown_name().to_owned(), Dialect::Hopsack(identity.abilities)),
             None => (address, Dialect::Flannel),
         };
         let node = self.identity.as_ref().map(|identity| identity.id.clone());
-        let origin = Origin { node, ..Origin::default() };
+        let has_invalid_name = self.identity.as_ref().is_some_and(|identity| !is_name(&identity.name));
+        let origin = Origin { node, has_invalid_name, ..Origin::default() };
         Lease { name, subnets: subnets.to_vec(), public: self.public, dialect, revision, origin }
     }
 
@@ -208,6 +222,9 @@ fn ability_names(mut abilities: Abilities) -> Vec<&'static str> {
 fn identity(data: &Map<String, Value>) -> Result<Option<Identity>, AttributesError> {
     let text = |name| field(data, name).and_then(Value::as_str).filter(|text| !text.is_empty());
     let Some(id) = text("NodeID") else { return Ok(None) };
+    if !is_name(id) {
+        return Err(AttributesError::NotAName("NodeID"));
+    }
     let mut abilities = Abilities::default();
     let names = field(data, "Abilities").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     for (name, ability) in ABILITIES {

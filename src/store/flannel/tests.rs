@@ -122,6 +122,23 @@ fn impossible_link_mtu_is_ignored() {
 }
 
 #[test]
+fn invalid_name_is_replaced_by_the_node_id() {
+    for name in ["two words".to_owned(), "a\nb".to_owned(), "\u{1b}[2J".to_owned(), "x".repeat(70_000)] {
+        let data = serde_json::json!({ "NodeID": "id-1", "Name": name });
+        let value = serde_json::json!({ "PublicIP": "192.0.2.1", "BackendData": data }).to_string();
+        let attributes = Attributes::parse(value.as_bytes()).expect("the lease stays in use");
+        let lease = attributes.lease(&[net("10.1.2.0/24")], 7);
+        assert_eq!((lease.name.as_str(), lease.origin.has_invalid_name), ("id-1", true));
+        assert_eq!(attributes.writer(), "id-1 (node id id-1) at 192.0.2.1");
+    }
+    let refused = |text: &str| Attributes::parse(text.as_bytes()).expect_err(text);
+    let id = r#"{"PublicIP":"192.0.2.1","BackendData":{"NodeID":"a\nb"}}"#;
+    assert_eq!(refused(id), AttributesError::NotAName("NodeID"));
+    let backend = r#"{"PublicIP":"192.0.2.1","BackendType":"a b"}"#;
+    assert_eq!(refused(backend), AttributesError::NotAName("BackendType"));
+}
+
+#[test]
 fn invalid_value_is_refused_with_its_reason() {
     use AttributesError as E;
     let refused = |text: &str| Attributes::parse(text.as_bytes()).expect_err(text);
@@ -177,7 +194,7 @@ proptest! {
     fn attributes_round_trip(
         v4 in proptest::option::of(1u32..0xe000_0000),
         v6 in proptest::option::of(1u128..0xff00 << 112),
-        identity in proptest::option::of((".{1,20}", ".{1,20}", any::<[bool; 5]>())),
+        identity in proptest::option::of(("[a-z0-9-]{1,20}", ".{1,20}", any::<[bool; 5]>())),
         secure in proptest::option::of((any::<bool>(), 1u16.., any::<[u8; 32]>())),
         link_mtu in proptest::option::of(576u16..),
     ) {
