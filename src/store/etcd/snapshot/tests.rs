@@ -73,3 +73,14 @@ fn every_damage_is_detected() {
     let later = String::from_utf8(good).expect("text").replacen("map-1", "map-2", 1);
     assert!(matches!(unpack(later.as_bytes()), Err(SnapshotError::OtherVersion { .. })));
 }
+
+#[test]
+fn map_of_version_0_1_is_read() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let map = include_bytes!("../../../../tests/golden/v0.1/map");
+    std::fs::write(dir.path().join("map"), map).expect("written");
+    let snapshot = Snapshot::load(dir.path()).expect("valid").expect("there");
+    assert_eq!((snapshot.revision, snapshot.own().mod_revision, snapshot.own().created), (8, 7, 0));
+    assert_eq!(snapshot.own().subnets, ["10.244.1.0/24".parse().expect("net")]);
+    assert_eq!(snapshot.listing().kvs.len(), 1);
+}
