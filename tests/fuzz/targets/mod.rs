@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use hopsack::api::Request;
+use hopsack::api::{Request, is_name, is_unfit, shown, shown_lines};
 use hopsack::forward::{
     Arrival, Counters, DropReason, EgressState, Frame, Hop, IngressState, Table, Train, VerifySource, egress,
     ingress,
@@ -22,9 +22,12 @@ use hopsack::packet::ecn::Ecn;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::vnet::VnetHeader;
 use hopsack::packet::{Family, IpPacket, Transport, bundle, protocol};
-use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Origin, Policy, Public, Rib};
+use hopsack::route::{
+    Abilities, Change, Dialect, Lease, Local, Networks, Origin, Policy, Public, Rib, unfit,
+};
 use hopsack::seal::{Agreement, Hello, OVERHEAD, OpenError, Role, Secret, Session, Suite};
 use hopsack::store::file::Map;
+use hopsack::store::flannel::{Attributes, Key, Keys};
 use hopsack::time::Nanos;
 use sinks::{Sent, Sink};
 
@@ -42,6 +45,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("cluster", fuzz_cluster),
     ("control", fuzz_control),
     ("open", fuzz_open),
+    ("lease", fuzz_lease),
+    ("name", fuzz_name),
 ];
 
 /// Input: the last byte of the outer source address, then a datagram.
@@ -251,6 +256,50 @@ pub fn fuzz_cluster(data: &[u8]) {
     for (n, one) in subnets.iter().enumerate() {
         assert!(subnets[n + 1..].iter().all(|other| !one.contains(*other) && !other.contains(*one)));
     }
+}
+
+/// Input: the key of a lease without the prefix, a line break, and a value. A key has one spelling.
+/// What an accepted value says about its host can be shown.
+pub fn fuzz_lease(data: &[u8]) {
+    let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let (key, value) = (String::from_utf8_lossy(&data[..at]), data.get(at + 1..).unwrap_or_default());
+    let (keys, key) = (Keys::new("/p"), format!("/p/{key}"));
+    let subnets = match keys.read(&key) {
+        Key::Lease(subnets) => {
+            assert_eq!(keys.of(&subnets), Some(key));
+            subnets
+        }
+        Key::Invalid(error) => {
+            assert!(!shown(&error.to_string()).chars().any(is_unfit));
+            vec!["10.1.2.0/24".parse().expect("a prefix")]
+        }
+        Key::Config | Key::Other => vec!["10.1.2.0/24".parse().expect("a prefix")],
+    };
+    match Attributes::parse(value) {
+        Ok(attributes) => {
+            let lease = attributes.lease(&subnets, 1);
+            assert!(is_name(&lease.name) && !attributes.writer().chars().any(is_unfit));
+            assert!(lease.public.iter().all(|address| unfit(address).is_none()));
+            assert_eq!(
+                Attributes::parse(attributes.to_json().as_bytes()).map(|again| again.public),
+                Ok(lease.public)
+            );
+        }
+        Err(error) => assert!(!shown(&error.to_string()).chars().any(is_unfit)),
+    }
+}
+
+/// Input: a text of others. It is shown without unfit characters, and as it is if it is a name.
+pub fn fuzz_name(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let shown = shown(&text);
+    assert!(!shown.chars().any(is_unfit) && shown.chars().count() < 2100);
+    assert!(!is_name(&text) || shown == text);
+    assert!(shown_lines(&text, false).chars().all(|c| c == '\n' || !is_unfit(c)));
+    // JSON with raw characters of others stays JSON of the same value.
+    let json = serde_json::to_string(&text).expect("a string");
+    let back: String = serde_json::from_str(&shown_lines(&json, true)).expect("still JSON");
+    assert_eq!(back, text);
 }
 
 /// Input: a line at the control socket.
