@@ -87,9 +87,8 @@ impl ServiceManager {
 /// Sends states to systemd. Without systemd there is no receiver.
 pub(super) fn notify(states: &[NotifyState<'_>]) {
     // A line break in a status would begin another assignment.
-    let text = |state: &NotifyState<'_>| match state {
-        NotifyState::Status(text) => Some(shown(text).into_owned()),
-        _ => None,
+    let text = |state: &NotifyState<'_>| {
+        if let NotifyState::Status(text) = state { Some(shown(text).into_owned()) } else { None }
     };
     let texts: Vec<Option<String>> = states.iter().map(text).collect();
     let mut fit = Vec::with_capacity(states.len());
