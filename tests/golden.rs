@@ -149,7 +149,7 @@ fn sealed_packets_are_opened() {
     {
         let session = Session::default();
         let agreement = Agreement { suite, epoch: 1, role: Role::Responder, ours: 2, theirs: 2 };
-        let secret = Secret::new(std::array::from_fn(|n| u8::try_from(n).expect("small")));
+        let secret = Secret::new(std::array::from_fn(|n| u8::try_from(n).expect("small")), [0; 32]);
         session.install(agreement, &secret, Nanos(0)).expect("new");
         session.activate(1, Nanos(0));
         let (datagram, mut out) = (datagram(name), vec![0; 2000]);

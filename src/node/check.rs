@@ -150,7 +150,8 @@ fn unleased(config: &Config, underlay: &underlay::Underlay, cluster: &Cluster) -
     let mtu = join::overlay_mtu(config, underlay, public, &cluster.networks)?;
     let policy = Policy { mode: config.security.mode, require: config.security.require };
     let subnets = cluster.networks.iter().map(|network| network.trunc()).collect();
-    Ok(Local { subnets, public, port: join::port(config, cluster)?, mtu, policy })
+    let nets = underlay.own.clone();
+    Ok(Local { subnets, nets, public, port: join::port(config, cluster)?, mtu, policy })
 }
 
 /// Checks what depends on this host's part in the overlay.

@@ -124,7 +124,7 @@ fn read_block(reader: BERReader<'_, '_>, is_v4: bool) -> ASN1Result<Vec<IpNet>> 
 /// The upper end of a range leaves out its last bits if they are ones.
 fn with_ones(mut bytes: Vec<u8>, bits: usize) -> Vec<u8> {
     if let Some(last) = bytes.last_mut()
-        && bits % 8 != 0
+        && !bits.is_multiple_of(8)
     {
         *last |= 0xff >> (bits % 8);
     }

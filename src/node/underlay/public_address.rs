@@ -82,10 +82,13 @@ impl PublicAddress {
         let present = found.contains(&self.public());
         self.missing_since = if present { None } else { Some(self.missing_since.unwrap_or(now)) };
         let in_grace = self.missing_since.is_some_and(|since| now.duration_since(since) < GRACE);
-        match decide(self.held, &self.known, found, in_grace) {
-            next if next != self.held => Decision::Move(next),
-            _ if present => Decision::Keep,
-            _ => Decision::Wait,
+        let next = decide(self.held, &self.known, found, in_grace);
+        if next != self.held {
+            Decision::Move(next)
+        } else if present {
+            Decision::Keep
+        } else {
+            Decision::Wait
         }
     }
 
