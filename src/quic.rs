@@ -22,12 +22,12 @@
 //! - `shown`: whether certificates that were shown still belong to their peers
 //! - `status`, `observe`: what operators see
 //!
-//! There is one connection to each peer, and one thread for the packets of all of them. On the machine that was
-//! measured (two CPUs, benches/README.md) one connection keeps both CPUs busy. With more CPUs,
-//! several connections would carry more.
+//! There is one connection to each peer, and one thread for the packets of all of them. On the
+//! machine that was measured (two CPUs, benches/README.md) one connection keeps both CPUs busy.
+//! With more CPUs, several connections would carry more.
 //!
-//! The thread has a runtime of its own. AES and packets can keep a CPU busy, and must not delay the
-//! store's watch, the control socket and the watchdog, which share the main runtime.
+//! The thread has a runtime of its own. AES and packets can keep a CPU busy, and must not delay
+//! the store's watch, the control socket and the watchdog, which share the main runtime.
 //!
 //! The endpoint does not decide which peers exist: it reads the FIB. Invariant: it exchanges
 //! packets with a host only if that host's certificate is the one of the lease at its address, and

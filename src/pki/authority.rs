@@ -1,7 +1,8 @@
 //! The cluster's certificate authority: `ca.crt` and `ca.key` in a folder of the operator.
 //!
-//! It signs certificates of nodes. No daemon needs its key. It keeps no list of what it has signed,
-//! and revokes nothing. Instead, certificates are short-lived, or the operator replaces the CA.
+//! It signs certificates of nodes. No daemon needs its key. It keeps no list of what it has
+//! signed, and revokes nothing. Instead, certificates are short-lived, or the operator replaces
+//! the CA.
 //!
 //! Invariant: it overwrites no file.
 #![forbid(unsafe_code)]
@@ -58,8 +59,8 @@ impl Authority {
         Ok(Self { issuer })
     }
 
-    /// Makes key and certificate of the node `name` with `subnets` in `folder`. Returns the paths of
-    /// certificate and key.
+    /// Makes key and certificate of the node `name` with `subnets` in `folder`. Returns the paths
+    /// of certificate and key.
     pub fn issue(
         &self,
         folder: &Path,

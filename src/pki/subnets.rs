@@ -27,8 +27,8 @@ pub(super) fn extension(subnets: &[IpNet]) -> CustomExtension {
     CustomExtension::from_oid_content(&OID, encode(subnets))
 }
 
-/// The subnets in a certificate, in ascending order, IPv4 first; `None` if it has no such extension,
-/// or one that cannot be read.
+/// The subnets in a certificate, in ascending order, IPv4 first; `None` if it has no such
+/// extension, or one that cannot be read.
 pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Vec<IpNet>> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let is_blocks = |id: &x509_parser::der_parser::oid::Oid<'_>| id.iter().is_some_and(|id| id.eq(OID));

@@ -15,12 +15,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use rustls::RootCertStore;
 use rustls::client::verify_server_name;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ParsedCertificate;
 
 use super::description::Description;
 use super::error::PkiError;
-use super::verify::{End, Verifier};
 use super::{files, subnets};
 use crate::route::Fingerprint;
 
@@ -103,19 +102,6 @@ impl Trust {
             roots.add(certificate).map_err(|source| PkiError::UnusableCa { path: ca.to_owned(), source })?;
         }
         Ok(Self::Authority { roots: Arc::new(roots), bind_subnets })
-    }
-
-    /// Whether this rule would have accepted a chain of certificates at the time `at`, when another
-    /// rule has accepted it.
-    #[must_use]
-    pub fn accepts(&self, chain: &[CertificateDer<'_>], at: UnixTime) -> bool {
-        let Some((own, intermediates)) = chain.split_first() else { return false };
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = Verifier::new(self.clone(), provider);
-        // The end at which the certificate was shown is not known here. It was checked then.
-        [End::Server, End::Client]
-            .into_iter()
-            .any(|end| verifier.check_validity(own, intermediates, at, end).is_ok())
     }
 
     /// The subnets that a node with this certificate must have; `None` if it may have any.

@@ -1,9 +1,10 @@
 //! Tells TLS whether a certificate is valid, on both sides of the handshake.
 //!
 //! With a CA, the certificate must chain to it and be within its validity. Without one, it must be
-//! within its validity. If it lists purposes (extended key usage), it must list the one for the end
-//! of the handshake at which it is shown: serverAuth or clientAuth. TLS itself checks that the other host holds the key. Whether the
-//! certificate belongs to the expected node is a later question ([`Trust::admits`]).
+//! within its validity. If it lists purposes (extended key usage), it must list the one for the
+//! end of the handshake at which it is shown: serverAuth or clientAuth. TLS itself checks that the
+//! other host holds the key. Whether the certificate belongs to the expected node is a later
+//! question ([`Trust::admits`]).
 //!
 //! Invariant: what TLS gets as the reason of a refusal, and sends to a stranger, says no more than
 //! the alert's code does. The log has the rest, at the level `debug`.
@@ -33,6 +34,19 @@ pub(super) enum End {
     Server,
 }
 
+/// Whether a rule of trust would have accepted a chain of certificates at the time `at`, when
+/// another rule has accepted it.
+#[must_use]
+pub fn would_accept(trust: &Trust, chain: &[CertificateDer<'_>], at: UnixTime) -> bool {
+    let Some((own, intermediates)) = chain.split_first() else { return false };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = Verifier::new(trust.clone(), provider);
+    // The end at which the certificate was shown is not known here. It was checked then.
+    [End::Server, End::Client]
+        .into_iter()
+        .any(|end| verifier.check_validity(own, intermediates, at, end).is_ok())
+}
+
 /// Checks certificates for TLS.
 #[derive(Debug)]
 pub struct Verifier {
@@ -47,8 +61,8 @@ impl Verifier {
         Self { trust, provider }
     }
 
-    /// Checks a certificate that is shown at one end of a handshake, with the intermediate ones that
-    /// came with it.
+    /// Checks a certificate that is shown at one end of a handshake, with the intermediate ones
+    /// that came with it.
     pub(super) fn check_validity(
         &self,
         certificate: &CertificateDer<'_>,

@@ -17,7 +17,7 @@ use super::shown::ShownCertificate;
 use super::state::{EndpointState, claim, encrypting_peer, inner_mtu};
 use crate::api::ProblemCode;
 use crate::forward::{DropReason, Table};
-use crate::pki::Untrusted;
+use crate::pki::{Untrusted, verify::would_accept};
 
 impl EndpointState {
     /// Called twice a second.
@@ -102,7 +102,7 @@ impl EndpointState {
         shown.check(&claim, self.trust_number.get(), |shown| {
             let trust = self.trust.borrow();
             trust.admits(&shown.chain, &claim)?;
-            match trust.accepts(&shown.chain, shown.accepted_at) {
+            match would_accept(&trust, &shown.chain, shown.accepted_at) {
                 true => Ok(()),
                 false => Err(Untrusted::Authority),
             }

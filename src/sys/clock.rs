@@ -9,7 +9,8 @@ use crate::time::Nanos;
 #[must_use]
 pub fn now() -> Nanos {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid timespec for the kernel to fill; CLOCK_BOOTTIME exists since Linux 2.6.39.
+    // SAFETY: `time` is a valid timespec for the kernel to fill; CLOCK_BOOTTIME exists since Linux
+    // 2.6.39.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
     Nanos(u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0))
 }
