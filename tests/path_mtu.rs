@@ -2,10 +2,13 @@
 
 mod support;
 
+use std::net::UdpSocket;
+
 use hopsack::lab::Lab;
 use hopsack::lab::ping::{Ping, ping};
 use hopsack::lab::traffic::{Amount, Flow, Transfer};
 use hopsack::packet::Family;
+use hopsack::sys::netns::in_netns;
 use support::encrypted::{explain, of_peer, pair, wait_keys};
 use support::narrow::{NarrowPath, forge_frag_needed};
 use support::{Scrape, eventually, lab_with, run};
@@ -40,9 +43,14 @@ fn forged_icmp_changes_nothing(lab: &Lab) {
         count: 1,
         ..Ping::to(lab.pod(2).address(family))
     };
-    forge_frag_needed(lab, [1, 2], 8285, 68);
-    forge_frag_needed(lab, [1, 2], 8286, 68);
-    // The kernel believes it.
+    // The kernel takes no MTU from messages to the daemon's own sockets, but it does from messages
+    // to an ordinary socket, for all packets to that host.
+    let victim = in_netns(&lab.host(1).netns, || UdpSocket::bind("192.0.2.1:9999"));
+    let victim = victim.expect("a namespace").expect("a socket");
+    for port in [8285, 8286, 9999] {
+        forge_frag_needed(lab, [1, 2], port, 68);
+    }
+    drop(victim);
     let route = run(&lab.host(1).netns, &["ip", "-j", "route", "get", "192.0.2.2"]);
     assert!(support::json(&route)[0]["metrics"][0]["mtu"].as_u64().is_some_and(|mtu| mtu < 600), "{route}");
     for family in FAMILIES {

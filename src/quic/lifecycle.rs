@@ -120,8 +120,8 @@ impl EndpointState {
             self.check_certificates(&peer, &table);
         }
         // A new process dials all peers once: connections that they have to an earlier process of
-        // this host are useless.
-        if !self.has_dialled_all.replace(true) {
+        // this host are useless. The first table may be empty, if this host was the first to join.
+        if !table.peers().is_empty() && !self.has_dialled_all.replace(true) {
             self.dial_all(&table);
         }
     }

@@ -25,7 +25,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, GetOptions, PutOptions, Txn, TxnOp};
-use hopsack::route::{Abilities, Dialect, Rib};
+use hopsack::route::{Abilities, Dialect, Lease, Rib};
 use hopsack::store::etcd::EtcdStore;
 use hopsack::store::{
     ErrorCode, EtcdSettings, LEASE_TTL, Lost, LostCause, Notice, NoticeCode, Opened, SnapshotError,
