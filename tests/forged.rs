@@ -96,6 +96,7 @@ fn forged_floods_do_not_silence_icmp_errors() {
     let netns = &lab.pod(1).netns;
     // The path is narrower than the overlay device, so the daemon answers, and not the kernel.
     run(&lab.host(1).netns, &["ip", "route", "add", "192.0.2.2", "dev", "eth0", "mtu", "1300"]);
+    eventually("the path is known", || of_peer(&lab, 1, 2, "mtu").as_u64().is_some_and(|mtu| mtu < 1300));
     // The flood goes on although the errors tell its own host the MTU too.
     run(netns, &["ip", "route", "add", "10.244.2.64/26", "via", "10.244.1.1", "mtu", "lock", "1472"]);
     let (ended, start) = (AtomicBool::new(false), Instant::now());
