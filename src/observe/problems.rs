@@ -65,7 +65,7 @@ impl Problems {
         self.end_where(|entry| entry.code == code);
     }
 
-    /// Makes `found` the problems of a kind: pairs of object and cause. At most [`MOST`] are
+    /// Makes `found` the problems of a kind: pairs of object and cause. At most `MOST` are
     /// listed; the rest is a number.
     pub fn replace(&self, code: ProblemCode, mut found: Vec<(String, String)>) {
         if found.len() > MOST {
