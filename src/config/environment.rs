@@ -1,8 +1,8 @@
 //! Environment variables that begin with `HOPSACK_`: each must belong to a key.
 //!
-//! A misspelt variable would otherwise be ignored silently. Variables of the lab, the tests and the
-//! benches are accepted, and so are those that Kubernetes sets in each pod for a Service whose name
-//! begins with "hopsack".
+//! A misspelt variable would otherwise be ignored silently. Variables of the lab, the tests and
+//! the benches are accepted, and so are those that Kubernetes sets in each pod for a Service with
+//! a name that begins with "hopsack".
 #![forbid(unsafe_code)]
 
 use super::error::ConfigError;

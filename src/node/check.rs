@@ -36,7 +36,7 @@ pub struct Finding {
     pub ok: bool,
     /// The daemon starts, but the operator should know the answer.
     pub warning: bool,
-    /// Stable code of the error with which the daemon would end, or for whose end it would wait.
+    /// Stable code of the error that would end the daemon, or that it would wait out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'static str>,
     /// What was found, and if it is not good, how to fix it.
@@ -217,7 +217,7 @@ fn writable(path: &Path) -> Result<String, NodeError> {
 }
 
 /// What a pod can do while hosts accept packets in clear.
-const POD_INJECTION: &str = "a pod whose packets to other hosts are masqueraded can inject packets into the overlay: it \
+const POD_INJECTION: &str = "a pod with masqueraded packets to other hosts can inject packets into the overlay: it \
                              sends them by UDP to another host's overlay.port, with the address of this host; drop \
                              such packets of pods in the packet filter, or set security.mode and security.require";
 

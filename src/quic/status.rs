@@ -52,7 +52,7 @@ pub struct QuicCounts {
     pub failures: u64,
     /// Connections refused because no lease at their source address announces encryption.
     pub refused: u64,
-    /// Attempts whose sender had to validate its address first.
+    /// Attempts that had to validate their source address first.
     pub validations: u64,
     /// Attempts that were ignored, because too many handshakes were open or had begun.
     pub ignored: u64,

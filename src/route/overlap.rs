@@ -1,7 +1,7 @@
 //! Overlapping leases: which one stays.
 //!
 //! Our own subnets are ours, whatever else lies inside them. Of two other hosts' overlapping leases
-//! the one whose key was created first stays; the later one is ignored as a whole, and does not
+//! the one with the older key stays; the later one is ignored as a whole, and does not
 //! displace any lease itself. Leases of one host may overlap.
 //!
 //! The common case, in which nothing overlaps, costs one pass over the sorted prefixes.

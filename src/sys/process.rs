@@ -60,9 +60,9 @@ impl Process {
             Signal::Thaw => libc::SIGCONT,
         };
         let no_info = std::ptr::null::<libc::siginfo_t>();
-        // SAFETY: the descriptor is open because we own it; a null siginfo is what the call
-        // documents for "as kill(2)".
         let result =
+            // SAFETY: the descriptor is open because we own it; a null siginfo is what the call
+            // documents for "as kill(2)".
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), number, no_info, 0) };
         match io::Error::last_os_error() {
             _ if result == 0 => Ok(()),

@@ -119,8 +119,8 @@ impl Buffers {
                 let bytes = bytes?;
                 let incoming = &self.incoming[number];
                 let control: &[u64] = &incoming.control;
-                // SAFETY: the array has CONTROL_LEN bytes, and any of its bytes is a u8.
                 let control =
+                    // SAFETY: the array has CONTROL_LEN bytes, and any of its bytes is a u8.
                     unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), CONTROL_LEN) };
                 #[allow(clippy::unnecessary_cast, reason = "a libc has it as u32 or as usize")]
                 let control_len = incoming.header.msg_controllen as usize;

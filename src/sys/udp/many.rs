@@ -1,8 +1,8 @@
-//! Many messages in one system call: sendmmsg(2) with UDP_SEGMENT (sendmsg(2) for one message), and
-//! recvmmsg(2) with UDP_GRO.
+//! Many messages in one system call: sendmmsg(2) with UDP_SEGMENT (sendmsg(2) for one message),
+//! and recvmmsg(2) with UDP_GRO.
 //!
-//! It does not retry. Invariant: all memory that the kernel gets a pointer to belongs to the caller
-//! or to `self` until the call returns.
+//! It does not retry. Invariant: all memory that the kernel gets a pointer to belongs to the
+//! caller or to `self` until the call returns.
 
 use std::io;
 use std::mem::size_of;
@@ -34,8 +34,8 @@ pub fn send_many(socket: &UdpSocket, memory: &[u8], messages: &[Message]) -> io:
 fn send_one(socket: &UdpSocket, bytes: &[u8], message: &Message) -> io::Result<()> {
     let mut outgoing = Outgoing::empty();
     outgoing.fill(message, bytes);
-    // SAFETY: the header points into `outgoing` and `bytes`, which live across the call and are not
-    // moved.
+    // SAFETY: the header points into `outgoing` and `bytes`, which live across the call and are
+    // not moved.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const outgoing.header, 0) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -99,13 +99,13 @@ impl Receiver {
         Self { memory: vec![0; count * SLOT].into(), messages: (0..count).map(|_| message()).collect() }
     }
 
-    /// Receives at most `most` messages, and at most as many as there are buffers. Returns how many
-    /// it received, or WouldBlock if there is no message.
+    /// Receives at most `most` messages, and at most as many as there are buffers. Returns how
+    /// many it received, or WouldBlock if there is no message.
     pub fn receive(&mut self, socket: &UdpSocket, most: usize) -> io::Result<usize> {
         let most = most.min(self.messages.len());
-        // SAFETY: iovec and mmsghdr are made of plain integers and pointers, for which zero is a
-        // value.
         let (mut vectors, mut headers): ([libc::iovec; RECEIVE_BATCH], [libc::mmsghdr; RECEIVE_BATCH]) =
+            // SAFETY: iovec and mmsghdr are made of plain integers and pointers, for which zero is
+            // a value.
             unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
         let slots = self.memory.chunks_exact_mut(SLOT).zip(self.messages.iter_mut()).take(most);
         for (((slot, message), vector), header) in slots.zip(&mut vectors).zip(&mut headers) {
@@ -119,8 +119,8 @@ impl Receiver {
         }
         let length = libc::c_uint::try_from(most).unwrap_or(0);
         // SAFETY: each of the first `length` headers points to a vector, a name and a control
-        // buffer of its own, and each vector to a slot of its own; all live across the call and are
-        // writable through `self` and the local arrays.
+        // buffer of its own, and each vector to a slot of its own; all live across the call and
+        // are writable through `self` and the local arrays.
         let count = unsafe {
             libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), length, 0, std::ptr::null_mut())
         };
@@ -201,8 +201,8 @@ mod tests {
         assert_eq!(errno(send(&from, &to, (max_segments() + 1) * 100, 100)), Some(libc::EINVAL));
     }
 
-    /// Kernel contract: a control message sets the ECN field together with UDP_SEGMENT, and another
-    /// returns it together with UDP_GRO.
+    /// Kernel contract: a control message sets the ECN field together with UDP_SEGMENT, and
+    /// another returns it together with UDP_GRO.
     #[test]
     fn ecn_field_is_sent_and_received() {
         for host in ["127.0.0.1", "::1"] {
