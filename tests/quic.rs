@@ -324,6 +324,29 @@ fn flood_of_handshakes_is_bounded() {
     transfer.wait().expect("no connection was reset");
 }
 
+/// A host that reads its certificate again dials its peers once. If that attempt is lost, it tries
+/// again, although the connection that it has still works.
+#[test]
+fn lost_attempt_with_a_new_certificate_is_made_again() {
+    let lab = lab("again", "");
+    let transfer = stream(&lab, 1, 2);
+    flows(&transfer);
+    let (netns, before) = (lab.host(2).netns.clone(), handshakes(&lab, 1));
+    // Only the packets of handshakes have a long header (RFC 9000 section 17.2).
+    let deaf = "nft add table inet t; nft 'add chain inet t in { type filter hook input priority 0; }'; \
+                nft add rule inet t in udp dport 8286 @th,64,1 == 1 drop";
+    run(&netns, &["sh", "-c", deaf]);
+    hang_up(&lab, 1);
+    // An attempt lasts 3 s.
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(handshakes(&lab, 1), before, "no handshake passes the filter");
+    run(&netns, &["nft", "delete", "table", "inet", "t"]);
+    within(60, "host 1 makes a handshake", || handshakes(&lab, 1) > before);
+    flows(&transfer);
+    transfer.finish();
+    transfer.wait().expect("no connection was reset");
+}
+
 /// While the host is at the other address, no packet reaches its QUIC socket.
 #[test]
 fn host_returns_to_an_address_that_it_had() {

@@ -76,12 +76,15 @@ impl EndpointState {
         let is_valid_name = ServerName::try_from(name.as_str()).is_ok();
         let server_name = if is_valid_name { name.as_str() } else { FALLBACK_SERVER_NAME };
         let client_config = self.client_config.borrow().clone();
+        let identity_number = self.identity_number.get();
         let remote = SocketAddr::new(peer.address, announced.port);
         let server = (remote, server_name.to_owned());
         let connection = self.handshakes.dial(&self.endpoint, client_config, server).await?;
         let number = timeout(TIMEOUT, numbering::receive(&connection));
         let number = number.await.map_err(|_| HandshakeError::Timeout)??;
-        self.authenticate(peer, connection, Some(number))
+        self.authenticate(peer, connection, Some(number))?;
+        peer.dialled_with.set(identity_number);
+        Ok(())
     }
 
     /// Answers hosts that dial, until the endpoint is closed.

@@ -194,7 +194,7 @@ impl EndpointState {
                 self.endpoint.set_server_config(Some(server_config));
                 *self.client_config.borrow_mut() = client_config;
                 *self.trust.borrow_mut() = trust;
-                self.trust_number.set(self.trust_number.get() + 1);
+                self.identity_number.set(self.identity_number.get() + 1);
                 self.dial_all(&self.view.table());
             }
             Err(error) => {

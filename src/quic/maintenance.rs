@@ -99,7 +99,7 @@ impl EndpointState {
     fn check_shown(&self, peer: &QuicPeer, shown: &ShownCertificate, table: &Table) -> Result<(), Untrusted> {
         let (route, announced) = encrypting_peer(table, peer.address).ok_or(Untrusted::None)?;
         let claim = claim(route, announced);
-        shown.check(&claim, self.trust_number.get(), |shown| {
+        shown.check(&claim, self.identity_number.get(), |shown| {
             let trust = self.trust.borrow();
             trust.admits(&shown.chain, &claim)?;
             match would_accept(&trust, &shown.chain, shown.accepted_at) {
@@ -116,6 +116,9 @@ impl EndpointState {
         if self.check_shown(peer, &tracked.certificate, table).is_err() {
             // The lease announces another certificate: the peer has renewed it, and shows the new
             // one in a new handshake.
+            self.dial(peer);
+        } else if peer.dialled_with.get() < self.identity_number.get() {
+            // This host has a new certificate, and the peer has not seen it: an attempt was lost.
             self.dial(peer);
         } else if self.has_sealed_packets(peer) {
             peer.active_at.set(Instant::now());

@@ -48,6 +48,9 @@ pub(super) struct QuicPeer {
     pub(super) failures: Cell<u32>,
     /// No attempt starts before this time.
     pub(super) retry_at: Cell<Instant>,
+    /// The number of the certificate and the trust with which this host has dialled the peer last,
+    /// with success.
+    pub(super) dialled_with: Cell<u64>,
     pub(super) warning: WarningLimit,
     /// Whether it was reported that the peer has no certificate of its own.
     pub(super) has_problem: Cell<bool>,
@@ -56,7 +59,7 @@ pub(super) struct QuicPeer {
 }
 
 impl QuicPeer {
-    pub(super) fn new(address: IpAddr) -> Self {
+    pub(super) fn new(address: IpAddr, identity_number: u64) -> Self {
         let now = Instant::now();
         Self {
             address,
@@ -72,6 +75,7 @@ impl QuicPeer {
             is_dialling: Cell::new(false),
             failures: Cell::new(0),
             retry_at: Cell::new(now),
+            dialled_with: Cell::new(identity_number),
             warning: WarningLimit::default(),
             has_problem: Cell::new(false),
             sealed_packets: Cell::new(0),

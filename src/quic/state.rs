@@ -42,8 +42,8 @@ pub(super) struct EndpointState {
     pub(super) socket: RefCell<(Arc<TrainSocket>, AbortHandle)>,
     pub(super) client_config: RefCell<ClientConfig>,
     pub(super) trust: RefCell<Trust>,
-    /// Grows with each new rule of trust.
-    pub(super) trust_number: Cell<u64>,
+    /// Grows with each new certificate or rule of trust of this host.
+    pub(super) identity_number: Cell<u64>,
     /// How long connections and keys stay after their certificate is not the peer's any more.
     pub(super) revoke_after: Duration,
     pub(super) view: EngineView,
@@ -90,7 +90,7 @@ impl EndpointState {
             socket: RefCell::new(with_train_task(socket)),
             client_config: RefCell::new(client_config),
             trust: RefCell::new(trust),
-            trust_number: Cell::new(0),
+            identity_number: Cell::new(0),
             revoke_after,
             view,
             status,
@@ -110,7 +110,7 @@ impl EndpointState {
     pub(super) fn peer(self: &Rc<Self>, address: IpAddr) -> Rc<QuicPeer> {
         let mut peers = self.peers.borrow_mut();
         let made = peers.entry(address).or_insert_with(|| {
-            let peer = Rc::new(QuicPeer::new(address));
+            let peer = Rc::new(QuicPeer::new(address, self.identity_number.get()));
             tokio::task::spawn_local(self.clone().send_packets(peer.clone()));
             peer
         });
