@@ -10,6 +10,7 @@ mod account;
 mod batch;
 mod budget;
 mod codel;
+mod control_inbox;
 mod endpoints;
 mod error;
 mod io;
@@ -34,6 +35,7 @@ mod wait;
 mod worker;
 
 pub use account::{Account, Op};
+pub use control_inbox::{ControlArrival, ControlInbox};
 pub use error::WorkerError;
 pub use io::{Io, QueueIo, SimpleIo};
 pub use observe::EnginePart;

@@ -25,9 +25,11 @@ mod ingress;
 mod last_seen;
 mod output;
 mod path_mtu;
+mod path_search;
 mod peers;
 mod sessions;
 mod table;
+mod traffic;
 mod train_meta;
 
 pub use account::{Counters, Direction};
@@ -41,9 +43,11 @@ pub use ingress::{Arrival, IngressState, ingress};
 pub use last_seen::LastSeen;
 pub use output::{Exit, Reservation, ToNet, ToTun};
 pub use path_mtu::{PathLimits, PathSource};
+pub use path_search::PathSearch;
 pub use peers::{Peer, Peers};
 pub use sessions::Sessions;
 pub use table::{Hop, Table};
+pub use traffic::Traffic;
 pub use train_meta::TrainMeta;
 
 pub use crate::packet::Train;

@@ -9,7 +9,7 @@ use hopsack::lab::ping::{Ping, ping};
 use hopsack::lab::traffic::{Amount, Flow, Transfer};
 use hopsack::packet::Family;
 use hopsack::sys::netns::in_netns;
-use support::encrypted::{explain, of_peer, pair, wait_keys};
+use support::encrypted::{READY, explain, of_peer, pair, wait_keys, within};
 use support::narrow::{NarrowPath, forge_frag_needed};
 use support::{Scrape, eventually, lab_with, run};
 
@@ -50,9 +50,11 @@ fn forged_icmp_changes_nothing(lab: &Lab) {
     for port in [8285, 8286, 9999] {
         forge_frag_needed(lab, [1, 2], port, 68);
     }
+    eventually("the kernel believes it", || {
+        let route = run(&lab.host(1).netns, &["ip", "-j", "route", "get", "192.0.2.2"]);
+        support::json(&route)[0]["metrics"][0]["mtu"].as_u64().is_some_and(|mtu| mtu < 600)
+    });
     drop(victim);
-    let route = run(&lab.host(1).netns, &["ip", "-j", "route", "get", "192.0.2.2"]);
-    assert!(support::json(&route)[0]["metrics"][0]["mtu"].as_u64().is_some_and(|mtu| mtu < 600), "{route}");
     for family in FAMILIES {
         tcp_passes(lab, [1, 2], family);
         let answer = ping(&lab.pod(1).netns, whole(family)).expect("ping runs");
@@ -60,6 +62,11 @@ fn forged_icmp_changes_nothing(lab: &Lab) {
         assert_eq!(learned_mtu(lab, 1, 2, family), None);
     }
     assert_eq!(of_peer(lab, 1, 2, "mtu"), mtu);
+    if of_peer(lab, 1, 2, "transport") != "quic" {
+        within(20, "probes confirm it", || of_peer(lab, 1, 2, "mtu_source") == "probe");
+        assert!(of_peer(lab, 1, 2, "rtt_ms").is_number());
+        assert_eq!(of_peer(lab, 1, 2, "mtu"), mtu);
+    }
     assert_eq!(Scrape::of(&lab.host(1).netns).dropped("egress", "too_big"), 0);
 }
 
@@ -100,6 +107,15 @@ fn narrow_path_carries_tcp(engine: &str, underlay: Family, mtu: u16) {
     for family in FAMILIES {
         tcp_passes(&lab, [1, 2], family);
         tcp_passes(&lab, [2, 1], family);
+    }
+    let outer = if underlay == Family::V4 { 28 } else { 48 };
+    for (from, to) in [(1, 2), (2, 1)] {
+        within(20, "the path is found by probes", || {
+            of_peer(&lab, from, to, "mtu_source") == "probe" && of_peer(&lab, from, to, "mtu") == mtu - outer
+        });
+    }
+    for family in FAMILIES {
+        tcp_passes(&lab, [1, 2], family);
     }
     for family in FAMILIES {
         let floor = if family == Family::V4 { 576 } else { 1280 };
@@ -156,4 +172,64 @@ fn quic_over_a_narrow_path_has_no_ipv6() {
     run(&lab.host(1).netns, &["ip", "route", "del", "192.0.2.2", "dev", "eth0"]);
     eventually("the problem is over", || !problem());
     eventually("IPv6 passes again", || pinged(Family::V6));
+}
+
+/// A switch on the way drops long datagrams, and no router says so.
+#[test]
+fn silently_narrow_path_is_found() {
+    let lab = pair("silent", "sealed", "");
+    wait_keys(&lab, 1, 2);
+    within(20, "the wide path is known", || of_peer(&lab, 1, 2, "mtu_source") == "probe");
+    run(&lab.underlay_netns(), &["ip", "link", "set", "h2", "mtu", "1400"]);
+    let one = Ping { count: 1, ..Ping::to(lab.pod(2).v4) };
+    within(30, "the narrow path is found", || {
+        // Only paths with traffic are probed often.
+        let _ = ping(&lab.pod(1).netns, one);
+        of_peer(&lab, 1, 2, "mtu") == 1400 - 28 - 28
+    });
+    assert_eq!(explain(&lab, 1, 2)["mtu_source"], "probe");
+    for family in FAMILIES {
+        tcp_passes(&lab, [1, 2], family);
+    }
+}
+
+fn has_problem(lab: &Lab, host: usize, code: &str) -> bool {
+    let status = lab.daemon(host).status().expect("the daemon answers");
+    status["problems"].as_array().expect("a list").iter().any(|problem| problem["code"] == code)
+}
+
+/// A peer that does not answer is named, whatever the reason, until it answers again.
+#[test]
+fn unreachable_peer_is_named_until_it_answers() {
+    let lab = support::lab("mute", 2, Family::V4);
+    within(20, "the peer answers", || of_peer(&lab, 1, 2, "rtt_ms").is_number());
+    assert_eq!(of_peer(&lab, 1, 2, "loss_percent"), 0);
+    let filter = |host: usize, hook: &str| {
+        let rules = format!(
+            "table inet mute {{ chain c {{ type filter hook {hook} priority 0; udp dport 8285 drop; }}; }}"
+        );
+        run(&lab.host(host).netns, &["nft", &rules]);
+    };
+    let open = |host: usize| run(&lab.host(host).netns, &["nft", "delete table inet mute"]);
+
+    filter(2, "input");
+    within(30, "the silence is a problem", || has_problem(&lab, 1, "peer_silent"));
+    assert!(of_peer(&lab, 1, 2, "silent_seconds").as_u64().is_some_and(|seconds| seconds >= 3));
+    assert!(of_peer(&lab, 1, 2, "trouble").is_string() && explain(&lab, 1, 2)["trouble"].is_string());
+    assert!(Scrape::of(&lab.host(1).netns).get("hopsack_silent_peers") == 1);
+    open(2);
+    within(20, "the problem is over", || !has_problem(&lab, 1, "peer_silent"));
+
+    filter(1, "output");
+    within(20, "our own packet filter is a problem", || has_problem(&lab, 1, "send_refused"));
+    open(1);
+    within(20, "the problem is over", || !has_problem(&lab, 1, "send_refused"));
+
+    lab.daemon(2).kill9().expect("killed");
+    within(20, "the closed port is a problem", || has_problem(&lab, 1, "send_refused"));
+    lab.daemon(2).start().expect("started");
+    lab.daemon(2).wait_ready(READY).expect("ready");
+    within(20, "all is well again", || {
+        !has_problem(&lab, 1, "send_refused") && !has_problem(&lab, 1, "peer_silent")
+    });
 }

@@ -113,9 +113,12 @@ pub struct Explanation {
     pub engine: String,
     /// Length in bytes of the longest inner packet that reaches the host in one piece.
     pub mtu: Option<u16>,
-    /// How `mtu` was learned: `interface`, `peer`, `route` or `quic`.
+    /// How `mtu` was learned: `interface`, `peer`, `route`, `probe` or `quic`.
     #[serde(default)]
     pub mtu_source: Option<String>,
+    /// What is wrong with the path to the host, as one sentence.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// Transport of the packets: `udp`, `sealed` or `quic`.
     pub transport: Option<String>,
     /// Encryption in use, or the reason why there is none, in words.
@@ -150,6 +153,7 @@ impl Explanation {
             engine: String::new(),
             mtu: None,
             mtu_source: None,
+            trouble: None,
             transport: None,
             encryption: None,
             keys: None,

@@ -17,7 +17,7 @@ pub enum ProblemCode {
     UnderlayMtu,
     /// The underlay interface is down or has no carrier.
     UnderlayLink,
-    /// A packet filter of this host refuses the daemon's datagrams (EPERM).
+    /// A packet filter of this host (EPERM), or a peer, refuses the daemon's datagrams.
     SendRefused,
     /// Another host sends packets with a source address in this host's own subnet.
     DuplicateSubnet,
@@ -29,6 +29,8 @@ pub enum ProblemCode {
     QuicSocket,
     /// A peer's certificate does not belong to it or to its subnets: it gets no packets.
     PeerCertificate,
+    /// A peer does not answer keep-alives.
+    PeerSilent,
     /// An object that the daemon maintains differs from what it should be, and the repair failed.
     RepairFailed,
     /// The same object had to be repaired several times: another program probably changes it.
@@ -60,6 +62,7 @@ impl ProblemCode {
             Self::NarrowPath => "narrow_path",
             Self::QuicSocket => "quic_socket",
             Self::PeerCertificate => "peer_certificate",
+            Self::PeerSilent => "peer_silent",
             Self::RepairFailed => "repair_failed",
             Self::RepairRepeated => "repair_repeated",
             Self::LeaseConflict => "lease_conflict",
@@ -105,8 +108,8 @@ mod tests {
     fn label_is_the_json_code() {
         use ProblemCode::{
             Certificate, DuplicateSubnet, LeaseConflict, LeaseInvalid, LeaseUnusual, NarrowPath,
-            PeerCertificate, QuicSocket, RepairFailed, RepairRepeated, SendRefused, StoreUnavailable,
-            UnderlayAddress, UnderlayLink, UnderlayMtu, Unknown,
+            PeerCertificate, PeerSilent, QuicSocket, RepairFailed, RepairRepeated, SendRefused,
+            StoreUnavailable, UnderlayAddress, UnderlayLink, UnderlayMtu, Unknown,
         };
         for code in [
             StoreUnavailable,
@@ -119,6 +122,7 @@ mod tests {
             NarrowPath,
             QuicSocket,
             PeerCertificate,
+            PeerSilent,
             RepairFailed,
             RepairRepeated,
             LeaseConflict,

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A peer: another host that packets can be sent to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerRow {
     /// Name of the peer in the store.
     pub name: String,
@@ -14,12 +14,22 @@ pub struct PeerRow {
     pub subnets: Vec<String>,
     /// Length in bytes of the longest inner packet that reaches the peer in one piece.
     pub mtu: u16,
-    /// How `mtu` was learned: `interface`, `peer`, `route` or `quic`.
+    /// How `mtu` was learned: `interface`, `peer`, `route`, `probe` or `quic`.
     #[serde(default)]
     pub mtu_source: String,
     /// Why packets of some kind do not reach the peer, as one sentence.
     #[serde(default)]
     pub trouble: Option<String>,
+    /// Smoothed round-trip time of the keep-alives in milliseconds; `None` before the first answer,
+    /// and for peers that answer none.
+    #[serde(default)]
+    pub rtt_ms: Option<f64>,
+    /// Share of the last keep-alives that the peer has not answered, in percent.
+    #[serde(default)]
+    pub loss_percent: Option<u8>,
+    /// Seconds since the last answer, if three keep-alives in a row were not answered.
+    #[serde(default)]
+    pub silent_seconds: Option<u64>,
     /// Transport of the packets: `udp`, `sealed` or `quic`.
     pub transport: String,
     /// Encryption in use, in words; `none` means that packets are sent in clear.

@@ -5,6 +5,8 @@ pub(super) mod device;
 mod duplicate_subnet;
 pub(super) mod encryption;
 mod fib_part;
+mod paths;
+mod peer_problems;
 mod prepared;
 mod publisher;
 mod route_mtus;

@@ -49,7 +49,7 @@ fn page(explanation: &Explanation) -> Page {
 }
 
 /// Rows of the table; a row without text is left out.
-fn rows(explanation: &Explanation) -> [(&'static str, Option<String>); 11] {
+fn rows(explanation: &Explanation) -> [(&'static str, Option<String>); 12] {
     let Explanation { drop, device, host, announced, next_hop, mtu, transport, .. } = explanation;
     let device = device.as_ref().map_or("no route".to_owned(), |device| format!("by {device}"));
     let announced = announced.as_ref().map_or(String::new(), |words| format!(", which announces {words}"));
@@ -60,6 +60,7 @@ fn rows(explanation: &Explanation) -> [(&'static str, Option<String>); 11] {
         "interface" => "the interface of this host",
         "peer" => "the host, as the MTU of its link",
         "route" => "the route to the host",
+        "probe" => "probes that the host has answered",
         "quic" => "the QUIC connection's own discovery",
         other => other,
     };
@@ -71,6 +72,7 @@ fn rows(explanation: &Explanation) -> [(&'static str, Option<String>); 11] {
         ("map", Some(map)),
         ("next hop", next_hop.as_ref().map(|hop| format!("{hop}, by the engine {engine}"))),
         ("MTU", mtu.map(|mtu| format!("{mtu} bytes of inner packet, learned from {source}"))),
+        ("trouble", explanation.trouble.clone()),
         ("protection", transport.as_ref().map(|transport| format!("{transport}: {encryption}"))),
         ("keys", explanation.keys.as_ref().map(keys)),
         ("connection", explanation.connection.clone()),

@@ -12,10 +12,22 @@ pub(super) fn peers(ask: &Ask) -> Result<(), CliError> {
 }
 
 fn table(rows: &[PeerRow]) -> Table {
-    let mut table =
-        Table::new(&["HOST", "ENDPOINT", "TRANSPORT", "ENCRYPTION", "KEY AGE", "MTU", "SUBNETS", "TROUBLE"]);
+    let mut table = Table::new(&[
+        "HOST",
+        "ENDPOINT",
+        "TRANSPORT",
+        "ENCRYPTION",
+        "KEY AGE",
+        "MTU",
+        "RTT",
+        "LOSS",
+        "SUBNETS",
+        "TROUBLE",
+    ]);
     for row in rows {
         let (mtu, subnets) = (format!("{} ({})", row.mtu, row.mtu_source), row.subnets.join(" "));
+        let rtt = row.rtt_ms.map_or("-".to_owned(), |rtt| format!("{rtt:.2} ms"));
+        let loss = row.loss_percent.map_or("-".to_owned(), |percent| format!("{percent} %"));
         let trouble = row.trouble.as_deref().unwrap_or("-");
         let age = row.key_age_seconds.map_or("-".to_owned(), |seconds| format!("{seconds} s"));
         table.row(&[
@@ -25,6 +37,8 @@ fn table(rows: &[PeerRow]) -> Table {
             &row.encryption,
             &age,
             &mtu,
+            &rtt,
+            &loss,
             &subnets,
             trouble,
         ]);

@@ -138,6 +138,7 @@ const PER_WORKER: &[(&str, &str, Count)] = &[
     ("udp_datagrams", "Datagrams received", |c| &c.udp_datagrams),
     ("sealed_datagrams", "Sealed datagrams sent", |c| &c.sealed),
     ("opened_datagrams", "Sealed datagrams received and opened successfully", |c| &c.opened),
+    ("control_messages", "Control messages received from peers", |c| &c.control_messages),
     ("egress_bundles", "Datagrams sent that contained a bundle of small packets", |c| &c.egress_bundles),
     ("ingress_bundles", "Datagrams received that contained a bundle of small packets", |c| {
         &c.ingress_bundles

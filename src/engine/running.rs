@@ -105,13 +105,14 @@ impl Engine {
     }
 
     fn threads_for(&self, io: Io) -> io::Result<Vec<WorkerThread>> {
-        let (EngineView { table, accounts, slow_path, .. }, options) = (&self.view, self.options);
+        let (EngineView { table, accounts, slow_path, control_inbox, .. }, options) =
+            (&self.view, self.options);
         let accounts = accounts.iter().cloned();
         let bulk = LastBulk::default();
         let spin = || Spin::new(options.busy_poll_us, bulk.clone());
         // The other direction and the pods need the other half of the CPUs.
         let shared_threads = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() / 2);
-        let shared = |account| (account, table.clone(), slow_path.clone());
+        let shared = |account| (account, table.clone(), slow_path.clone(), control_inbox.clone());
         match io {
             Io::Simple(io) => {
                 let account = accounts.take(1).next().ok_or(io::ErrorKind::InvalidInput)?;

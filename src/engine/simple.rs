@@ -8,13 +8,14 @@
 //! Invariant: each read is one packet, and each train is one datagram.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 
 use super::account::{Account, Op};
+use super::control_inbox::{ControlArrival, ControlInbox};
 use super::endpoints::SEND_TIMEOUT;
 use super::error::WorkerError;
 use super::io::SimpleIo;
@@ -25,6 +26,7 @@ use crate::forward::{
     Train, TrainMeta, VerifySource, egress, ingress,
 };
 use crate::packet::IpPacket;
+use crate::packet::control::Control;
 use crate::packet::ecn::Ecn;
 use crate::seal::OVERHEAD;
 use crate::sys::batch::Message;
@@ -49,6 +51,7 @@ pub(super) struct Worker {
     account: Arc<Account>,
     stop: Arc<Event>,
     slow_path: Arc<SlowPathQueue>,
+    control_inbox: Arc<ControlInbox>,
     receiver: udp::Receiver,
     ingress_state: IngressState,
     buffer: Box<[u8]>,
@@ -60,7 +63,7 @@ impl Worker {
     pub(super) fn new(
         io: SimpleIo,
         verify: VerifySource,
-        (account, table, slow_path): Shared,
+        (account, table, slow_path, control_inbox): Shared,
         stop: Arc<Event>,
     ) -> Self {
         let mut egress_state = EgressState::new(now());
@@ -74,6 +77,7 @@ impl Worker {
             account,
             stop,
             slow_path,
+            control_inbox,
             receiver: udp::Receiver::new(1),
             ingress_state: IngressState::default(),
             buffer: vec![0; BUFFER].into(),
@@ -111,6 +115,7 @@ impl Worker {
     fn egress(&mut self) -> Result<(), WorkerError> {
         let Self { tun, socket, table, egress_state, account, buffer, outgoing, slow_path, sealed, .. } =
             self;
+        let control_inbox = &self.control_inbox;
         let (table, now, counters) = (table.load(), now(), &account.counters);
         for _ in 0..BURST {
             counters.system_calls.add(1);
@@ -122,7 +127,7 @@ impl Worker {
             counters.tun_reads.add(1);
             let packet = &buffer[..length];
             let mut net = Net { socket, account, outgoing, sealed, now, slow_path };
-            let mut device = Device { tun, account };
+            let mut device = Device { tun, account, control_inbox, now };
             egress(table, Frame::Bare(packet), now, egress_state, counters, &mut net, &mut device);
         }
         Ok(())
@@ -131,9 +136,10 @@ impl Worker {
     /// Forwards packets from the network to the TUN, until there are no more or it is the turn of
     /// the other direction.
     fn ingress(&mut self) {
-        let Self { tun, socket, table, verify, account, receiver, ingress_state, .. } = self;
-        let (table, counters) = (table.load(), &account.counters);
-        ingress_state.set_time(now());
+        let Self { tun, socket, table, verify, account, receiver, ingress_state, control_inbox, .. } = self;
+        let (table, counters, now) = (table.load(), &account.counters, now());
+        ingress_state.set_time(now);
+        let mut device = Device { tun, account, control_inbox, now };
         for _ in 0..BURST {
             counters.system_calls.add(1);
             match receiver.receive(socket, 1) {
@@ -149,7 +155,7 @@ impl Worker {
                 continue;
             };
             let arrival = Arrival { from: from.ip(), ecn: received.ecn, train: received.train };
-            ingress(table, arrival, *verify, ingress_state, counters, &mut Device { tun, account });
+            ingress(table, arrival, *verify, ingress_state, counters, &mut device);
         }
     }
 }
@@ -252,6 +258,8 @@ fn send(socket: &UdpSocket, account: &Account, peer: &Peer, datagram: &[u8], ecn
 struct Device<'a> {
     tun: &'a SimpleTun,
     account: &'a Account,
+    control_inbox: &'a ControlInbox,
+    now: Nanos,
 }
 
 impl ToTun for Device<'_> {
@@ -274,5 +282,9 @@ impl ToTun for Device<'_> {
             Ok(()) => self.account.counters.ingress_writes.add(1),
             Err(error) => self.account.error(Op::TunWrite, &error),
         }
+    }
+
+    fn control(&mut self, from: IpAddr, message: Control) {
+        self.control_inbox.put(ControlArrival { from, message, at: self.now });
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 
 use super::account::Account;
+use super::control_inbox::ControlInbox;
 use super::io::Io;
 use super::priority::RunningThreads;
 use super::slow_path::SlowPathQueue;
@@ -26,6 +27,7 @@ pub struct EngineView {
     workers: usize,
     pub(super) slow_path: Arc<SlowPathQueue>,
     pub(super) threads: RunningThreads,
+    pub(super) control_inbox: Arc<ControlInbox>,
 }
 
 /// Duplicates of the receiving sockets, to ask the kernel for their drop counts.
@@ -54,6 +56,7 @@ impl EngineView {
             workers: io.workers(),
             slow_path: Arc::default(),
             threads: RunningThreads::default(),
+            control_inbox: Arc::default(),
         })
     }
 
@@ -88,6 +91,12 @@ impl EngineView {
     #[must_use]
     pub fn slow_path(&self) -> &Arc<SlowPathQueue> {
         &self.slow_path
+    }
+
+    /// The inbox in which workers put the control messages of peers.
+    #[must_use]
+    pub fn control_inbox(&self) -> &Arc<ControlInbox> {
+        &self.control_inbox
     }
 
     /// How many workers the engine has.

@@ -8,7 +8,7 @@
 //! Invariant: when a turn ends, no packet is held: each was sent, written or counted as dropped.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use arc_swap::{ArcSwap, Cache};
 
 use super::account::{Account, Op};
 use super::budget::Budget;
+use super::control_inbox::{ControlArrival, ControlInbox};
 use super::endpoints::Endpoints;
 use super::error::WorkerError;
 use super::io::QueueIo;
@@ -26,6 +27,7 @@ use super::tun_writer::Replies;
 use super::tx_batch::TxBatch;
 use crate::forward::{Arrival, DropReason, Frame, IngressState, Table, ToTun, VerifySource, egress, ingress};
 use crate::packet::coalesce::{Coalescer, Full, RUNS};
+use crate::packet::control::Control;
 use crate::packet::{IpPacket, VnetHeader};
 use crate::sys::now;
 use crate::sys::udp::{self, Received};
@@ -108,11 +110,12 @@ struct Parts<I> {
     budgets: [Budget; 2],
     verify: VerifySource,
     slow_path: Arc<SlowPathQueue>,
+    control_inbox: Arc<ControlInbox>,
 }
 
-/// What a worker shares with other threads: its account, the route table, and the queue to the slow
-/// path.
-pub(super) type Shared = (Arc<Account>, Arc<ArcSwap<Table>>, Arc<SlowPathQueue>);
+/// What a worker shares with other threads: its account, the route table, the queue to the slow
+/// path, and the inbox for control messages.
+pub(super) type Shared = (Arc<Account>, Arc<ArcSwap<Table>>, Arc<SlowPathQueue>, Arc<ControlInbox>);
 
 impl<I: PacketIo> Worker<I> {
     pub(super) fn new(
@@ -120,7 +123,7 @@ impl<I: PacketIo> Worker<I> {
         queue: QueueIo,
         io: I,
         options: WorkerOptions,
-        (account, table, slow_path): Shared,
+        (account, table, slow_path, control_inbox): Shared,
     ) -> Self {
         let mut endpoints = Endpoints::new(queue.tun, queue.send, account.clone(), options.offload, number);
         endpoints.egress_state.verify(options.verify);
@@ -132,6 +135,7 @@ impl<I: PacketIo> Worker<I> {
             budgets: I::budgets(),
             verify: options.verify,
             slow_path,
+            control_inbox,
         };
         Self { table: Cache::new(table), parts }
     }
@@ -179,14 +183,14 @@ impl<I: PacketIo> Parts<I> {
         table: &Table,
         now: Nanos,
     ) -> Result<(usize, usize), WorkerError> {
-        let Self { io, endpoints, account, receive, budgets, verify, .. } = self;
+        let Self { io, endpoints, account, receive, budgets, verify, control_inbox, .. } = self;
         let Scratch { buffers, pending, ingress_state } = scratch;
         let counters = &account.counters;
         io.receive(buffers, receive, &mut budgets[1], account);
         ingress_state.set_time(now);
         ingress_state.mark_next_bulk(budgets[1].warns());
         let (mut count, mut bytes) = (0, 0);
-        let mut to_tun = MergeForTun { io, endpoints, pending, table, now, failed: None };
+        let mut to_tun = MergeForTun { io, endpoints, pending, control_inbox, table, now, failed: None };
         for message in I::messages(buffers) {
             let Received { from, ecn, train } = match message {
                 Ok(message) => message,
@@ -264,6 +268,7 @@ struct MergeForTun<'a, I> {
     io: &'a mut I,
     endpoints: &'a mut Endpoints,
     pending: &'a mut Pending,
+    control_inbox: &'a ControlInbox,
     table: &'a Table,
     now: Nanos,
     /// The error of a flush. The worker ends with it.
@@ -273,7 +278,7 @@ struct MergeForTun<'a, I> {
 impl<I: PacketIo> ToTun for MergeForTun<'_, I> {
     #[inline]
     fn push(&mut self, packet: IpPacket<'_>) {
-        let Self { io, endpoints, pending, table, now, failed } = self;
+        let Self { io, endpoints, pending, table, now, failed, .. } = self;
         if endpoints.writer.merge(&mut pending.coalescer, packet, *now) == Err(Full) {
             if let Err(error) = io.flush(endpoints, pending, table, *now) {
                 *failed = Some(error);
@@ -286,4 +291,8 @@ impl<I: PacketIo> ToTun for MergeForTun<'_, I> {
 
     /// Ingress makes no ICMP errors.
     fn reply(&mut self, _error: &[u8]) {}
+
+    fn control(&mut self, from: IpAddr, message: Control) {
+        self.control_inbox.put(ControlArrival { from, message, at: self.now });
+    }
 }

@@ -87,6 +87,8 @@ pub struct Counters {
     pub opened: Counter,
     /// Bundles among the datagrams that were received from peers.
     pub ingress_bundles: Counter,
+    /// Control messages that were received from peers.
+    pub control_messages: Counter,
     /// Writes of one packet or super packet to the TUN that the kernel accepted.
     pub ingress_writes: Counter,
     /// Number of times that the worker woke up and worked.

@@ -140,6 +140,9 @@ pub fn egress(
     let Ok(train) = plan.write(reservation.buffer()) else {
         return counters.egress.drop_many(DropReason::Malformed, plan.count());
     };
+    if let Exit::Socket(peer) | Exit::SlowPath(peer) = exit {
+        peer.traffic.mark();
+    }
     match exit {
         Exit::Socket(_) => {
             let is_marked = state.should_mark && meta.bytes >= MIN_BULK_BYTES;

@@ -3,7 +3,7 @@
 //! It does not write: the engine does, through [`ToTun`].
 //!
 //! Invariant: each packet in a datagram is pushed, or counted under one drop reason; a datagram of
-//! an unknown sender is one drop.
+//! an unknown sender is one drop; a control message is taken, or is one drop.
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
@@ -13,7 +13,9 @@ use super::admit::{VerifySource, admit};
 use super::bulk::MIN_BULK_BYTES;
 use super::drops::DropReason;
 use super::output::ToTun;
+use super::peers::Peer;
 use super::table::{Hop, Table};
+use crate::packet::control::{self, Control};
 use crate::packet::ecn::{Ecn, Marker};
 use crate::packet::{IpPacket, Malformed, Train, bundle};
 use crate::route::Protection;
@@ -71,13 +73,13 @@ impl IngressState {
 /// Forwards from a peer to the TUN: find the sender, open what is sealed, unpack each datagram,
 /// verify each packet, apply the outer ECN field, push.
 #[inline]
-pub fn ingress(
+pub fn ingress<T: ToTun>(
     table: &Table,
     Arrival { from, ecn, train }: Arrival<'_>,
     verify: VerifySource,
     state: &mut IngressState,
     counters: &Counters,
-    to_tun: &mut impl ToTun,
+    to_tun: &mut T,
 ) {
     let IngressState { opened, marker, should_mark, now } = state;
     let peer = table.peer_by_address(from);
@@ -86,7 +88,7 @@ pub fn ingress(
     }
     let keys = peer.and_then(|peer| peer.session.as_ref()).map(|session| session.keys());
     let is_clear = peer.is_none_or(|peer| peer.protection == Protection::Clear);
-    let mut take = |bytes: &[u8]| match admit(table, peer, bytes, verify) {
+    let mut take = |bytes: &[u8], to_tun: &mut T| match admit(table, peer, bytes, verify) {
         Ok(packet) if *should_mark && bytes.len() >= MIN_BULK_BYTES => {
             *should_mark = false;
             match marker.apply(packet, Ecn::Ce) {
@@ -114,14 +116,34 @@ pub fn ingress(
                 match packet {
                     Ok(bytes) => {
                         counters.opened.add(1);
-                        unpack(bytes, counters, &mut take);
+                        match nibble(bytes) {
+                            control::NIBBLE => take_control(bytes, peer, counters, to_tun),
+                            _ => unpack(bytes, counters, &mut |bytes| take(bytes, to_tun)),
+                        }
                     }
                     Err(error) => counters.ingress.drop(error.into()),
                 }
             }
-            4 | 6 | bundle::NIBBLE if !is_clear => counters.ingress.drop(DropReason::Cleartext),
-            _ => unpack(datagram, counters, &mut take),
+            4 | 6 | bundle::NIBBLE | control::NIBBLE if !is_clear => {
+                counters.ingress.drop(DropReason::Cleartext);
+            }
+            control::NIBBLE => take_control(datagram, peer, counters, to_tun),
+            _ => unpack(datagram, counters, &mut |bytes| take(bytes, to_tun)),
         }
+    }
+}
+
+/// Takes a control message. Without a lease at its source address, nobody could answer it.
+#[cold]
+fn take_control(datagram: &[u8], peer: Option<&Peer>, counters: &Counters, to_tun: &mut impl ToTun) {
+    match (Control::parse(datagram), peer) {
+        (Ok(Some(message)), Some(peer)) => {
+            counters.control_messages.add(1);
+            to_tun.control(peer.endpoint.ip(), message);
+        }
+        (Ok(Some(_)), None) => counters.ingress.drop(DropReason::UnknownPeer),
+        (Ok(None), _) => counters.ingress.drop(DropReason::UnknownType),
+        (Err(Malformed), _) => counters.ingress.drop(DropReason::Malformed),
     }
 }
 
@@ -138,7 +160,6 @@ fn unpack(datagram: &[u8], counters: &Counters, take: &mut impl FnMut(&[u8])) {
     match nibble(datagram) {
         4 | 6 => take(datagram),
         bundle::NIBBLE => unbundle(datagram, counters, take),
-        // Type 2 is reserved for control messages, which are sent only to hosts that announce them.
         // A sealed datagram never contains a sealed datagram.
         _ => counters.ingress.drop(DropReason::UnknownType),
     }

@@ -6,9 +6,12 @@
 //! by the implementor.
 #![forbid(unsafe_code)]
 
+use std::net::IpAddr;
+
 use super::peers::Peer;
 use super::train_meta::TrainMeta;
 use crate::packet::IpPacket;
+use crate::packet::control::Control;
 
 /// How a train leaves this host.
 #[derive(Debug, Clone, Copy)]
@@ -48,12 +51,14 @@ pub trait Reservation {
     fn commit(self, bytes: usize);
 }
 
-/// Takes whole IP packets for the TUN. The implementor counts each packet that it gets by
-/// [`ToTun::push`] as delivered, or as dropped for
+/// Takes what ingress brings in: whole IP packets for the TUN, and control messages. The
+/// implementor counts each packet that it gets by [`ToTun::push`] as delivered, or as dropped for
 /// [`DropReason::WriteFailed`](super::DropReason::WriteFailed).
 pub trait ToTun {
     /// Queues or writes a packet that came from a peer.
     fn push(&mut self, packet: IpPacket<'_>);
     /// Queues or writes an ICMP error about a packet that came from the TUN.
     fn reply(&mut self, error: &[u8]);
+    /// Takes a control message of a peer. It may be forgotten, as the network may lose it.
+    fn control(&mut self, _from: IpAddr, _message: Control) {}
 }

@@ -1,7 +1,7 @@
 //! What is known of the MTU of the path to a peer, and how it was learned.
 //!
-//! It learns nothing: the backend asks the routing table, and the QUIC connection finds its own
-//! path MTU.
+//! It learns nothing: the backend asks the routing table and sends probes, and the QUIC connection
+//! finds its own path MTU.
 //!
 //! Invariant: nothing here comes from an ICMP message of the underlay, which anybody can forge.
 #![forbid(unsafe_code)]
@@ -24,6 +24,8 @@ pub enum PathSource {
     PeerLink,
     /// The route to the peer has this MTU, or leaves by an interface that has it.
     Route,
+    /// The peer has answered probes of this length.
+    Probe,
     /// The QUIC connection has discovered it.
     Quic,
 }
@@ -36,6 +38,7 @@ impl PathSource {
             Self::Interface => "interface",
             Self::PeerLink => "peer",
             Self::Route => "route",
+            Self::Probe => "probe",
             Self::Quic => "quic",
         }
     }
@@ -46,6 +49,8 @@ impl PathSource {
 pub struct PathLimits {
     /// MTU of the route to the peer: bytes of underlay packet.
     pub route: Option<u32>,
+    /// Longest underlay packet that the peer has acknowledged, in bytes.
+    pub probe: Option<u32>,
     /// Longest inner packet that the QUIC connection takes, in bytes.
     pub quic: Option<u16>,
 }
@@ -58,8 +63,16 @@ impl PathLimits {
         let sealing = if protection == Protection::Sealed { seal::OVERHEAD } else { 0 };
         let overhead = u32::from(outer_overhead(underlay)) + u32::try_from(sealing).unwrap_or(0);
         let outer = |mtu: u32| u16::try_from(mtu.saturating_sub(overhead)).unwrap_or(u16::MAX).max(LEAST);
-        let quic = self.quic.filter(|_| protection != Protection::Clear);
+        let is_by_quic = match protection {
+            Protection::Clear => false,
+            // Packets without a key go by QUIC. Probes say more about the others.
+            Protection::Sealed => self.probe.is_none(),
+            Protection::Quic => true,
+        };
+        let quic = self.quic.filter(|_| is_by_quic);
         let limits = [
+            // The first one counts among equals: a probe has shown that the length passes.
+            (self.probe.map_or(u16::MAX, outer), PathSource::Probe),
             (own, PathSource::Interface),
             (self.route.map_or(u16::MAX, outer), PathSource::Route),
             (quic.unwrap_or(u16::MAX).max(LEAST), PathSource::Quic),
@@ -74,15 +87,18 @@ mod tests {
 
     #[test]
     fn smallest_limit_is_in_force() {
-        let limits = PathLimits { route: Some(1400), quic: Some(1200) };
+        let limits = PathLimits { route: Some(1400), quic: Some(1200), probe: None };
         let inner = |own, protection| limits.inner(own, Family::V4, protection);
         assert_eq!(inner(1472, Protection::Clear), (1372, PathSource::Route), "no packet goes by QUIC");
         assert_eq!(inner(1300, Protection::Clear), (1300, PathSource::Interface));
         assert_eq!(inner(1434, Protection::Quic), (1200, PathSource::Quic));
-        let route = PathLimits { route: Some(1400), quic: None };
+        let route = PathLimits { route: Some(1400), ..PathLimits::default() };
         assert_eq!(route.inner(1434, Family::V6, Protection::Sealed).0, 1400 - 48 - 28);
+        let probed = PathLimits { probe: Some(1500), quic: Some(1200), route: None };
+        assert_eq!(probed.inner(1472, Family::V4, Protection::Clear), (1472, PathSource::Probe));
+        assert_eq!(probed.inner(1434, Family::V4, Protection::Sealed), (1434, PathSource::Interface));
         assert_eq!(PathLimits::default().inner(1472, Family::V4, Protection::Clear).1, PathSource::Interface);
-        let absurd = PathLimits { route: Some(68), quic: None };
+        let absurd = PathLimits { route: Some(68), ..PathLimits::default() };
         assert_eq!(absurd.inner(1472, Family::V4, Protection::Clear).0, LEAST);
     }
 }

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::path_mtu::{PathLimits, PathSource};
 use super::sessions::Sessions;
+use super::traffic::Traffic;
 use crate::packet::{Family, min_mtu};
 use crate::route::{Abilities, Adjacency, Protection, Public};
 use crate::seal::{self, Session};
@@ -34,6 +35,8 @@ pub struct Peer {
     pub subnets: Vec<IpNet>,
     /// The longest inner packet that reaches the host in one piece, in bytes.
     pub mtu: u16,
+    /// The longest inner packet that the links at both ends take, in bytes.
+    pub widest_mtu: u16,
     /// How [`Peer::mtu`] was learned.
     pub mtu_source: PathSource,
     /// The longest inner packet that our own interface allows, in bytes.
@@ -44,6 +47,8 @@ pub struct Peer {
     pub protection: Protection,
     /// The host's keys, if packets are sealed and the table was [equipped](super::Table::equip).
     pub session: Option<Arc<Session>>,
+    /// Whether packets were sent to the host.
+    pub traffic: Traffic,
 }
 
 impl Peer {
@@ -56,18 +61,27 @@ impl Peer {
             public,
             subnets,
             mtu,
+            widest_mtu: mtu,
             mtu_source,
             own_mtu: mtu,
             abilities,
             protection,
             session: None,
+            traffic: Traffic::default(),
         }
     }
 
     fn limit(&mut self, mtu: u16, source: PathSource) {
-        if mtu < self.mtu {
+        // A probe has shown that even the greatest length passes.
+        if mtu < self.mtu || (mtu == self.mtu && source == PathSource::Probe) {
             (self.mtu, self.mtu_source) = (mtu, source);
         }
+    }
+
+    /// Whether packets were sent to the host since the last call.
+    #[must_use]
+    pub fn take_traffic(&self) -> bool {
+        self.traffic.take()
     }
 
     /// The longest inner packet of a family that is sent to the host, in bytes. It is never less
@@ -172,6 +186,7 @@ impl Peers {
             let encryption = if peer.protection == Protection::Clear { 0 } else { encryption };
             let mtu = longest.saturating_sub(encryption).max(MIN_ANNOUNCED_MTU);
             peer.limit(mtu, PathSource::PeerLink);
+            peer.widest_mtu = peer.mtu;
         }
     }
 
@@ -180,6 +195,9 @@ impl Peers {
         for peer in &mut self.all {
             if let Some(limits) = paths.get(&peer.endpoint.ip()) {
                 let underlay = Family::of(peer.endpoint.ip());
+                let unprobed = PathLimits { probe: None, quic: None, ..*limits };
+                let (widest, _) = unprobed.inner(peer.own_mtu, underlay, peer.protection);
+                peer.widest_mtu = peer.widest_mtu.min(widest);
                 let (mtu, source) = limits.inner(peer.own_mtu, underlay, peer.protection);
                 peer.limit(mtu, source);
             }

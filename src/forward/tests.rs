@@ -5,6 +5,7 @@ use etherparse::PacketBuilder;
 use std::net::{IpAddr, SocketAddr};
 
 use super::*;
+use crate::packet::control::{Control, Kind};
 use crate::packet::ecn::Ecn;
 use crate::packet::{IpPacket, VnetHeader, bundle};
 use crate::route::{
@@ -19,6 +20,7 @@ struct Sink {
     sent: Vec<(String, Vec<u8>)>,
     written: Vec<Vec<u8>>,
     replies: Vec<Vec<u8>>,
+    control: Vec<(IpAddr, Control)>,
 }
 
 #[derive(Default)]
@@ -57,6 +59,9 @@ impl ToTun for Sink {
     }
     fn reply(&mut self, error: &[u8]) {
         self.replies.push(error.to_vec());
+    }
+    fn control(&mut self, from: IpAddr, message: Control) {
+        self.control.push((from, message));
     }
 }
 
@@ -263,6 +268,30 @@ fn ingress_verifies_source_and_destination() {
     ] {
         assert_eq!(receive(from, bytes, verify), verdict, "from {from}, {verify:?}, {bytes:02x?}");
     }
+}
+
+#[test]
+fn control_messages_come_from_peers_only() {
+    let message = Control { kind: Kind::Request, length: 12, nonce: 9 };
+    for (from, taken, reason) in [(2, 1, None), (9, 0, Some(DropReason::UnknownPeer))] {
+        let (mut sink, counters) = (Sink::default(), Counters::default());
+        let datagram = message.to_bytes();
+        let (table, arrival) = (table(), arrival(from, Train::single(&datagram)));
+        ingress(&table, arrival, VerifySource::Off, &mut IngressState::default(), &counters, &mut sink);
+        assert_eq!(sink.control, vec![([192, 0, 2, 2].into(), message); taken]);
+        assert_eq!(counters.control_messages.get(), taken as u64);
+        assert!(reason.is_none_or(|reason| counters.ingress.dropped(reason) == 1) && sink.written.is_empty());
+    }
+}
+
+#[test]
+fn packets_are_traffic_of_their_peer() {
+    let (table, counters, mut state) = (table(), Counters::default(), EgressState::new(Nanos(0)));
+    let (mut net, mut tun, packet) = (Net::default(), Sink::default(), udp([10, 1, 1, 2], [10, 1, 3, 9], 10));
+    egress(&table, Frame::Bare(&packet), Nanos(0), &mut state, &counters, &mut net, &mut tun);
+    let used: Vec<bool> = table.peers().iter().map(Peer::take_traffic).collect();
+    assert_eq!(used, [false, true]);
+    assert!(!table.peers()[1].take_traffic(), "it was taken");
 }
 
 #[test]

@@ -70,10 +70,7 @@ impl Node {
         self.reports.store.set_health(self.store.health());
         self.check_sources();
         self.announcement.publish(&mut self.store);
-        for (code, problems) in self.backend.peer_problems() {
-            self.reports.problems().replace(code, problems);
-        }
-        self.check_sends();
+        self.check_peers();
         self.retry_underlay().await?;
         notify(&[NotifyState::Watchdog]);
         let renewal = self.backend.renew_if_due(&self.config);
@@ -182,21 +179,30 @@ impl Node {
         self.report(false);
     }
 
-    /// Looks whether the kernel refuses our datagrams.
-    fn check_sends(&mut self) {
-        let (count, problems) = (self.backend.refused_sends(), self.reports.problems());
-        let object = format!("UDP {}", self.local.port);
-        if self.refused_sends.check(count, Instant::now()) {
-            let cause = format!(
-                "the kernel refuses to send from port {}: a packet filter forbids it; allow UDP from and to this \
-                 port (nft list ruleset, iptables -S OUTPUT)",
-                self.local.port
-            );
-            problems.raise(ProblemCode::SendRefused, &object, cause);
-        } else {
-            problems.end(ProblemCode::SendRefused, &object);
+    /// Looks which peers have problems, and whether the kernel refuses our datagrams: both have the
+    /// code `send_refused`.
+    fn check_peers(&mut self) {
+        let refused = self.refused_sends();
+        for (code, mut found) in self.backend.peer_problems() {
+            if code == ProblemCode::SendRefused {
+                found.splice(0..0, refused.clone());
+            }
+            self.reports.problems().replace(code, found);
         }
         self.report(false);
+    }
+
+    /// The problem that the kernel refuses our datagrams, if it does.
+    fn refused_sends(&mut self) -> Option<(String, String)> {
+        let port = self.local.port;
+        let is_refused = self.refused_sends.check(self.backend.refused_sends(), Instant::now());
+        is_refused.then(|| {
+            let cause = format!(
+                "the kernel refuses to send from port {port}: a packet filter forbids it; allow UDP from and to this \
+                 port (nft list ruleset, iptables -S OUTPUT)"
+            );
+            (format!("UDP {port}"), cause)
+        })
     }
 
     fn reload(&mut self, sources: &Sources, reconfigure: &impl Fn(&Config)) {

@@ -9,6 +9,7 @@
 pub mod bundle;
 pub mod checksum;
 pub mod coalesce;
+pub mod control;
 pub mod ecn;
 mod family;
 mod header;

@@ -70,7 +70,8 @@ impl EndpointState {
     ) {
         let Some(session) = route.session.clone() else { return };
         let role = if is_initiator { Role::Initiator } else { Role::Responder };
-        let workers = u8::try_from(self.view.workers()).unwrap_or(u8::MAX);
+        // Control messages are sealed with a key of their own, after those of the workers.
+        let workers = u8::try_from(self.view.workers() + 1).unwrap_or(u8::MAX);
         let (state, peer, tracked, name) = (self.clone(), peer.clone(), tracked.clone(), route.name.clone());
         tokio::task::spawn_local(async move {
             let had_keys = session.status(now()).is_some();

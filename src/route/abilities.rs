@@ -30,7 +30,7 @@ impl Abilities {
     /// What this version of hopsack accepts.
     pub const OURS: Self = Self {
         ipv6: true,
-        control: false,
+        control: true,
         bundles: true,
         sealed: false,
         ecn: true,

@@ -10,6 +10,7 @@
 //! Invariant: only a datagram that is longer than the interface takes fails with EMSGSIZE. Sources:
 //! ip(7), ipv6(7), socket(7), udp(7), sendmmsg(2), `ip_sk_use_pmtu` in the kernel.
 
+mod errors;
 mod many;
 
 use std::io;
@@ -18,6 +19,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
 
+pub use errors::take_error;
 pub use many::{RECEIVE_BATCH, Received, Receiver, send_many};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -183,6 +185,15 @@ pub fn queue_drops(socket: &UdpSocket) -> io::Result<u32> {
     let mut info = [0u32; 9];
     get(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, &mut info)?;
     Ok(info[8])
+}
+
+/// Lets the kernel keep ICMP errors about datagrams of this socket, for [`take_error`].
+pub fn keep_errors(socket: &UdpSocket) -> io::Result<()> {
+    let fd = socket.as_raw_fd();
+    match socket.local_addr()? {
+        SocketAddr::V4(_) => set(fd, libc::IPPROTO_IP, libc::IP_RECVERR, 1),
+        SocketAddr::V6(_) => set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1),
+    }
 }
 
 fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {

@@ -2,16 +2,19 @@
 //! `explain`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use prometheus_client::metrics::histogram::Histogram;
 
+use super::paths::Health;
+use super::peer_problems;
 use crate::api::{Explanation, KeyState, Outcome, PeerRow, RouteRow, Status, StepCode};
 use crate::engine::EngineView;
-use crate::forward::{DropReason, Hop, Peer, Table, VerifySource};
+use crate::forward::{DropReason, Hop, PathSource, Peer, Table, VerifySource};
 use crate::observe::{Encoder, Part, Pending};
 use crate::packet::{Family, outer_overhead};
-use crate::route::{Mode, Networks, Policy, Protection, UnreachableReason};
+use crate::route::{Mode, Networks, Policy, Protection};
 use crate::seal;
 use crate::sys::now;
 
@@ -22,6 +25,7 @@ pub(super) struct FibPart {
     networks: Vec<IpNet>,
     policy: Policy,
     verify: VerifySource,
+    health: Arc<Health>,
     publish_seconds: Histogram,
 }
 
@@ -32,6 +36,7 @@ impl FibPart {
         view: EngineView,
         networks: &Networks,
         (policy, verify): (Policy, VerifySource),
+        health: Arc<Health>,
     ) -> Self {
         // From a table of ten leases to one of ten thousand on a busy machine; the promise is 5 ms.
         let buckets = [
@@ -39,7 +44,7 @@ impl FibPart {
             0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
         ];
         let publish_seconds = Histogram::new(buckets);
-        Self { view, networks: networks.iter().collect(), policy, verify, publish_seconds }
+        Self { view, networks: networks.iter().collect(), policy, verify, health, publish_seconds }
     }
 
     /// Records the time from when the store reported a change until the new table was in use.
@@ -56,7 +61,7 @@ impl FibPart {
         explanation.announced = Some(announced(peer));
         explanation.next_hop = Some(peer.endpoint.to_string());
         explanation.mtu = Some(peer.mtu);
-        explanation.mtu_source = Some(peer.mtu_source.word().to_owned());
+        explanation.mtu_source = Some(self.mtu_source(peer).to_owned());
         explanation.transport = Some(transport(peer).to_owned());
         explanation.encryption = match (peer.protection, self.policy.mode, peer.abilities.secure) {
             (Protection::Clear, Mode::None, _) => {
@@ -73,10 +78,12 @@ impl FibPart {
         if !explanation.has(StepCode::KernelToOverlay) {
             return;
         }
+        let trouble = self.trouble(peer);
         if peer.is_too_narrow(Family::of(explanation.address)) {
+            let why = peer_problems::narrow_path(peer).unwrap_or_default();
             explanation.drop = Some(DropReason::NarrowPath.label().to_owned());
-            explanation.sentence = format!("it is dropped: {}", narrow_path(peer));
-            explanation.step(StepCode::RouteUnreachable, narrow_path(peer));
+            explanation.sentence = format!("it is dropped: {why}");
+            explanation.step(StepCode::RouteUnreachable, why);
             return;
         }
         let endpoint = peer.endpoint;
@@ -89,6 +96,30 @@ impl FibPart {
             explanation.sentence = format!("it is sealed and sent to {name} at {endpoint}");
             explanation.step(StepCode::SendSealed, explanation.sentence.clone());
         }
+        Self::add_trouble(explanation, trouble);
+    }
+
+    /// How the MTU to a peer was learned. No table is made only because a probe has confirmed it.
+    fn mtu_source(&self, peer: &Peer) -> &'static str {
+        let is_probed = self.health.of(peer.endpoint.ip()).is_some_and(|path| path.is_probed);
+        if is_probed { PathSource::Probe.word() } else { peer.mtu_source.word() }
+    }
+
+    /// Adds what is wrong with the path to the sentence about a packet that is sent.
+    fn add_trouble(explanation: &mut Explanation, trouble: Option<String>) {
+        if let Some(trouble) = trouble {
+            explanation.sentence = format!("{}; but {trouble}", explanation.sentence);
+            explanation.trouble = Some(trouble);
+        }
+    }
+
+    /// What is wrong with the path to a peer.
+    fn trouble(&self, peer: &Peer) -> Option<String> {
+        let path = self.health.of(peer.endpoint.ip());
+        let of_path = path.and_then(|path| {
+            peer_problems::refused(peer, path).or_else(|| peer_problems::silent_since(peer, path))
+        });
+        of_path.or_else(|| peer_problems::narrow_path(peer))
     }
 
     fn frame(&self, peer: &Peer) -> String {
@@ -155,6 +186,7 @@ impl Part for FibPart {
     fn peers(&self, rows: &mut Vec<PeerRow>) {
         rows.extend(self.view.table().peers().iter().map(|peer| {
             let keys = keys(peer);
+            let path = self.health.of(peer.endpoint.ip());
             let encryption = match peer.protection {
                 Protection::Clear => "none".to_owned(),
                 Protection::Sealed | Protection::Quic => keys.as_ref().map(encryption).unwrap_or_default(),
@@ -164,8 +196,11 @@ impl Part for FibPart {
                 endpoint: peer.endpoint.to_string(),
                 subnets: peer.subnets.iter().map(ToString::to_string).collect(),
                 mtu: peer.mtu,
-                mtu_source: peer.mtu_source.word().to_owned(),
-                trouble: peer.is_too_narrow(Family::V6).then(|| narrow_path(peer)),
+                mtu_source: self.mtu_source(peer).to_owned(),
+                trouble: self.trouble(peer),
+                rtt_ms: path.and_then(|path| path.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
+                loss_percent: path.map(|path| path.loss_percent),
+                silent_seconds: path.and_then(|path| path.silent_for).map(|silent| silent.as_secs()),
                 transport: transport(peer).to_owned(),
                 encryption,
                 key_age_seconds: keys.map(|keys| keys.age_seconds),
@@ -210,6 +245,16 @@ impl Part for FibPart {
         encoder.gauge("peers", "Hosts to which packets can be sent", gauge(table.peers().len()))?;
         let help = "Hosts in the store to which no packet can be sent";
         encoder.gauge("unreachable_hosts", help, gauge(table.unreachable().len()))?;
+        let paths = self.health.all();
+        let silent = paths.values().filter(|path| path.silent_for.is_some()).count();
+        encoder.gauge("silent_peers", "Hosts that have not answered three keep-alives", gauge(silent))?;
+        let rtt = paths.values().filter_map(|path| path.rtt).max().unwrap_or_default();
+        let help = "Longest smoothed round-trip time to a host, in microseconds";
+        encoder.gauge(
+            "peer_rtt_max_microseconds",
+            help,
+            i64::try_from(rtt.as_micros()).unwrap_or(i64::MAX),
+        )?;
         let help = "Number of route tables published since the start";
         encoder.gauge("fib_generation", help, table.generation().cast_signed())?;
         let help = "Seconds from when the store reported a change until the new route table was in use";
@@ -244,11 +289,6 @@ fn to_own_subnet(explanation: &mut Explanation) {
 fn longest_match(subnets: &[IpNet], explanation: &Explanation) -> Option<String> {
     let matching = subnets.iter().filter(|subnet| subnet.contains(&explanation.address));
     matching.max_by_key(|subnet| subnet.prefix_len()).map(ToString::to_string)
-}
-
-/// Why the peer gets no IPv6.
-fn narrow_path(peer: &Peer) -> String {
-    format!("{} gets no IPv6: {}", peer.name, UnreachableReason::NarrowPath(peer.mtu))
 }
 
 fn transport(peer: &Peer) -> &'static str {

@@ -75,6 +75,7 @@ impl Prepared {
         let Setup { name, networks, local, underlay_mtu } = setup;
         let address = SocketAddr::new(local.public, local.port);
         let sockets = sockets::open_patiently(&choice, address, config.overlay.spread_ports).await?;
+        let control = sockets::control(address, config.overlay.spread_ports, &sockets)?;
         let (device, tun) = device::open(&config.overlay.device, &choice).await?;
         let shared = tun.try_clone().map_err(BackendError::NoWorker)?;
 
@@ -117,7 +118,7 @@ impl Prepared {
         let spread_ports = config.overlay.spread_ports;
         let parts =
             Parts { name, engine, reason, publisher, choice, tun: shared, device, encryption, failed };
-        Ok(Userspace::new(parts, spread_ports, options.verify))
+        Ok(Userspace::new(parts, spread_ports, options.verify, control))
     }
 }
 

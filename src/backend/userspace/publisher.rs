@@ -56,10 +56,10 @@ impl Publisher {
         let protection = table.peer_by_address(peer)?.protection;
         let limits = self.paths.entry(peer).or_default();
         let inner = |limits: &PathLimits| limits.inner(self.local.mtu, Family::of(peer), protection);
-        let before = inner(limits);
+        let (before, _) = inner(limits);
         change(limits);
-        let after = inner(limits);
-        (before != after).then_some(after.0)
+        let (after, _) = inner(limits);
+        (before != after).then_some(after)
     }
 
     pub(super) fn local(&self) -> &Local {

@@ -11,9 +11,11 @@ use super::device::{self, Device};
 use super::duplicate_subnet::{DuplicateSubnetMonitor, LogLimit, SpoofingMonitor};
 use super::encryption::{Encryption, EncryptionError};
 use super::fib_part::FibPart;
+use super::paths::{Paths, ProbedMtu};
+use super::peer_problems;
 use super::publisher::Publisher;
 use super::route_mtus::{RouteMtu, RouteMtus};
-use super::sockets;
+use super::sockets::{self, ControlSocket};
 use super::tun::Tun;
 use crate::api::ProblemCode;
 use crate::backend::error::BackendError;
@@ -23,9 +25,8 @@ use crate::desired::Desired;
 use crate::engine::{Engine, EnginePart, Op, WorkerError};
 use crate::forward::VerifySource;
 use crate::observe::Part;
-use crate::packet::Family;
 use crate::quic::QuicEvent;
-use crate::route::{Local, Remark, Rib, UnreachableReason};
+use crate::route::{Local, Remark, Rib};
 
 /// What a start has made.
 #[derive(Debug)]
@@ -54,14 +55,22 @@ pub struct Userspace {
     spoofing: SpoofingMonitor,
     route_mtus: RouteMtus,
     source_log: LogLimit,
+    paths: Paths,
 }
 
 impl Userspace {
-    pub(super) fn new(parts: Parts, spread_ports: bool, verify: VerifySource) -> Self {
+    pub(super) fn new(
+        parts: Parts,
+        spread_ports: bool,
+        verify: VerifySource,
+        control: ControlSocket,
+    ) -> Self {
         let Parts { engine, publisher, device, .. } = &parts;
         let route_mtus = RouteMtus::start(engine.view(), device.netlink().clone());
+        let paths = Paths::start(engine.view(), control);
         let policies = (publisher.local().policy, verify);
-        let report = Arc::new(FibPart::new(engine.view(), publisher.networks(), policies));
+        let health = paths.health().clone();
+        let report = Arc::new(FibPart::new(engine.view(), publisher.networks(), policies, health));
         Self {
             parts,
             spread_ports,
@@ -70,6 +79,7 @@ impl Userspace {
             spoofing: SpoofingMonitor::default(),
             route_mtus,
             source_log: LogLimit::default(),
+            paths,
         }
     }
 
@@ -117,6 +127,11 @@ impl Userspace {
                     }
                     QuicEvent::Failed => return Event::Failed(EncryptionError::Panicked.into()),
                 },
+                ProbedMtu { peer, mtu } = self.paths.next() => {
+                    if let Some(mtu) = publisher.change_path(peer, |limits| limits.probe = mtu) {
+                        return Event::PathMtu { peer, mtu };
+                    }
+                }
                 RouteMtu { peer, mtu } = self.route_mtus.next() => {
                     if let Some(mtu) = publisher.change_path(peer, |limits| limits.route = mtu) {
                         return Event::PathMtu { peer, mtu };
@@ -134,10 +149,12 @@ impl Userspace {
         if local.public != publisher.local().public {
             let address = SocketAddr::new(local.public, local.port);
             let sockets = sockets::open(choice, address, self.spread_ports)?;
+            let control = sockets::control(address, self.spread_ports, &sockets)?;
             let tun = tun.try_clone().map_err(BackendError::NoWorker)?;
             let io = tun.join(choice, sockets);
             engine.replace(io).map_err(BackendError::NoWorker)?;
             encryption.relocate(local.public);
+            self.paths.relocate(control);
         }
         publisher.relocate(local.clone());
         Ok(())
@@ -145,12 +162,7 @@ impl Userspace {
 
     pub(in crate::backend) fn peer_problems(&self) -> Vec<(ProblemCode, Vec<(String, String)>)> {
         let table = self.parts.engine.view().table();
-        let narrow = table.peers().iter().filter(|peer| peer.is_too_narrow(Family::V6));
-        let narrow = narrow.map(|peer| {
-            let reason = UnreachableReason::NarrowPath(peer.mtu);
-            (peer.name.clone(), format!("{} gets no IPv6: {reason}", peer.name))
-        });
-        vec![(ProblemCode::NarrowPath, narrow.collect())]
+        peer_problems::list(&table, &self.paths.health().all())
     }
 
     pub(in crate::backend) fn check_sources(&mut self) -> DuplicateSubnet {
@@ -172,10 +184,11 @@ impl Userspace {
     pub(in crate::backend) fn refused_sends(&self) -> u64 {
         let view = self.parts.engine.view();
         let errors = view.accounts().iter().flat_map(|account| account.errors());
-        errors
+        let packets: u64 = errors
             .filter(|(op, errno, _)| (*op, *errno) == (Op::UdpSend, libc::EPERM))
             .map(|(.., count)| count)
-            .sum()
+            .sum();
+        packets + self.paths.health().refused_sends()
     }
 
     pub(in crate::backend) fn renew_if_due(&mut self, config: &Config) -> Result<Renewal, BackendError> {

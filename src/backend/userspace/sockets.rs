@@ -113,6 +113,33 @@ pub(super) fn open(choice: &Choice, address: SocketAddr, spread: bool) -> Result
     receive.into_iter().enumerate().map(both).collect::<io::Result<_>>().map_err(failed)
 }
 
+/// The socket for control messages.
+#[derive(Debug)]
+pub(super) struct ControlSocket {
+    pub(super) socket: UdpSocket,
+    /// Whether its datagrams are never fragmented, so that they can probe a path.
+    pub(super) may_probe: bool,
+}
+
+/// Opens the socket for control messages: with a port of its own, or, if all datagrams must leave
+/// by the cluster's port, as the socket of the first of `workers` once more.
+pub(super) fn control(
+    address: SocketAddr,
+    spread: bool,
+    workers: &[Sockets],
+) -> Result<ControlSocket, SocketError> {
+    let open = || match workers.first().filter(|_| !spread) {
+        Some(first) => Ok(ControlSocket { socket: first.send.try_clone()?, may_probe: false }),
+        None => {
+            let socket = udp::bind(SocketAddr::new(address.ip(), 0))?;
+            udp::receive_nothing(&socket)?;
+            udp::keep_errors(&socket)?;
+            Ok(ControlSocket { socket, may_probe: true })
+        }
+    };
+    open().map_err(|error| SocketError::Open { address, error })
+}
+
 /// Binds one socket that does not share its port.
 pub(super) fn bind(address: SocketAddr) -> Result<UdpSocket, SocketError> {
     udp::bind(address).map_err(|error| {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::super::offload_switch::RETRY_AFTER;
 use super::*;
-use crate::forward::PathSource;
+use crate::forward::{PathSource, Traffic};
 use crate::route::{Abilities, Protection, Public};
 
 /// Host `n`, from 2 on. Hosts with an even number take bundles.
@@ -20,10 +20,12 @@ fn peer(n: u8) -> Peer {
         subnets: Vec::new(),
         mtu: 1472,
         mtu_source: PathSource::Interface,
+        widest_mtu: 1472,
         own_mtu: 1472,
         abilities,
         protection: Protection::Clear,
         session: None,
+        traffic: Traffic::default(),
     }
 }
 

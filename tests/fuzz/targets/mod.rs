@@ -18,6 +18,7 @@ use hopsack::forward::{
 };
 use hopsack::packet::checksum::{Sum, checksum};
 use hopsack::packet::coalesce::Coalescer;
+use hopsack::packet::control::{self, Control, Kind};
 use hopsack::packet::ecn::Ecn;
 use hopsack::packet::split::{SPLIT_BUFFER, split};
 use hopsack::packet::vnet::VnetHeader;
@@ -47,6 +48,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("open", fuzz_open),
     ("lease", fuzz_lease),
     ("name", fuzz_name),
+    ("message", fuzz_message),
 ];
 
 /// Input: the last byte of the outer source address, then a datagram.
@@ -76,7 +78,32 @@ pub fn fuzz_ingress(data: &[u8]) {
 
 /// The number of packets and drops that a datagram of a peer becomes.
 fn fates(datagram: &[u8]) -> u64 {
+    if matches!(Control::parse(datagram), Ok(Some(_))) {
+        return 0;
+    }
     bundle::entries(datagram).map_or(1, |entries| entries.count() as u64)
+}
+
+/// Input: a datagram. It is read as a control message, and one that is read is written as the same
+/// bytes. From a peer it has one fate, whatever it is.
+pub fn fuzz_message(data: &[u8]) {
+    let mut datagram = data.to_vec();
+    if let Some(first) = datagram.first_mut() {
+        *first = 0x20 | *first & 0x0f;
+    }
+    let (counters, mut sink) = (Counters::default(), Sink::default());
+    let arrival =
+        Arrival { from: IpAddr::from([192, 0, 2, 2]), ecn: Ecn::NotEct, train: Train::single(&datagram) };
+    ingress(&TABLE, arrival, VerifySource::Subnet, &mut IngressState::default(), &counters, &mut sink);
+    let dropped: u64 = DropReason::ALL.into_iter().map(|reason| counters.ingress.dropped(reason)).sum();
+    assert_eq!(counters.control_messages.get() + dropped, 1);
+    assert!(sink.packets.is_empty(), "a control message is no packet");
+    if let Ok(Some(message)) = Control::parse(&datagram) {
+        assert_eq!(message.to_bytes(), datagram[..control::LEN]);
+        assert_eq!(counters.control_messages.get(), 1);
+        assert_eq!(Control::parse(&message.reply().to_bytes()), Ok(Some(message.reply())));
+        assert!(message.kind == Kind::Reply || usize::from(message.length) == datagram.len());
+    }
 }
 
 /// Input: a datagram. Its first bytes are replaced by those of a bundle. Its packets lie inside

@@ -1,0 +1,277 @@
+//! The paths to peers that answer control messages: which peers can be reached, how long an answer
+//! takes, how many are lost, and how long a datagram may be.
+//!
+//! One task sends keep-alives and probes, and answers those of peers. It runs on the main thread;
+//! the workers only pass on what they receive. The wire format is in
+//! [`packet::control`](crate::packet::control).
+//!
+//! Invariant: the task sends at most [`KEEP_ALIVES`] keep-alives in a tick, and at most
+//! [`SEARCHES`] peers are probed at the same time, however many peers there are.
+
+mod answers;
+mod path;
+mod sender;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use path::Path;
+pub(super) use path::PathHealth;
+use sender::Sender;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+use super::sockets::ControlSocket;
+use crate::engine::{ControlArrival, EngineView};
+use crate::forward::{Peer, Table};
+use crate::packet::control::Kind;
+use crate::packet::{Family, outer_overhead};
+use crate::route::Protection;
+use crate::sys::now;
+use crate::time::Nanos;
+
+/// Time between two rounds of the task.
+const TICK: Duration = Duration::from_millis(100);
+/// Keep-alives in a tick: 50 in a second.
+const KEEP_ALIVES: usize = 5;
+/// Ticks between two looks at all peers.
+const LOOK: u32 = 5;
+/// Peers whose path MTU is searched for at the same time.
+const SEARCHES: usize = 32;
+
+/// What the task has found, for reports. The task writes it, other threads read it.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    paths: Mutex<BTreeMap<IpAddr, PathHealth>>,
+    refused_sends: AtomicU64,
+}
+
+impl Health {
+    /// The path to a peer; `None` if the peer answers no control messages.
+    pub(super) fn of(&self, peer: IpAddr) -> Option<PathHealth> {
+        self.paths().get(&peer).copied()
+    }
+
+    /// All paths.
+    pub(super) fn all(&self) -> BTreeMap<IpAddr, PathHealth> {
+        self.paths().clone()
+    }
+
+    /// Keep-alives that a packet filter of this host has refused.
+    pub(super) fn refused_sends(&self) -> u64 {
+        self.refused_sends.load(Ordering::Relaxed)
+    }
+
+    fn paths(&self) -> MutexGuard<'_, BTreeMap<IpAddr, PathHealth>> {
+        self.paths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The MTU of the path to a peer was learned: bytes of underlay packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ProbedMtu {
+    /// Address of the peer.
+    pub(super) peer: IpAddr,
+    /// `None`: it is not known any more.
+    pub(super) mtu: Option<u32>,
+}
+
+/// The running task.
+#[derive(Debug)]
+pub(super) struct Paths {
+    reports: mpsc::UnboundedReceiver<ProbedMtu>,
+    sockets: mpsc::UnboundedSender<ControlSocket>,
+    health: Arc<Health>,
+    task: JoinHandle<()>,
+}
+
+impl Paths {
+    /// Starts the task, which sends by `socket` to the peers of `view`'s engine.
+    pub(super) fn start(view: EngineView, socket: ControlSocket) -> Self {
+        let (sender, reports) = mpsc::unbounded_channel();
+        let (sockets, new_sockets) = mpsc::unbounded_channel();
+        let health = Arc::<Health>::default();
+        let task = Task {
+            sender: Sender::new(socket, view.workers()),
+            view,
+            paths: BTreeMap::new(),
+            reports: sender,
+            health: health.clone(),
+            ticks: 0,
+        };
+        Self { reports, sockets, health, task: tokio::spawn(task.run(new_sockets)) }
+    }
+
+    /// What is known of the paths.
+    pub(super) fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    /// From now on the task sends by another socket.
+    pub(super) fn relocate(&self, socket: ControlSocket) {
+        // The task ends only with this value.
+        let _ = self.sockets.send(socket);
+    }
+
+    /// Waits for the next change. Cancel safe.
+    pub(super) async fn next(&mut self) -> ProbedMtu {
+        match self.reports.recv().await {
+            Some(report) => report,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Paths {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Task {
+    view: EngineView,
+    sender: Sender,
+    paths: BTreeMap<IpAddr, Path>,
+    reports: mpsc::UnboundedSender<ProbedMtu>,
+    health: Arc<Health>,
+    ticks: u32,
+}
+
+impl Task {
+    async fn run(mut self, mut sockets: mpsc::UnboundedReceiver<ControlSocket>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (inbox, mut arrivals) = (self.view.control_inbox().clone(), Vec::new());
+        loop {
+            tokio::select! {
+                () = inbox.wait() => {}
+                _ = tick.tick() => self.tick(now()),
+                Some(socket) = sockets.recv() => self.sender = Sender::new(socket, self.view.workers()),
+                else => return,
+            }
+            inbox.take(&mut arrivals);
+            let table = self.view.table();
+            for arrival in arrivals.drain(..) {
+                self.arrived(&table, arrival);
+            }
+        }
+    }
+
+    /// Handles a message of a peer.
+    fn arrived(&mut self, table: &Table, ControlArrival { from, message, at }: ControlArrival) {
+        let Some(peer) = table.peer_by_address(from).filter(|peer| answers_control(peer)) else { return };
+        let path = self.paths.entry(from).or_insert_with(|| Path::new(top(peer), at));
+        match message.kind {
+            Kind::Reply => path.answered(message, at),
+            Kind::Request => {
+                if path.may_answer(at) {
+                    // A lost answer is as good as a lost question.
+                    let _ = self.sender.send(peer, message.reply(), 0, at);
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Nanos) {
+        let table = self.view.table();
+        let looks = self.ticks.is_multiple_of(LOOK);
+        self.ticks = self.ticks.wrapping_add(1);
+        if looks {
+            self.follow(&table, now);
+        }
+        for (peer, errno) in self.sender.refused() {
+            if let Some(path) = self.paths.get_mut(&peer) {
+                path.refused(errno, now);
+            }
+        }
+        self.keep_alive(&table, now);
+        if self.sender.may_probe() {
+            self.probe(&table, now);
+        }
+        if looks {
+            let health = self.paths.iter().map(|(peer, path)| (*peer, path.health(now))).collect();
+            *self.health.paths() = health;
+        }
+    }
+
+    /// Forgets peers that are gone, and begins with new ones.
+    fn follow(&mut self, table: &Table, now: Nanos) {
+        let is_there = |address: &IpAddr| table.peer_by_address(*address).is_some_and(answers_control);
+        self.paths.retain(|address, _| is_there(address));
+        for peer in table.peers().iter().filter(|peer| answers_control(peer)) {
+            let path = self.paths.entry(peer.endpoint.ip()).or_insert_with(|| Path::new(top(peer), now));
+            path.set_top(top(peer));
+            // Every version that writes its link's MTU into its lease answers control messages.
+            if peer.abilities.link_mtu.is_some() {
+                path.set_announced();
+            }
+            path.expire(now);
+            if peer.take_traffic() {
+                path.used(now);
+            }
+        }
+    }
+
+    /// Asks the peers that are due: those with traffic first, then those that were not asked for
+    /// the longest time.
+    fn keep_alive(&mut self, table: &Table, now: Nanos) {
+        let mut due: Vec<(bool, Nanos, IpAddr)> = self
+            .paths
+            .iter()
+            .filter(|(_, path)| path.is_due(now))
+            .map(|(peer, path)| (path.is_idle(now), path.asked_at(), *peer))
+            .collect();
+        due.sort_unstable();
+        for (.., address) in due.into_iter().take(KEEP_ALIVES) {
+            let (Some(peer), Some(path)) = (table.peer_by_address(address), self.paths.get_mut(&address))
+            else {
+                continue;
+            };
+            let request = path.keep_alive(now);
+            if let Err(errno) = self.sender.send(peer, request, 0, now)
+                && errno != libc::ENOKEY
+            {
+                path.refused(errno, now);
+                self.health.refused_sends.fetch_add(u64::from(errno == libc::EPERM), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Makes the next round of probes where one is due.
+    fn probe(&mut self, table: &Table, now: Nanos) {
+        let due = self.paths.iter_mut().filter(|(_, path)| path.ends_round(now)).take(SEARCHES);
+        for (address, path) in due {
+            if let Some(mtu) = path.end_round() {
+                let overhead = u32::from(outer_overhead(Family::of(*address)));
+                let mtu = mtu.map(|payload| u32::from(payload) + overhead);
+                // The receiver is gone only if the backend has stopped.
+                let _ = self.reports.send(ProbedMtu { peer: *address, mtu });
+            }
+            let Some(peer) = table.peer_by_address(*address) else { continue };
+            for request in path.probes(now) {
+                let length = usize::from(request.length);
+                // One that does not leave is as good as a lost one.
+                let _ = self.sender.send(peer, request, length, now);
+            }
+        }
+    }
+}
+
+/// Whether a peer can be sent control messages, and answers them.
+fn answers_control(peer: &Peer) -> bool {
+    peer.abilities.control
+        && match peer.protection {
+            Protection::Clear => true,
+            Protection::Sealed => peer.can_seal(),
+            Protection::Quic => false,
+        }
+}
+
+/// The longest datagram to a peer that the links at both ends take.
+fn top(peer: &Peer) -> u16 {
+    peer.widest_mtu.saturating_add(u16::try_from(peer.overhead()).unwrap_or(u16::MAX))
+}

@@ -1,0 +1,348 @@
+//! The state of the path to one peer: outstanding requests, answers, and the search for its MTU.
+//!
+//! It sends nothing. Invariant: an answer counts only if its nonce is that of an outstanding
+//! request.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::answers::Answers;
+use crate::forward::PathSearch;
+use crate::packet::control::{Control, Kind, LEN};
+use crate::time::Nanos;
+
+/// Time between two keep-alives to a peer.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// A request without an answer is lost after this time.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Lost keep-alives in a row after which a peer cannot be reached.
+const LOSSES: u32 = 3;
+/// A peer has traffic for this long after its last packet.
+const IDLE_AFTER: Duration = Duration::from_secs(10);
+/// How long a round of probes waits for answers at least. A slower path takes four round trips.
+const ROUND: Duration = Duration::from_millis(200);
+/// Time between two probes of the length in force, to peers with traffic.
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
+/// Time after which a longer length is tried again.
+const RAISE_INTERVAL: Duration = Duration::from_secs(60);
+/// How long an error of the kernel or of an ICMP message is shown.
+const REFUSAL_SHOWN: Duration = Duration::from_secs(10);
+/// Requests that wait for an answer at most.
+const OUTSTANDING: usize = 128;
+/// Keep-alives that the loss is counted over.
+const WINDOW: u32 = 32;
+
+/// What is known of a path.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::backend::userspace) struct PathHealth {
+    /// Smoothed round-trip time; `None` before the first answer.
+    pub(in crate::backend::userspace) rtt: Option<Duration>,
+    /// Whether probes have shown what the path takes.
+    pub(in crate::backend::userspace) is_probed: bool,
+    /// Share of the last keep-alives that were not answered, in percent.
+    pub(in crate::backend::userspace) loss_percent: u8,
+    /// For how long the peer has not answered, if it cannot be reached.
+    pub(in crate::backend::userspace) silent_for: Option<Duration>,
+    /// Why datagrams to the peer were refused a moment ago: an error number.
+    pub(in crate::backend::userspace) refused: Option<i32>,
+}
+
+/// The path to one peer.
+#[derive(Debug)]
+pub(super) struct Path {
+    answers: Answers,
+    search: PathSearch,
+    outstanding: VecDeque<Request>,
+    asked_at: Nanos,
+    used_at: Option<Nanos>,
+    /// When the last answer came, or when the path was new.
+    heard_at: Nanos,
+    /// Whether the peer must answer: its own lease says so, or it has answered before. A map file
+    /// does not say which version a host runs.
+    must_answer: bool,
+    rtt: Option<Duration>,
+    /// The last keep-alives, one bit each, the last one lowest: 1 is lost.
+    lost: u32,
+    /// How many keep-alives are in `lost`.
+    counted: u32,
+    refused: Option<(i32, Nanos)>,
+    /// When the round of probes, or the pause after it, ends; `None` before the first answer of the
+    /// peer.
+    round_ends: Option<Nanos>,
+    /// Whether `round_ends` is the end of a pause.
+    is_resting: bool,
+    /// Whether probes were sent in this round.
+    has_probes: bool,
+    round_began: Nanos,
+    acknowledged: Option<u16>,
+    /// When a longer length is tried next.
+    raise_at: Nanos,
+    /// The path MTU that was reported last.
+    reported: Option<u16>,
+}
+
+/// A request that waits for its answer.
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    nonce: u64,
+    at: Nanos,
+    /// Length of the datagram, if it is a probe.
+    probe: Option<u16>,
+}
+
+impl Path {
+    pub(super) fn new(top: u16, now: Nanos) -> Self {
+        Self {
+            answers: Answers::new(now),
+            search: PathSearch::new(top),
+            outstanding: VecDeque::new(),
+            asked_at: Nanos::ZERO,
+            used_at: None,
+            heard_at: now,
+            must_answer: false,
+            rtt: None,
+            lost: 0,
+            counted: 0,
+            refused: None,
+            round_ends: None,
+            is_resting: false,
+            has_probes: false,
+            round_began: Nanos::ZERO,
+            acknowledged: None,
+            raise_at: now + RAISE_INTERVAL,
+            reported: None,
+        }
+    }
+
+    /// The links at the ends of the path take datagrams of this length.
+    pub(super) fn set_top(&mut self, top: u16) {
+        if self.search.top() != top {
+            self.search = PathSearch::new(top);
+            self.round_ends = self.round_ends.map(|_| Nanos::ZERO);
+            self.acknowledged = None;
+        }
+    }
+
+    /// The lease of the peer says that it answers.
+    pub(super) fn set_announced(&mut self) {
+        self.must_answer = true;
+    }
+
+    /// Whether a request of the peer is answered.
+    pub(super) fn may_answer(&mut self, now: Nanos) -> bool {
+        self.answers.allow(now)
+    }
+
+    /// A packet was sent to the peer.
+    pub(super) fn used(&mut self, now: Nanos) {
+        if self.is_idle(now) && self.is_resting {
+            self.round_ends = Some(now);
+        }
+        self.used_at = Some(now);
+    }
+
+    pub(super) fn is_idle(&self, now: Nanos) -> bool {
+        self.used_at.is_none_or(|used| now.since(used) > IDLE_AFTER)
+    }
+
+    pub(super) fn is_due(&self, now: Nanos) -> bool {
+        now.since(self.asked_at) >= INTERVAL
+    }
+
+    pub(super) fn asked_at(&self) -> Nanos {
+        self.asked_at
+    }
+
+    /// The next keep-alive.
+    pub(super) fn keep_alive(&mut self, now: Nanos) -> Control {
+        self.asked_at = now;
+        self.request(None, now)
+    }
+
+    fn request(&mut self, probe: Option<u16>, now: Nanos) -> Control {
+        let mut random = [0; 8];
+        // Without randomness the nonce is guessable, as any number would be.
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        let nonce = u64::from_ne_bytes(random);
+        if self.outstanding.len() == OUTSTANDING {
+            self.outstanding.pop_front();
+        }
+        self.outstanding.push_back(Request { nonce, at: now, probe });
+        let length = probe.unwrap_or(u16::try_from(LEN).unwrap_or(0));
+        Control { kind: Kind::Request, length, nonce }
+    }
+
+    /// A reply has come.
+    pub(super) fn answered(&mut self, reply: Control, now: Nanos) {
+        let Some(at) = self.outstanding.iter().position(|request| request.nonce == reply.nonce) else {
+            return;
+        };
+        let Some(request) = self.outstanding.remove(at) else { return };
+        (self.heard_at, self.must_answer) = (now, true);
+        self.refused = None;
+        match request.probe {
+            Some(length) => self.acknowledged = self.acknowledged.max(Some(length)),
+            None => {
+                self.count(false);
+                let rtt = now.since(request.at);
+                self.rtt = Some(self.rtt.map_or(rtt, |before| (before * 7 + rtt) / 8));
+            }
+        }
+        // From its first answer on, the path is probed.
+        self.round_ends.get_or_insert(now);
+    }
+
+    /// Counts requests that have waited too long as lost.
+    pub(super) fn expire(&mut self, now: Nanos) {
+        while let Some(oldest) = self.outstanding.front().copied()
+            && now.since(oldest.at) >= TIMEOUT
+        {
+            self.outstanding.pop_front();
+            if oldest.probe.is_none() {
+                self.count(true);
+            }
+        }
+    }
+
+    fn count(&mut self, is_lost: bool) {
+        self.lost = self.lost << 1 | u32::from(is_lost);
+        self.counted = (self.counted + 1).min(WINDOW);
+    }
+
+    /// The kernel has refused a datagram, or an ICMP message says that the peer has.
+    pub(super) fn refused(&mut self, errno: i32, now: Nanos) {
+        self.refused = Some((errno, now));
+    }
+
+    fn is_silent(&self) -> bool {
+        self.counted >= LOSSES && self.lost.trailing_ones() >= LOSSES
+    }
+
+    pub(super) fn health(&self, now: Nanos) -> PathHealth {
+        let is_shown = |(_, at): &(i32, Nanos)| now.since(*at) < REFUSAL_SHOWN;
+        let window = if self.counted == 0 { 0 } else { u32::MAX >> (WINDOW - self.counted) };
+        let lost = (self.lost & window).count_ones() * 100 / self.counted.max(1);
+        PathHealth {
+            rtt: self.rtt,
+            is_probed: self.search.learned().is_some(),
+            loss_percent: u8::try_from(lost).unwrap_or(100),
+            silent_for: (self.must_answer && self.is_silent()).then(|| now.since(self.heard_at)),
+            refused: self.refused.filter(is_shown).map(|(errno, _)| errno),
+        }
+    }
+
+    /// Whether a round of probes is over, or the first one may begin.
+    pub(super) fn ends_round(&self, now: Nanos) -> bool {
+        self.round_ends.is_some_and(|ends| now >= ends)
+    }
+
+    /// Ends a round. Returns the longest datagram that the path takes, if that has changed.
+    pub(super) fn end_round(&mut self) -> Option<Option<u16>> {
+        let acknowledged = self.acknowledged.take();
+        let had_probes = std::mem::take(&mut self.has_probes);
+        if acknowledged == Some(self.search.top()) && self.search.raised().is_some() {
+            self.search.raise();
+        } else if had_probes && self.heard_at >= self.round_began {
+            // If the peer does not answer at all, that says nothing about its path's MTU.
+            self.search.round(acknowledged);
+        }
+        // The length in force stays until another one is found.
+        let before = self.reported.filter(|_| self.search.is_searching());
+        let learned = self.search.learned().or(before);
+        (learned != self.reported).then(|| {
+            self.reported = learned;
+            learned
+        })
+    }
+
+    /// Begins a round, or a pause. Returns the probes of the round.
+    pub(super) fn probes(&mut self, now: Nanos) -> Vec<Control> {
+        let is_urgent = self.search.is_urgent();
+        let may_rest = !is_urgent && (!self.is_resting || self.is_idle(now));
+        if may_rest || self.is_silent() {
+            self.is_resting = true;
+            self.round_ends = Some(now + CONFIRM_INTERVAL);
+            return Vec::new();
+        }
+        self.is_resting = false;
+        (self.has_probes, self.round_began) = (true, now);
+        let wait = self.rtt.map_or(ROUND, |rtt| (rtt * 4).clamp(ROUND, TIMEOUT));
+        self.round_ends = Some(now + wait);
+        let raised = self.search.raised().filter(|_| now >= self.raise_at);
+        if raised.is_some() {
+            self.raise_at = now + RAISE_INTERVAL;
+        }
+        let lengths: Vec<u16> = self.search.probes().chain(raised).collect();
+        // Each is sent twice, so that a single loss does not count.
+        let twice = lengths.iter().chain(&lengths);
+        // The shortest one shows that the peer answers at all.
+        let shortest = u16::try_from(LEN).unwrap_or(0);
+        twice.chain([&shortest]).map(|length| self.request(Some(*length), now)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn at(millis: u64) -> Nanos {
+        Nanos(SECOND + millis * 1_000_000)
+    }
+
+    /// Lets time pass in steps of 100 ms. The path takes datagrams of `takes` bytes; 0: nothing
+    /// arrives. Returns the reported path MTUs.
+    fn pass(path: &mut Path, millis: std::ops::Range<u64>, takes: u16) -> Vec<Option<u16>> {
+        let mut reports = Vec::new();
+        for millis in millis.step_by(100) {
+            let now = at(millis);
+            path.expire(now);
+            path.used(now);
+            let mut asked = Vec::new();
+            if path.is_due(now) {
+                asked.push(path.keep_alive(now));
+            }
+            if path.ends_round(now) {
+                reports.extend(path.end_round());
+                asked.extend(path.probes(now));
+            }
+            let arrived = asked.into_iter().filter(|request| request.length <= takes);
+            arrived.for_each(|request| path.answered(request.reply(), at(millis + 5)));
+        }
+        reports
+    }
+
+    #[test]
+    fn path_mtu_is_found_and_followed() {
+        let mut path = Path::new(1472, at(0));
+        assert_eq!(pass(&mut path, 0..3000, 9000), [Some(1472)]);
+        assert_eq!(path.health(at(3000)).rtt, Some(Duration::from_millis(5)));
+        let narrow = pass(&mut path, 3000..20_000, 1272);
+        assert_eq!(narrow, [Some(1272)]);
+        assert_eq!(path.health(at(20_000)).silent_for, None);
+        assert_eq!(pass(&mut path, 20_000..100_000, 9000), [Some(1472)], "it is tried again");
+    }
+
+    #[test]
+    fn silent_peer_is_unreachable_and_says_nothing_about_the_path() {
+        let mut path = Path::new(1472, at(0));
+        pass(&mut path, 0..3000, 9000);
+        assert_eq!(pass(&mut path, 3000..60_000, 0), []);
+        let health = path.health(at(60_000));
+        assert!(health.silent_for.is_some_and(|silent| silent > Duration::from_secs(50)), "{health:?}");
+        assert!(health.loss_percent > 80);
+        assert_eq!(pass(&mut path, 60_000..70_000, 9000), []);
+        assert_eq!(path.health(at(70_000)).silent_for, None);
+    }
+
+    #[test]
+    fn foreign_replies_are_ignored() {
+        let mut path = Path::new(1472, at(0));
+        let request = path.keep_alive(at(0));
+        path.answered(Control { nonce: !request.nonce, ..request.reply() }, at(1));
+        assert_eq!(path.health(at(1)).rtt, None);
+        path.answered(request.reply(), at(2));
+        assert_eq!(path.health(at(2)).rtt, Some(Duration::from_millis(2)));
+    }
+}
