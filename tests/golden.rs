@@ -94,7 +94,7 @@ fn cluster_file_is_read() {
     assert_eq!(addresses(&map.leases[0]), ["192.0.2.1", "2001:db8::1"]);
     let secure = |lease: &Lease| match &lease.dialect {
         Dialect::Hopsack(abilities) => abilities.secure.map(|announced| (announced.mode, announced.port)),
-        Dialect::Flannel | Dialect::Other(_) => None,
+        Dialect::Flannel | Dialect::Unreadable | Dialect::Other(_) => None,
     };
     assert_eq!(secure(&map.leases[0]), None);
     assert_eq!(secure(&map.leases[1]), Some((Mode::Quic, 9000)));

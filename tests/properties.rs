@@ -179,7 +179,7 @@ impl Rules {
         let is_at = |lease: &&Lease| lease.public.v4.map(IpAddr::from) == Some(address);
         let secure = |lease: &Lease| match &lease.dialect {
             Dialect::Hopsack(abilities) => abilities.secure,
-            Dialect::Flannel | Dialect::Other(_) => None,
+            Dialect::Flannel | Dialect::Unreadable | Dialect::Other(_) => None,
         };
         self.all.iter().filter(is_at).filter_map(secure).collect()
     }

@@ -146,6 +146,7 @@ impl Node {
                 RemarkKind::Overlap { .. }
                 | RemarkKind::TwoCertificates { .. }
                 | RemarkKind::Unencrypted { .. }
+                | RemarkKind::Unreadable
                 | RemarkKind::OwnAddress { .. }
                 | RemarkKind::Broadcast { .. } => ProblemCode::LeaseConflict,
                 RemarkKind::Length { .. } | RemarkKind::Name => ProblemCode::LeaseUnusual,

@@ -12,7 +12,7 @@
 use std::net::IpAddr;
 
 use super::abilities::Abilities;
-use super::encryption_policy::{Announced, Protection};
+use super::encryption_policy::{Announced, Mode, Protection};
 use super::lease::{Dialect, Lease};
 use super::local::Local;
 use super::remark::{Remark, RemarkKind};
@@ -33,7 +33,8 @@ impl<'a> Address<'a> {
         // one that was written last.
         let rank = |(lease, is_routable): &&(&Lease, bool)| {
             let is_hopsack = matches!(lease.dialect, Dialect::Hopsack(_));
-            (announced(lease).is_some(), *is_routable, is_hopsack, lease.revision)
+            let is_readable = lease.dialect != Dialect::Unreadable;
+            (announced(lease).is_some(), *is_routable, is_readable, is_hopsack, lease.revision)
         };
         let (speaker, _) = *leases.iter().max_by_key(rank)?;
         Some(Self { ip, leases, speaker })
@@ -45,9 +46,14 @@ impl<'a> Address<'a> {
         if let Some(rival) = self.rival() {
             return Err(UnreachableReason::TwoCertificates(rival.origin.key.clone()));
         }
+        if let Some(unreadable) = self.unreadable()
+            && (local.policy.mode != Mode::None || std::ptr::eq(unreadable, self.speaker))
+        {
+            return Err(UnreachableReason::Unreadable(unreadable.origin.key.clone()));
+        }
         let abilities = match &self.speaker.dialect {
             Dialect::Hopsack(abilities) => *abilities,
-            Dialect::Flannel | Dialect::Other(_) => Abilities::default(),
+            Dialect::Flannel | Dialect::Unreadable | Dialect::Other(_) => Abilities::default(),
         };
         let protection = local.policy.with(abilities.secure);
         if protection == Protection::Clear && local.policy.require {
@@ -61,6 +67,13 @@ impl<'a> Address<'a> {
         let ours = announced(self.speaker)?.fingerprint;
         let differs = |lease: &&Lease| announced(lease).is_some_and(|it| it.fingerprint != ours);
         self.leases.iter().map(|(lease, _)| *lease).find(differs)
+    }
+
+    /// A lease whose announcement of encryption this version cannot read.
+    fn unreadable(&self) -> Option<&'a Lease> {
+        let leases = self.leases.iter().map(|(lease, _)| *lease);
+        // The speaker is one only if all are.
+        leases.filter(|lease| lease.dialect == Dialect::Unreadable).max_by_key(|lease| lease.revision)
     }
 
     /// The contradictions between the leases.
@@ -88,6 +101,6 @@ impl<'a> Address<'a> {
 fn announced(lease: &Lease) -> Option<Announced> {
     match &lease.dialect {
         Dialect::Hopsack(abilities) => abilities.secure,
-        Dialect::Flannel | Dialect::Other(_) => None,
+        Dialect::Flannel | Dialect::Unreadable | Dialect::Other(_) => None,
     }
 }

@@ -159,6 +159,9 @@ fn remarks(leases: &[&Lease], losers: &[Option<usize>], networks: &Networks) -> 
             remark(RemarkKind::Overlap { other, host });
             continue;
         }
+        if lease.dialect == Dialect::Unreadable {
+            remark(RemarkKind::Unreadable);
+        }
         if lease.origin.has_invalid_name {
             remark(RemarkKind::Name);
         }
@@ -191,7 +194,7 @@ fn paths(leases: &[&Lease], losers: &[Option<usize>], local: &Local, remarks: &m
         let address = public_address(lease, local)?;
         match &lease.dialect {
             Dialect::Other(backend) => Err(UnreachableReason::OtherBackend(backend.clone())),
-            Dialect::Flannel | Dialect::Hopsack(_) => Ok(address),
+            Dialect::Flannel | Dialect::Hopsack(_) | Dialect::Unreadable => Ok(address),
         }
     };
     let own = Err(UnreachableReason::OwnPublicAddress(local.public));

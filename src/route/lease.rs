@@ -62,6 +62,9 @@ pub enum Dialect {
     Flannel,
     /// The host runs a hopsack daemon.
     Hopsack(Abilities),
+    /// The host runs a hopsack daemon that announces encryption in a form that this version cannot
+    /// read.
+    Unreadable,
     /// The host runs another backend of Flannel, with this name. It has no socket that accepts our
     /// packets.
     Other(String),

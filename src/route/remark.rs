@@ -51,6 +51,12 @@ pub enum RemarkKind {
         /// Address that both leases name.
         address: IpAddr,
     },
+    /// Another version of hopsack wrote the announcement of encryption.
+    #[error(
+        "it announces encryption in a form that this version cannot read (BackendData.Security), so hosts that \
+         encrypt send nothing to its address: run the same version on both hosts"
+    )]
+    Unreadable,
     /// The lease of another host has an address of this host.
     #[error(
         "it has no route, because it names {address}, an address of this host: delete its key, or correct its host"

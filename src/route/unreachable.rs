@@ -48,6 +48,13 @@ pub enum UnreachableReason {
     /// Another lease of the same address announces another certificate.
     #[error("{0}, a lease of the same address, announces another certificate: one of the two hosts is wrong")]
     TwoCertificates(String),
+    /// Another version of hopsack announces encryption for the host, in a form that this version
+    /// cannot read.
+    #[error(
+        "{0}, a lease of its address, announces encryption in a form that this version cannot read: run the \
+         same version on both hosts"
+    )]
+    Unreadable(String),
     /// The host runs another backend.
     #[error("its backend is {0}, which does not accept packets of Flannel's UDP mode")]
     OtherBackend(String),

@@ -248,6 +248,23 @@ fn two_certificates_at_one_address_have_no_route() {
 }
 
 #[test]
+fn unreadable_announcement_protects_its_address() {
+    let unreadable = |subnet| Lease { dialect: Dialect::Unreadable, ..lease(subnet, 2, 1, None) };
+    for other in [flanneld("10.1.2.0/24", 2, 2), lease("10.1.2.0/24", 2, 2, Some(2))] {
+        let leases = vec![unreadable("10.1.3.0/24"), other, lease("10.1.4.0/24", 4, 3, Some(4))];
+        let routes = routes_of(leases.clone(), SEALED);
+        assert_eq!([name(&routes, "10.1.2.1"), name(&routes, "10.1.3.1")], ["-", "-"]);
+        assert_eq!(protection(&routes, "10.1.4.1"), Some(Protection::Sealed), "another host");
+        assert!(reasons(&routes).iter().all(|r| *r == UnreachableReason::Unreadable("10.1.3.0/24".into())));
+        assert!(routes.remarks.iter().any(|remark| remark.kind == RemarkKind::Unreadable));
+        let clear = routes_of(leases, Policy::default());
+        assert_eq!(protection(&clear, "10.1.2.7"), Some(Protection::Clear), "a host that does not encrypt");
+    }
+    let alone = routes_of(vec![unreadable("10.1.3.0/24")], Policy::default());
+    assert_eq!(reasons(&alone), [UnreachableReason::Unreadable("10.1.3.0/24".into())]);
+}
+
+#[test]
 fn required_encryption_leaves_no_clear_route() {
     let require = Policy { mode: Mode::Sealed, require: true };
     let leases = vec![flanneld("10.1.2.0/24", 2, 1), lease("10.1.3.0/24", 3, 1, Some(3))];

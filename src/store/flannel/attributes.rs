@@ -52,6 +52,9 @@ pub struct Attributes {
     pub backend: String,
     /// Identity of the writer; `None` if hopsack did not write the lease.
     pub identity: Option<Identity>,
+    /// Whether the writer announces encryption in a form that this version cannot read. It would
+    /// get clear packets if that were ignored.
+    pub has_unreadable_security: bool,
 }
 
 /// Why a value is not a lease.
@@ -75,10 +78,6 @@ pub enum AttributesError {
     /// The node id or the backend is not a plain word.
     #[error("its {0} has characters other than letters, digits and -_.:@, or is too long")]
     NotAName(&'static str),
-    /// The announcement of encryption cannot be read. Its writer wants encryption, and would get
-    /// clear packets if it were ignored.
-    #[error("another version of hopsack wrote its BackendData.Security")]
-    Security,
 }
 
 /// The members in flanneld's order. `PublicIPv6` is always there, even if it is null; the rest only
@@ -121,7 +120,12 @@ impl Attributes {
     /// The value that a hopsack host writes.
     #[must_use]
     pub fn ours(public: Public, identity: &Identity) -> Self {
-        Self { public, backend: String::new(), identity: Some(identity.clone()) }
+        Self {
+            public,
+            backend: String::new(),
+            identity: Some(identity.clone()),
+            has_unreadable_security: false,
+        }
     }
 
     /// The value as flanneld would write it. A host without IPv4 address writes 0.0.0.0: flanneld
@@ -168,7 +172,15 @@ impl Attributes {
             Some(_) => return Err(AttributesError::NotAString("BackendType")),
         };
         let data = field(&object, "BackendData").and_then(Value::as_object);
-        Ok(Self { public, backend, identity: data.map(identity).transpose()?.flatten() })
+        let announced = data.and_then(|data| field(data, "Security")).map(security);
+        let mut identity = data.map(identity).transpose()?.flatten();
+        let secure = announced.flatten();
+        // Without a node id the announcement belongs to no daemon that this version knows.
+        let has_unreadable_security = announced.is_some() && (secure.is_none() || identity.is_none());
+        if let Some(identity) = &mut identity {
+            identity.abilities.secure = secure;
+        }
+        Ok(Self { public, backend, identity, has_unreadable_security })
     }
 
     /// The lease of `subnets` with these attributes. A host without a name is called by its
@@ -180,7 +192,11 @@ impl Attributes {
             _ if !matches!(self.backend.as_str(), "" | "udp") => {
                 (address, Dialect::Other(self.backend.clone()))
             }
+            Some(identity) if self.has_unreadable_security => {
+                (identity.shown_name().to_owned(), Dialect::Unreadable)
+            }
             Some(identity) => (identity.shown_name().to_owned(), Dialect::Hopsack(identity.abilities)),
+            None if self.has_unreadable_security => (address, Dialect::Unreadable),
             None => (address, Dialect::Flannel),
         };
         let node = self.identity.as_ref().map(|identity| identity.id.clone());
@@ -230,7 +246,6 @@ fn identity(data: &Map<String, Value>) -> Result<Option<Identity>, AttributesErr
     for (name, ability) in ABILITIES {
         *ability(&mut abilities) = names.iter().any(|value| value.as_str() == Some(name));
     }
-    abilities.secure = field(data, "Security").map(security).transpose()?;
     abilities.link_mtu = field(data, "LinkMTU").and_then(link_mtu);
     Ok(Some(Identity { id: id.to_owned(), name: text("Name").unwrap_or(id).to_owned(), abilities }))
 }
@@ -243,16 +258,14 @@ fn link_mtu(value: &Value) -> Option<u16> {
     Some(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
-fn security(value: &Value) -> Result<Announced, AttributesError> {
-    let object = value.as_object().ok_or(AttributesError::Security)?;
+/// What a host announces about its encryption; `None` if another version of hopsack wrote it.
+fn security(value: &Value) -> Option<Announced> {
+    let object = value.as_object()?;
     let text = |name| field(object, name).and_then(Value::as_str);
-    let mode = text("Mode").and_then(|mode| mode.parse().ok()).filter(|mode| *mode != Mode::None);
+    let mode = text("Mode").and_then(|mode| mode.parse().ok()).filter(|mode| *mode != Mode::None)?;
     let port = field(object, "Port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
-    let fingerprint = text("Fingerprint").and_then(|print| print.parse().ok());
-    match (mode, port, fingerprint) {
-        (Some(mode), Some(port @ 1..), Some(fingerprint)) => Ok(Announced { mode, port, fingerprint }),
-        _ => Err(AttributesError::Security),
-    }
+    let fingerprint = text("Fingerprint").and_then(|print| print.parse().ok())?;
+    Some(Announced { mode, port: port.filter(|port| *port > 0)?, fingerprint })
 }
 
 fn address<T: std::str::FromStr>(
