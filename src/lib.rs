@@ -60,6 +60,7 @@
 //! * [`store`] reads and writes the map from subnets to hosts, in etcd or in a file.
 //! * [`sys`] makes system calls; it is the only module with `unsafe`.
 //! * [`netlink`] reads and changes links, addresses and routes in the kernel.
+//! * [`fastpath`] loads the kernel program that forwards plain packets, and writes its maps.
 //! * [`reconcile`] keeps the kernel and our files as desired.
 //! * [`engine`] runs the threads that move packets.
 //! * [`quic`] holds encrypted connections, which carry packets and make keys for sealed ones.
@@ -77,6 +78,7 @@ pub mod config;
 pub mod control;
 pub mod desired;
 pub mod engine;
+pub mod fastpath;
 pub mod files;
 pub mod forward;
 pub mod lab;

@@ -8,6 +8,7 @@
 //! and which code upholds it.
 
 pub mod batch;
+pub mod bpf;
 mod capabilities;
 mod clock;
 mod cmsg;

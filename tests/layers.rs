@@ -74,7 +74,8 @@ const NEVER: &[(&str, &str)] = &[
 ];
 
 /// The one module that names a crate with frequent incompatible releases.
-const OWNERS: &[(&str, &str)] = &[("rtnetlink", "netlink"), ("tun_tap", "sys"), ("io_uring", "sys")];
+const OWNERS: &[(&str, &str)] =
+    &[("rtnetlink", "netlink"), ("aya", "fastpath"), ("tun_tap", "sys"), ("io_uring", "sys")];
 
 const MOST_FUNCTION_LINES: usize = 80;
 const MOST_FILE_LINES: usize = 500;

@@ -1,0 +1,168 @@
+//! The kernel fast path: an eBPF program that forwards plain packets as
+//! [`forward`](crate::forward) does, without the daemon.
+//!
+//! This module loads the program, writes its maps, attaches it, and reads its counters. It decides
+//! nothing: the backend says which routes and interfaces there are. What the program does not
+//! accept reaches the daemon as if the program were not there.
+//!
+//! Invariant: a process that replaces another one with the same [`LAYOUT`] uses its maps and links,
+//! so that no packet is lost. Maps of another layout are made anew; the old program forwards by the
+//! old ones until the new one takes its place.
+//!
+#![doc = include_str!("fastpath/README.md")]
+
+mod counters;
+mod error;
+mod layout;
+mod links;
+mod maps;
+mod object;
+mod pins;
+mod routes;
+mod trial;
+
+use std::path::Path;
+use std::time::Duration;
+
+use aya::Ebpf;
+
+pub use counters::{Counters, Direction, Reason};
+pub use error::FastPathError;
+pub use layout::{LAYOUT, PORTS, Route, RouteKind, Settings};
+use links::Place;
+pub use links::{HookState, Interfaces};
+use maps::Maps;
+pub use pins::Role;
+use pins::Pins;
+pub use routes::{Routes, Step, steps};
+pub use trial::{Trial, Verdict, Way};
+
+/// The loaded program with its maps. It stays attached when this value is dropped.
+#[derive(Debug)]
+pub struct FastPath {
+    pins: Pins,
+    ebpf: Ebpf,
+    maps: Maps,
+    places: Vec<Place>,
+    adopted: bool,
+}
+
+impl FastPath {
+    /// Loads the program. `directory` is where maps and links are pinned; if it is not in a bpffs,
+    /// one is mounted there. Maps that an earlier process with the same [`LAYOUT`] left there are
+    /// used on. New maps are empty and suspended.
+    ///
+    /// # Errors
+    /// The kernel, or a missing capability, does not permit it.
+    pub fn open(directory: &Path) -> Result<Self, FastPathError> {
+        let pins = Pins::open(directory)?;
+        if pins.has_maps() {
+            let found = Self::load(pins.clone())?;
+            if found.maps.layout() == LAYOUT {
+                return Ok(Self { adopted: true, ..found });
+            }
+        }
+        pins.remove_maps()?;
+        Self::load(pins)
+    }
+
+    fn load(pins: Pins) -> Result<Self, FastPathError> {
+        // A TUN device has no link-layer header.
+        let mut ebpf = object::load(Some(&pins), 0)?;
+        let maps = Maps::take(&mut ebpf)?;
+        Ok(Self { pins, ebpf, maps, places: Vec::new(), adopted: false })
+    }
+
+    /// Whether the maps are those of an earlier process.
+    #[must_use]
+    pub fn is_adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Puts settings into force, all at once.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn set(&mut self, settings: &Settings) -> Result<(), FastPathError> {
+        self.maps.set(settings)
+    }
+
+    /// Changes the routes. Returns the number of changes. See [`steps`] for what packets meet
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// The kernel refuses a route. The program is suspended then, if that is possible.
+    pub fn apply(&mut self, routes: &Routes) -> Result<usize, FastPathError> {
+        self.maps.apply(routes)
+    }
+
+    /// The routes in the maps.
+    #[must_use]
+    pub fn routes(&self) -> &Routes {
+        self.maps.routes()
+    }
+
+    /// Lets the program work for this long from now on. Without another call, the daemon gets all
+    /// packets afterwards.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn renew(&mut self, valid_for: Duration) -> Result<(), FastPathError> {
+        self.maps.renew(valid_for)
+    }
+
+    /// Gives all packets to the daemon, until [`FastPath::renew`].
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn suspend(&mut self) -> Result<(), FastPathError> {
+        self.maps.suspend()
+    }
+
+    /// Attaches the program to exactly these interfaces. A link that stands gets the program in one
+    /// step; links to other interfaces are removed.
+    ///
+    /// # Errors
+    /// There is no such interface, or the kernel refuses it. What was attached stays.
+    pub fn attach(&mut self, interfaces: &Interfaces) -> Result<(), FastPathError> {
+        self.places = links::attach(&mut self.ebpf, &self.pins, interfaces)?;
+        Ok(())
+    }
+
+    /// What the kernel says about each hook to which the program was attached.
+    ///
+    /// # Errors
+    /// An interface is gone, or CAP_NET_ADMIN is missing.
+    pub fn hooks(&mut self) -> Result<Vec<HookState>, FastPathError> {
+        self.places.iter().map(|place| links::state(&mut self.ebpf, place)).collect()
+    }
+
+    /// What was counted since the maps were made.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn counters(&self) -> Result<Counters, FastPathError> {
+        self.maps.counters()
+    }
+
+    /// Detaches the program, and removes maps and links.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn close(self) -> Result<(), FastPathError> {
+        remove_pins(&self.pins)
+    }
+
+    /// Detaches what is pinned in a directory, and removes it. Nothing to remove is no error.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn remove(directory: &Path) -> Result<(), FastPathError> {
+        Pins::existing(directory).map_or(Ok(()), |pins| remove_pins(&pins))
+    }
+}
+
+fn remove_pins(pins: &Pins) -> Result<(), FastPathError> {
+    Role::ALL.into_iter().try_for_each(|role| pins.remove_links(role, &[]))?;
+    pins.remove_maps()
+}
