@@ -11,6 +11,7 @@
 //!
 #![doc = include_str!("fastpath/README.md")]
 
+mod compile;
 mod counters;
 mod error;
 mod layout;
@@ -26,14 +27,15 @@ use std::time::Duration;
 
 use aya::Ebpf;
 
+pub use compile::{Reach, routes_of};
 pub use counters::{Counters, Direction, Reason};
 pub use error::FastPathError;
 pub use layout::{LAYOUT, PORTS, Route, RouteKind, Settings};
 use links::Place;
 pub use links::{HookState, Interfaces};
 use maps::Maps;
-pub use pins::Role;
 use pins::Pins;
+pub use pins::Role;
 pub use routes::{Routes, Step, steps};
 pub use trial::{Trial, Verdict, Way};
 

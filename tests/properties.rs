@@ -7,12 +7,13 @@ mod sinks;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use hopsack::fastpath::{Reach, Route, RouteKind, routes_of};
 use hopsack::forward::{
     Arrival, Counters, DropReason, EgressState, Frame, Hop, IngressState, Table, Train, VerifySource, egress,
     ingress,
 };
 use hopsack::packet::ecn::Ecn;
-use hopsack::packet::{IpPacket, bundle};
+use hopsack::packet::{Family, IpPacket, bundle};
 use hopsack::route::{
     Abilities, Announced, Change, Dialect, Event, Fingerprint, Lease, Local, Mode, Networks, Origin, Policy,
     Protection, Public, Rib,
@@ -235,6 +236,58 @@ proptest! {
             let is_announced = !rules.announced_at(peer.endpoint.ip()).is_empty();
             let is_clear = policy.mode == Mode::None || !is_announced;
             prop_assert_eq!(peer.protection == Protection::Clear, is_clear, "{:?}", peer);
+        }
+    }
+
+    /// The kernel program looks addresses up by longest prefix, too. It knows less than the table,
+    /// and then leaves the packet to the daemon.
+    #[test]
+    fn fast_path_routes_follow_the_table(
+        leases in proptest::collection::vec(lease(), 0..60),
+        addresses in proptest::collection::vec(destination(), 1..60),
+        policy in policy(),
+    ) {
+        let (rib, local) = (rib_of(&leases), Local { policy, ..local() });
+        let table = Table::compile(1, &rib, &networks(), &local);
+        let routes = routes_of(&table, &local.subnets, |_| Reach { underlay: 7, may_send: true });
+        let hosts = (1..40).map(|host| IpAddr::from([192, 0, 2, host]));
+        for address in addresses.into_iter().chain(hosts) {
+            let matching = routes.iter().filter(|(prefix, _)| prefix.contains(&address));
+            let found = matching.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, route)| *route);
+            let found = found.unwrap_or(Route::DAEMON);
+            let peer = match table.lookup(address) {
+                Some(Hop::Local) => {
+                    prop_assert_eq!(found.kind, RouteKind::Local, "{}", address);
+                    continue;
+                }
+                Some(Hop::Peer(peer)) => Some(peer),
+                None => None,
+            };
+            match (found.kind, peer) {
+                (RouteKind::Local, _) => panic!("{address} is not ours"),
+                (RouteKind::Peer, peer) => {
+                    let peer = peer.expect("the table has no route");
+                    let is_clear = peer.protection == Protection::Clear;
+                    prop_assert_eq!(IpAddr::V4(found.peer), peer.endpoint.ip(), "{}", address);
+                    prop_assert_eq!((found.is_clear, found.may_send), (is_clear, is_clear));
+                    prop_assert_eq!(found.ecn, peer.abilities.ecn);
+                    prop_assert!(found.mtu <= peer.mtu && found.mtu <= peer.longest(Family::of(address)));
+                }
+                // The address of a peer itself is an inner source of this peer alone.
+                (RouteKind::Host, _) => {
+                    let from = table.peer_by_address(found.peer.into()).expect("a peer");
+                    prop_assert!(IpAddr::V4(found.peer) == address || from.public.contains(address));
+                    prop_assert_eq!(found.is_clear, from.protection == Protection::Clear);
+                }
+                // Two addresses of one host may have the same subnet.
+                (RouteKind::Daemon, Some(peer)) => {
+                    let holders = table.peers().iter().filter(|other| {
+                        other.subnets.iter().any(|subnet| subnet.contains(&address))
+                    });
+                    prop_assert!(holders.count() > 1, "{} has no route to {}", address, peer.name);
+                }
+                (RouteKind::Daemon, None) => {}
+            }
         }
     }
 

@@ -101,9 +101,10 @@ impl FastPathError {
     /// Leaves out the log of the verifier, which has hundreds of lines.
     pub(super) fn program(name: &'static str) -> impl FnOnce(ProgramError) -> Self {
         move |error| {
-            let error = match error {
-                ProgramError::LoadError { io_error, .. } => io_error.to_string(),
-                other => chain(&other),
+            let error = if let ProgramError::LoadError { io_error, .. } = error {
+                io_error.to_string()
+            } else {
+                chain(&error)
             };
             Self::Program { name, error }
         }

@@ -446,17 +446,17 @@ INLINE int decapsulated_ecn(u32 inner, u32 outer)
     return inner == ECT0 && outer == ECT1 ? ECT1 : inner;
 }
 
-// Writes the ECN field of the inner packet. The sum over an IPv4 header stays the same, because its
+// Changes the ECN field of the inner packet. The sum over an IPv4 header stays the same, because its
 // checksum changes too.
-INLINE int write_ecn(struct __sk_buff *skb, u32 offset, const struct inner *in, u8 ecn)
+INLINE int change_ecn(struct __sk_buff *skb, u32 offset, const struct inner *in, u8 from, u8 to)
 {
     if (in->is_v6) {
-        u8 class_label = (in->v6.class_label & 0xcf) | ecn << 4;
+        u8 class_label = (in->v6.class_label & 0xcf) | to << 4;
         return store_bytes(skb, offset + 1, &class_label, 1, RECOMPUTE_CSUM) == 0;
     }
-    u8 tos = (in->v4.tos & 0xfc) | ecn;
-    u16 from = in->v4.version_ihl | in->v4.tos << 8, to = in->v4.version_ihl | tos << 8;
-    return l3_csum_replace(skb, offset + 10, from, to, sizeof to) == 0
+    u8 dscp = in->v4.tos & 0xfc, tos = dscp | to;
+    u16 before = in->v4.version_ihl | (dscp | from) << 8, after = in->v4.version_ihl | tos << 8;
+    return l3_csum_replace(skb, offset + 10, before, after, sizeof after) == 0
         && store_bytes(skb, offset + 1, &tos, 1, 0) == 0;
 }
 
@@ -523,11 +523,13 @@ SECTION("classifier") int ingress(struct __sk_buff *skb)
         count[UNMARKABLE] += in.packets;
         return TCX_DROP;
     }
-    if (ecn != in.ecn && !write_ecn(skb, INNER, &in, ecn))
+    if (ecn != in.ecn && !change_ecn(skb, INNER, &in, in.ecn, ecn))
         return pass(count, KERNEL);
-    // A packet that is marked already goes on with the same meaning if the kernel refuses this.
-    if (adjust_room(skb, -OUTER, ROOM_BEHIND_MAC, FIXED_GSO | (in.is_v6 ? DECAP_L3_IPV6 : 0)))
+    if (adjust_room(skb, -OUTER, ROOM_BEHIND_MAC, FIXED_GSO | (in.is_v6 ? DECAP_L3_IPV6 : 0))) {
+        if (ecn != in.ecn)
+            change_ecn(skb, INNER, &in, ecn, in.ecn);
         return pass(count, KERNEL);
+    }
     accepted(count, &in, is_super);
     skb->mark = 0;
     int is_segment = in.protocol == TCP && !in.is_fragment && !is_super;

@@ -76,12 +76,7 @@ impl Trial {
     ///
     /// # Errors
     /// The kernel takes no such frame.
-    pub fn run(
-        &mut self,
-        way: Way,
-        frame: &[u8],
-        gso_size: u32,
-    ) -> Result<(Verdict, &[u8]), FastPathError> {
+    pub fn run(&mut self, way: Way, frame: &[u8], gso_size: u32) -> Result<(Verdict, &[u8]), FastPathError> {
         let mut context = [0; CONTEXT_BYTES];
         context[GSO_SIZE..GSO_SIZE + 4].copy_from_slice(&gso_size.to_le_bytes());
         context[GSO_SEGS..GSO_SEGS + 4].copy_from_slice(&u32::from(gso_size != 0).to_le_bytes());

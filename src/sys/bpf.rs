@@ -172,8 +172,8 @@ pub fn is_bpffs(directory: &Path) -> io::Result<bool> {
     let path = CString::new(directory.as_os_str().as_bytes())?;
     // SAFETY: `statfs` is a struct of plain numbers, for which zero is a value.
     let mut found: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path ends with a zero byte, the kernel fills `found`, and both live until the call
-    // has returned.
+    // SAFETY: the path ends with a zero byte, the kernel fills `found`, and both live until the
+    // call has returned.
     match unsafe { libc::statfs(path.as_ptr(), &raw mut found) } {
         0 => Ok(found.f_type == libc::BPF_FS_MAGIC),
         _ => Err(io::Error::last_os_error()),

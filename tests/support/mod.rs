@@ -11,6 +11,7 @@ pub mod hostile;
 
 pub mod initials;
 pub mod narrow;
+pub mod sinks;
 pub mod wire;
 
 use std::collections::BTreeMap;
