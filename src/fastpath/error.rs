@@ -31,7 +31,7 @@ pub enum FastPathError {
     Program {
         /// Name of the program.
         name: &'static str,
-        /// The kernel's answer, without the log of its verifier.
+        /// The kernel's answer, with the verdict of its verifier.
         error: String,
     },
     /// The object lacks a part.
@@ -98,11 +98,12 @@ impl FastPathError {
         move |error| Self::Map { name, error: Box::new(error) }
     }
 
-    /// Leaves out the log of the verifier, which has hundreds of lines.
+    /// Keeps only the verdict from the log of the verifier, which has hundreds of lines.
     pub(super) fn program(name: &'static str) -> impl FnOnce(ProgramError) -> Self {
         move |error| {
-            let error = if let ProgramError::LoadError { io_error, .. } = error {
-                io_error.to_string()
+            let error = if let ProgramError::LoadError { io_error, verifier_log } = error {
+                let log = verifier_log.to_string();
+                verdict(&log).map_or_else(|| io_error.to_string(), |verdict| format!("{io_error}: {verdict}"))
             } else {
                 chain(&error)
             };
@@ -126,6 +127,13 @@ pub(super) enum AttachError {
     Pin(#[from] PinError),
 }
 
+/// The last line of a verifier's log before its statistics.
+fn verdict(log: &str) -> Option<&str> {
+    let statistics = ["processed ", "verification time ", "stack depth "];
+    let is_statistic = |line: &str| statistics.iter().any(|start| line.starts_with(start));
+    log.lines().rfind(|line| !line.is_empty() && !is_statistic(line))
+}
+
 /// An error with its causes.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -135,4 +143,17 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdict_is_the_last_line_before_the_statistics() {
+        let log = "471: (0f) r8 += r1\nR8 tried to add\nverification time 8205 usec\nstack depth 144\n\
+                   processed 1200 insns (limit 1000000)\n\n";
+        assert_eq!(verdict(log), Some("R8 tried to add"));
+        assert_eq!(verdict(""), None);
+    }
 }

@@ -195,12 +195,21 @@ INLINE struct counters *own_counters(void)
     return map_lookup(&counters, &zero);
 }
 
+// Counts one event. The empty instruction keeps the compiler from merging this with other counters
+// into one addition to a pointer: the verifier allows that only to a process with CAP_PERFMON.
+#define COUNT(counter)                                   \
+    do {                                                 \
+        __asm__ volatile("# counter %0" ::"i"(counter)); \
+        count[counter]++;                                \
+        __asm__ volatile("# counter %0" ::"i"(counter)); \
+    } while (0)
+
 // Leaves the packet to the daemon, for a counted reason.
-INLINE int pass(u64 *count, u32 reason)
-{
-    count[reason]++;
-    return TCX_NEXT;
-}
+#define PASS(reason)     \
+    do {                 \
+        COUNT(reason);   \
+        return TCX_NEXT; \
+    } while (0)
 
 INLINE const struct route *lookup4(be32 address)
 {
@@ -328,13 +337,13 @@ INLINE int is_udp_of_daemon(struct __sk_buff *skb, const struct inner *in, u64 n
         return 0;
     if (skb->gso_size) {
         map_update(&slow_flows, &flow, &now, 0);
-        count[UDP_TRAIN]++;
+        COUNT(UDP_TRAIN);
         return 1;
     }
     u64 *last = map_lookup(&slow_flows, &flow);
     if (!last || now - *last > SLOW_FLOW_NS)
         return 0;
-    count[SLOW_FLOW]++;
+    COUNT(SLOW_FLOW);
     return 1;
 }
 
@@ -373,28 +382,28 @@ SECTION("classifier") int egress(struct __sk_buff *skb)
     u64 *count = counters->egress, now = 0;
     const struct config *cfg = live_config(&now);
     if (!cfg)
-        return pass(count, OFF);
+        PASS(OFF);
 
     struct inner in = {};
     in.is_v6 = skb->protocol == htons(ETH_P_IPV6);
     int is_ip = in.is_v6 || skb->protocol == htons(ETH_P_IP);
     if (!is_ip || skb->vlan_present || !read_inner(skb, overlay_header, skb->len - overlay_header, &in))
-        return pass(count, MALFORMED);
+        PASS(MALFORMED);
     const struct route *route = in.is_v6 ? lookup6(in.v6.dst) : lookup4(in.v4.dst);
     if (!route || route->kind != PEER)
-        return pass(count, NO_ROUTE);
+        PASS(NO_ROUTE);
     if ((route->flags & (MAY_SEND | IS_CLEAR)) != (MAY_SEND | IS_CLEAR))
-        return pass(count, NO_PEER);
+        PASS(NO_PEER);
     if (cfg->flags & VERIFY_SOURCE && !is_own_source(cfg, &in))
-        return pass(count, SOURCE);
+        PASS(SOURCE);
     if (is_udp_of_daemon(skb, &in, now, count))
         return TCX_NEXT;
     u32 is_super = skb->gso_size != 0;
     if (is_super && !plan_segments(skb, overlay_header, &in))
-        return pass(count, SUPER_PACKET);
+        PASS(SUPER_PACKET);
     // The length field of the outer header must hold a super packet too.
     if (in.stride > route->mtu || in.length > 0xffff - OUTER)
-        return pass(count, TOO_BIG);
+        PASS(TOO_BIG);
 
     struct outer outer = {
         .ip = {
@@ -416,7 +425,7 @@ SECTION("classifier") int egress(struct __sk_buff *skb)
     outer.ip.checksum = header_checksum(&outer.ip);
     u32 underlay = route->underlay;
     if (!encapsulate(skb, &outer))
-        return pass(count, KERNEL);
+        PASS(KERNEL);
     accepted(count, &in, is_super);
     // The mark belongs to the inner packet; the daemon's socket has none either.
     skb->mark = 0;
@@ -460,15 +469,15 @@ INLINE int change_ecn(struct __sk_buff *skb, u32 offset, const struct inner *in,
         && store_bytes(skb, offset + 1, &tos, 1, 0) == 0;
 }
 
-// Sends a packet to the end of the pair where the kernel merges segments (GRO). An Ethernet header
-// is still in front of it.
-INLINE int to_gro(struct __sk_buff *skb, const struct config *cfg, const struct inner *in)
+// Prepares a packet for the end of the pair where the kernel merges segments (GRO). An Ethernet
+// header is still in front of it. Returns 0 if the kernel refuses.
+INLINE int prepare_gro(struct __sk_buff *skb, const struct inner *in)
 {
     be16 type = htons(ETH_P_IPV6);
     if (in->is_v6 && store_bytes(skb, 12, &type, sizeof type, 0))
-        return redirect(cfg->overlay, INGRESS);
+        return 0;
     skb->mark = GRO_MARK;
-    return redirect(cfg->gro, 0);
+    return 1;
 }
 
 SECTION("classifier") int ingress(struct __sk_buff *skb)
@@ -480,43 +489,43 @@ SECTION("classifier") int ingress(struct __sk_buff *skb)
     u64 *count = counters->ingress, now = 0;
     const struct config *cfg = live_config(&now);
     if (!cfg)
-        return pass(count, OFF);
+        PASS(OFF);
 
     struct {
         struct outer outer;
         u8 first; // byte of the inner packet
     } __attribute__((packed, aligned(4))) frame;
     if (skb->protocol != htons(ETH_P_IP) || load_bytes(skb, ETHERNET, &frame, sizeof frame))
-        return pass(count, OTHER);
+        PASS(OTHER);
     const struct outer *outer = &frame.outer;
     if (!is_to_us(skb, cfg, outer))
-        return pass(count, OTHER);
+        PASS(OTHER);
     if (outer->udp.checksum)
-        return pass(count, USERSPACE);
+        PASS(USERSPACE);
     u32 datagram = ntohs(outer->udp.length);
     int is_whole = ntohs(outer->ip.length) == sizeof(struct ipv4) + datagram
         && skb->len == ETHERNET + sizeof(struct ipv4) + datagram && !header_checksum(&outer->ip);
     if (!is_whole)
-        return pass(count, MALFORMED);
+        PASS(MALFORMED);
     u32 type = frame.first >> 4;
     if (type != 4 && type != 6)
-        return pass(count, TYPE);
+        PASS(TYPE);
     struct inner in = { .is_v6 = type == 6 };
     if (!read_inner(skb, INNER, datagram - sizeof(struct udp), &in))
-        return pass(count, MALFORMED);
+        PASS(MALFORMED);
 
     // One look-up proves that the outer source is a peer and that the inner source belongs to it.
     const struct route *source = in.is_v6 ? lookup6(in.v6.src) : lookup4(in.v4.src);
     if (!source || (source->kind != PEER && source->kind != HOST) || source->peer != outer->ip.src)
-        return pass(count, SOURCE);
+        PASS(SOURCE);
     if (!(source->flags & IS_CLEAR))
-        return pass(count, NO_PEER);
+        PASS(NO_PEER);
     const struct route *target = in.is_v6 ? lookup6(in.v6.dst) : lookup4(in.v4.dst);
     if (!target || target->kind != LOCAL)
-        return pass(count, MISROUTED);
+        PASS(MISROUTED);
     u32 is_super = skb->gso_size != 0;
     if (is_super && !plan_segments(skb, INNER, &in))
-        return pass(count, SUPER_PACKET);
+        PASS(SUPER_PACKET);
 
     int ecn = decapsulated_ecn(in.ecn, outer->ip.tos & 3);
     if (ecn < 0) {
@@ -524,18 +533,20 @@ SECTION("classifier") int ingress(struct __sk_buff *skb)
         return TCX_DROP;
     }
     if (ecn != in.ecn && !change_ecn(skb, INNER, &in, in.ecn, ecn))
-        return pass(count, KERNEL);
+        PASS(KERNEL);
     if (adjust_room(skb, -OUTER, ROOM_BEHIND_MAC, FIXED_GSO | (in.is_v6 ? DECAP_L3_IPV6 : 0))) {
         if (ecn != in.ecn)
             change_ecn(skb, INNER, &in, ecn, in.ecn);
-        return pass(count, KERNEL);
+        PASS(KERNEL);
     }
     accepted(count, &in, is_super);
     skb->mark = 0;
+    // Volatile, so that the compiler does not read from a variable offset: see COUNT.
+    u32 overlay = *(const volatile u32 *)&cfg->overlay, gro = *(const volatile u32 *)&cfg->gro;
     int is_segment = in.protocol == TCP && !in.is_fragment && !is_super;
-    if (is_segment && cfg->flags & GRO_FOR_TCP)
-        return to_gro(skb, cfg, &in);
-    return redirect(cfg->overlay, INGRESS);
+    if (is_segment && cfg->flags & GRO_FOR_TCP && prepare_gro(skb, &in))
+        return redirect(gro, 0);
+    return redirect(overlay, INGRESS);
 }
 
 // The far end of the pair with GRO: packets that ingress has accepted. They are delivered even if

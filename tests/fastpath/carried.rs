@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use hopsack::fastpath::{FastPath, Reason, Role};
+use hopsack::fastpath::{FastPath, Interfaces, Reason, Role};
 use hopsack::lab::ping::{Ping, Pinger, ping};
 use hopsack::lab::traffic::{Amount, Flow, tcp};
 use hopsack::packet::Family;
@@ -13,7 +15,7 @@ use hopsack::sys::netns::in_netns;
 use hopsack::sys::udp::send_many;
 
 use crate::pair::{Pair, Underlay};
-use crate::support::eventually;
+use crate::support::{eventually, text};
 
 /// Pings and TCP between the pods, both ways and in both families. Each byte is compared.
 fn carries_everything(pair: &Pair) {
@@ -99,6 +101,41 @@ fn next_process_takes_over_without_a_lost_packet() {
         assert_eq!(roles, [Role::Underlay, Role::Overlay]);
         assert!(hooks.iter().all(|hook| hook.is_attached && hook.others.is_empty()), "{hooks:?}");
     }
+}
+
+/// Directory of the pins, for [`two_capabilities_suffice`] in a process with only these.
+const PINS: &str = "HOPSACK_TEST_PINS";
+
+#[test]
+fn two_capabilities_suffice() {
+    if let Some(directory) = std::env::var_os(PINS) {
+        let mut fast = FastPath::open(Path::new(&directory)).expect("adopted");
+        assert!(fast.is_adopted());
+        fast.renew(Duration::from_secs(600)).expect("renewed");
+        fast.apply(&fast.routes().clone()).expect("applied");
+        let (overlay, underlays) = ("hopsack0".to_owned(), vec!["eth0".to_owned()]);
+        fast.attach(&Interfaces { overlay, underlays, gro: None }).expect("attached");
+        assert!(fast.hooks().expect("hooks").iter().all(|hook| hook.is_attached));
+        println!("packets={}", fast.counters().expect("counters").egress.packets);
+        return;
+    }
+    let mut pair = Pair::new("fast-caps", Underlay::Whole);
+    let (from, to) = (pair.lab.pod(1).netns.clone(), pair.lab.pod(2).v4);
+    assert!(ping(&from, Ping::to(to)).expect("ping runs").is_whole());
+    let side = &mut pair.sides[0];
+    side.let_go();
+    let namespace = format!("--net={}", hopsack::sys::netns::path(&side.netns).display());
+    let set = "-all,+bpf,+net_admin";
+    let output = Command::new("nsenter")
+        .args([&namespace, "setpriv", "--bounding-set", set, "--inh-caps", set])
+        .arg(std::env::current_exe().expect("a path"))
+        .args(["--exact", "carried::two_capabilities_suffice", "--nocapture"])
+        .env(PINS, &side.directory)
+        .output()
+        .expect("util-linux is installed");
+    let printed = text(&output);
+    assert!(output.status.success() && printed.contains("packets="), "{printed}");
+    assert!(ping(&from, Ping::to(to)).expect("ping runs").is_whole());
 }
 
 #[test]

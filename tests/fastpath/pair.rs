@@ -116,6 +116,7 @@ impl Side {
         let Self { netns, directory, interfaces, settings, routes, fast, .. } = self;
         let started = in_netns(netns, || {
             let mut fast = FastPath::open(directory)?;
+            assert_eq!(*fast.routes(), if fast.is_adopted() { routes.clone() } else { Routes::new() });
             fast.set(settings)?;
             fast.apply(routes)?;
             fast.renew(VALID)?;
