@@ -36,7 +36,8 @@ pub struct Settings {
     /// Interface index of the overlay device.
     pub overlay: u32,
     /// Interface index of the near end of the veth pair that merges TCP segments (GRO). `None`:
-    /// all packets go to the overlay device directly.
+    /// all packets go to the overlay device directly. It is set only while the program is attached
+    /// to the far end, or packets are lost there.
     pub gro: Option<u32>,
     /// Source ports of outer datagrams: those of the daemon's workers. A flow keeps its port.
     pub ports: [u16; PORTS],

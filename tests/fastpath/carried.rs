@@ -14,7 +14,7 @@ use hopsack::sys::batch::Message;
 use hopsack::sys::netns::in_netns;
 use hopsack::sys::udp::send_many;
 
-use crate::pair::{Pair, Underlay};
+use crate::pair::{Pair, Side, Underlay};
 use crate::support::{eventually, text};
 
 /// Pings and TCP between the pods, both ways and in both families. Each byte is compared.
@@ -135,6 +135,29 @@ fn two_capabilities_suffice() {
         .expect("util-linux is installed");
     let printed = text(&output);
     assert!(output.status.success() && printed.contains("packets="), "{printed}");
+    assert!(ping(&from, Ping::to(to)).expect("ping runs").is_whole());
+}
+
+#[test]
+fn programs_of_others_at_a_hook_are_named() {
+    let mut pair = Pair::new("fast-other", Underlay::Whole);
+    let (from, to) = (pair.lab.pod(1).netns.clone(), pair.lab.pod(2).v4);
+    let side = &mut pair.sides[0];
+    let (netns, elsewhere) = (side.netns.clone(), side.directory.join("other"));
+    // Another copy of the program, which is suspended and so leaves all packets alone.
+    let other = in_netns(&netns, || {
+        let mut other = FastPath::open(&elsewhere)?;
+        other.set(&side.settings)?;
+        other.attach(&side.interfaces)?;
+        Ok::<_, hopsack::fastpath::FastPathError>(other)
+    });
+    let other = other.expect("netns").expect("attached");
+    let hooks = |side: &mut Side| in_netns(&netns, || side.fast().hooks()).expect("netns").expect("hooks");
+    assert!(hooks(side).iter().all(|hook| hook.is_attached && hook.others.len() == 1));
+    assert!(ping(&from, Ping::to(to)).expect("ping runs").is_whole());
+    other.close().expect("closed");
+    let side = &mut pair.sides[0];
+    eventually("the other program is gone", || hooks(side).iter().all(|hook| hook.others.is_empty()));
     assert!(ping(&from, Ping::to(to)).expect("ping runs").is_whole());
 }
 

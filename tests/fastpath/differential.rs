@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use etherparse::{IpNumber, Ipv4HeaderSlice, PacketBuilder};
-use hopsack::fastpath::{Counters, Reason, Trial, Verdict, Way};
+use hopsack::fastpath::{Counters, Reach, Reason, Trial, Verdict, Way, routes_of};
 use hopsack::forward::VerifySource;
 
 use crate::forged::{Random, Toward, datagram, inner, mutate};
@@ -249,6 +249,22 @@ fn udp_flow_with_a_super_packet_stays_with_the_daemon() {
     let reasons = [Reason::UdpTrain, Reason::SlowFlow, Reason::TooBig];
     assert_eq!(reasons.map(|reason| egress.to_daemon(reason)), [1, 1, 1]);
     assert_eq!((egress.packets, egress.all_to_daemon()), (2, 3));
+}
+
+#[test]
+fn peer_that_cannot_receive_now_gets_its_packets_from_the_daemon() {
+    let silent = routes_of(&table(), &oracle::local().subnets, |_| Reach::default());
+    let mut trial = Trial::load(&settings(true), &silent).expect(NEEDS);
+    assert_eq!(trial.run(Way::Egress, &udp(1, 100), 0).expect("a run").0, Verdict::Passed);
+    let counters = trial.counters().expect("counters");
+    assert_eq!(counters.egress.to_daemon(Reason::NoPeer), 1);
+    // It may still send: its keep-alives may have been lost.
+    let (table, mut random) = (table(), Random::new(5));
+    while trial.counters().expect("counters").ingress.packets < 10 {
+        let content = inner(&mut random, Toward::Us, 100);
+        let frame = datagram(&mut random, &content);
+        receive(&mut trial, &frame, &received(&table, &frame));
+    }
 }
 
 #[test]
