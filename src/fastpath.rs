@@ -155,6 +155,13 @@ impl FastPath {
         remove_pins(&self.pins)
     }
 
+    /// Whether an earlier process has left maps or links in a directory.
+    #[must_use]
+    pub fn is_left(directory: &Path) -> bool {
+        Pins::existing(directory).is_some()
+            && std::fs::read_dir(directory).is_ok_and(|mut pins| pins.next().is_some())
+    }
+
     /// Detaches what is pinned in a directory, and removes it. Nothing to remove is no error.
     ///
     /// # Errors
@@ -162,6 +169,15 @@ impl FastPath {
     pub fn remove(directory: &Path) -> Result<(), FastPathError> {
         Pins::existing(directory).map_or(Ok(()), |pins| remove_pins(&pins))
     }
+}
+
+/// Mounts a bpffs in a directory, if it is not in one. A process with CAP_SYS_ADMIN can do this
+/// before it gives up that capability.
+///
+/// # Errors
+/// The kernel does not permit it.
+pub fn prepare(directory: &Path) -> Result<(), FastPathError> {
+    Pins::open(directory).map(|_| ())
 }
 
 fn remove_pins(pins: &Pins) -> Result<(), FastPathError> {

@@ -51,6 +51,8 @@ pub enum StepCode {
     RouteOutside,
     /// The packet is sent in clear.
     SendClear,
+    /// The kernel fast path carries the packet, or why it does not.
+    FastPath,
     /// The packet is sealed by a worker and sent by UDP.
     SendSealed,
     /// The packet is sent in a QUIC connection.

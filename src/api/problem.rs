@@ -31,6 +31,8 @@ pub enum ProblemCode {
     PeerCertificate,
     /// A peer does not answer keep-alives.
     PeerSilent,
+    /// Datagrams of peers' kernel fast paths reach the daemon, because our own does not take them.
+    FastMissed,
     /// An object that the daemon maintains differs from what it should be, and the repair failed.
     RepairFailed,
     /// The same object had to be repaired several times: another program probably changes it.
@@ -63,6 +65,7 @@ impl ProblemCode {
             Self::QuicSocket => "quic_socket",
             Self::PeerCertificate => "peer_certificate",
             Self::PeerSilent => "peer_silent",
+            Self::FastMissed => "fast_missed",
             Self::RepairFailed => "repair_failed",
             Self::RepairRepeated => "repair_repeated",
             Self::LeaseConflict => "lease_conflict",
@@ -107,7 +110,7 @@ mod tests {
     #[test]
     fn label_is_the_json_code() {
         use ProblemCode::{
-            Certificate, DuplicateSubnet, LeaseConflict, LeaseInvalid, LeaseUnusual, NarrowPath,
+            Certificate, DuplicateSubnet, FastMissed, LeaseConflict, LeaseInvalid, LeaseUnusual, NarrowPath,
             PeerCertificate, PeerSilent, QuicSocket, RepairFailed, RepairRepeated, SendRefused,
             StoreUnavailable, UnderlayAddress, UnderlayLink, UnderlayMtu, Unknown,
         };
@@ -123,6 +126,7 @@ mod tests {
             QuicSocket,
             PeerCertificate,
             PeerSilent,
+            FastMissed,
             RepairFailed,
             RepairRepeated,
             LeaseConflict,

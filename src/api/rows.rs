@@ -30,6 +30,12 @@ pub struct PeerRow {
     /// Seconds since the last answer, if three keep-alives in a row were not answered.
     #[serde(default)]
     pub silent_seconds: Option<u64>,
+    /// What carries the packets to the peer: `kernel` (the fast path) or `engine`.
+    #[serde(default)]
+    pub path: String,
+    /// Why it is the engine.
+    #[serde(default)]
+    pub path_reason: Option<String>,
     /// Transport of the packets: `udp`, `sealed` or `quic`.
     pub transport: String,
     /// Encryption in use, in words; `none` means that packets are sent in clear.

@@ -21,6 +21,27 @@ pub struct ThreadRow {
     pub nice: i32,
 }
 
+/// The kernel fast path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FastPathStatus {
+    /// Whether it is on.
+    pub is_on: bool,
+    /// Why it is off.
+    pub reason: String,
+    /// Underlay devices to which the program is attached.
+    pub devices: Vec<String>,
+    /// Programs of others at the same hooks, in words.
+    pub others: Vec<String>,
+    /// How often the program was detached by others and had to be attached again.
+    pub repairs: u64,
+    /// Number of peers to which packets leave by it.
+    pub peers: usize,
+    /// Number of packets that it has sent.
+    pub egress_packets: u64,
+    /// Number of packets that it has received.
+    pub ingress_packets: u64,
+}
+
 /// State of the daemon, its place in the cluster and its sums of packets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -57,6 +78,9 @@ pub struct Status {
     /// Threads of the engine, and how the kernel schedules each of them now.
     #[serde(default)]
     pub threads: Vec<ThreadRow>,
+    /// The kernel fast path.
+    #[serde(default)]
+    pub fast_path: FastPathStatus,
     /// Kind and location of the store.
     pub store: String,
     /// Cause of the problem `store_unavailable`, if there is one. The last good map stays in use
@@ -113,6 +137,7 @@ impl Default for Status {
             workers: 0,
             engine_reason: String::new(),
             threads: Vec::new(),
+            fast_path: FastPathStatus::default(),
             store: String::new(),
             store_trouble: None,
             map_age_seconds: 0,

@@ -48,6 +48,15 @@ impl Prepared {
         }
     }
 
+    /// Whether this host can receive by the kernel fast path.
+    #[must_use]
+    pub fn is_fast(&self) -> bool {
+        match self {
+            Self::Userspace(prepared) => prepared.is_fast(),
+            Self::Null => false,
+        }
+    }
+
     /// The subnets that this host must have, by its certificate; `None` if it may have any.
     #[must_use]
     pub fn subnets(&self) -> Option<Vec<IpNet>> {

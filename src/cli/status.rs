@@ -4,7 +4,7 @@ use super::ask::Ask;
 use super::error::CliError;
 use super::output::print;
 use super::table::Table;
-use crate::api::{Request, Status, ThreadRow};
+use crate::api::{FastPathStatus, Request, Status, ThreadRow};
 
 /// Asks and prints.
 pub(super) fn status(ask: &Ask) -> Result<(), CliError> {
@@ -28,6 +28,7 @@ fn table(status: &Status) -> Table {
     if let Some(text) = scheduling(&status.threads) {
         row("threads", &text);
     }
+    row("fast path", &fast_path(&status.fast_path));
     row("store", &format!("{}; map {} s old", status.store, status.map_age_seconds));
     if let Some(seconds) = status.lease_expires_seconds {
         row("lease", &lease(seconds));
@@ -41,6 +42,21 @@ fn table(status: &Status) -> Table {
     row("received", &format!("{} packets, {} bytes", status.ingress_packets, status.ingress_bytes));
     row("dropped", &format!("{} packets (`hopsack drops` lists the reasons)", status.dropped_packets));
     table
+}
+
+fn fast_path(fast: &FastPathStatus) -> String {
+    if !fast.is_on {
+        return format!("off: {}", fast.reason);
+    }
+    let devices = if fast.devices.is_empty() { "no device yet".to_owned() } else { fast.devices.join(" ") };
+    let mut text = format!(
+        "on, for {} peers, at {devices}: {} packets sent, {} received",
+        fast.peers, fast.egress_packets, fast.ingress_packets
+    );
+    if !fast.others.is_empty() {
+        text = format!("{text}; beside it at {}", fast.others.join("; "));
+    }
+    text
 }
 
 /// The threads with the same scheduling together.

@@ -33,6 +33,15 @@ keys! {
         "Microseconds for which a worker polls before it sleeps; 0 is off, 100 is a good value",
         "A worker polls only while packets arrive shortly after one another, and never during a bulk transfer or on a \
          single CPU. 100 removes most of the wake-up time from requests and their answers, and costs some CPU time.";
+    FAST_PATH = "fast_path",
+        Kind::Choice(&["auto", "off"]),
+        Preset::Text("auto"),
+        "Kernel fast path for packets in clear: \"auto\" or \"off\"",
+        "\"auto\": an eBPF program forwards packets to and from hosts that have a fast path too, without the daemon; \
+         everything else goes by the engine. It needs Linux 6.6, CAP_BPF and an IPv4 underlay; otherwise the engine \
+         carries all packets, and `hopsack status` says why. Datagrams of the fast path do not pass the INPUT and \
+         OUTPUT chains of this host.\n\
+         \"off\": the engine carries all packets. It is faster for floods of small packets.";
     REALTIME = "realtime",
         Kind::Bool,
         Preset::Bool(false),
@@ -54,6 +63,8 @@ pub struct DataplaneConfig {
     pub offload: bool,
     /// A worker may poll for this many microseconds before it sleeps; 0: never.
     pub busy_poll_us: u16,
+    /// Whether the kernel fast path is used where it can be.
+    pub fast_path: bool,
     /// Whether threads for small packets run with real-time priority.
     pub realtime: bool,
 }
@@ -88,6 +99,7 @@ impl DataplaneConfig {
             settings.refuse_with(&BUSY_POLL_US, "the simple engine does not poll: write 0")?;
         }
         let (offload, realtime) = (settings.is_set(&OFFLOAD), settings.is_set(&REALTIME));
-        Ok(Self { engine, workers, offload, busy_poll_us, realtime })
+        let fast_path = settings.text(&FAST_PATH) == "auto";
+        Ok(Self { engine, workers, offload, busy_poll_us, fast_path, realtime })
     }
 }

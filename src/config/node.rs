@@ -75,6 +75,12 @@ pub enum InterfaceChoice {
 }
 
 impl NodeConfig {
+    /// Directory in which the kernel fast path is pinned.
+    #[must_use]
+    pub fn bpf_dir(&self) -> PathBuf {
+        self.run_dir.join("bpf")
+    }
+
     /// Path of the socket on which the running daemon answers.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {

@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn full_inbox_takes_no_more() {
         let inbox = ControlInbox::default();
-        let message = Control { kind: Kind::Request, length: 12, nonce: 7 };
+        let message = Control { kind: Kind::Request, is_fast: false, length: 12, nonce: 7 };
         let arrival = ControlArrival { from: [192, 0, 2, 1].into(), message, at: Nanos(1) };
         (0..MOST + 9).for_each(|_| inbox.put(arrival));
         let mut taken = Vec::new();

@@ -139,6 +139,7 @@ const PER_WORKER: &[(&str, &str, Count)] = &[
     ("sealed_datagrams", "Sealed datagrams sent", |c| &c.sealed),
     ("opened_datagrams", "Sealed datagrams received and opened successfully", |c| &c.opened),
     ("control_messages", "Control messages received from peers", |c| &c.control_messages),
+    ("fast_missed", "Datagrams of a peer's kernel fast path that our own did not take", |c| &c.fast_missed),
     ("egress_bundles", "Datagrams sent that contained a bundle of small packets", |c| &c.egress_bundles),
     ("ingress_bundles", "Datagrams received that contained a bundle of small packets", |c| {
         &c.ingress_bundles

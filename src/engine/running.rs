@@ -14,6 +14,7 @@ use super::account::Account;
 use super::batch::PlainIo;
 use super::error::WorkerError;
 use super::io::Io;
+use super::missed::MissedReceiver;
 use super::options::WorkerOptions;
 use super::priority::{self, Load};
 use super::scheduler::{self, WorkerThread};
@@ -141,6 +142,17 @@ impl Engine {
         let account = Arc::<Account>::default();
         self.view.accounts.push(account.clone());
         Ok(SlowPathWriter::new(self.device.try_clone()?, account))
+    }
+
+    /// Makes a receiver for the datagrams that the kernel fast path has missed; `None` if the
+    /// device cannot take their packets. Its account comes after those that were made before.
+    pub fn missed_receiver(&mut self) -> io::Result<Option<MissedReceiver>> {
+        let account = Arc::<Account>::default();
+        let receiver = MissedReceiver::new(self.device.try_clone()?, self.options.verify, account.clone());
+        if receiver.is_some() {
+            self.view.accounts.push(account);
+        }
+        Ok(receiver)
     }
 
     /// Returns a view, for threads that read counters or publish route tables.

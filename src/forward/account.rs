@@ -89,6 +89,8 @@ pub struct Counters {
     pub ingress_bundles: Counter,
     /// Control messages that were received from peers.
     pub control_messages: Counter,
+    /// Datagrams of the kernel fast path of a peer that the daemon received.
+    pub fast_missed: Counter,
     /// Writes of one packet or super packet to the TUN that the kernel accepted.
     pub ingress_writes: Counter,
     /// Number of times that the worker woke up and worked.

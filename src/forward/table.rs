@@ -69,6 +69,12 @@ impl Table {
         self.lookup(source) == Some(Hop::Local) || self.public.contains(source)
     }
 
+    /// The public addresses of our own lease.
+    #[must_use]
+    pub fn own_public(&self) -> Public {
+        self.public
+    }
+
     /// Whether this host has a subnet. The table that a worker starts with has none.
     #[must_use]
     pub fn has_own_subnet(&self) -> bool {

@@ -272,7 +272,7 @@ fn ingress_verifies_source_and_destination() {
 
 #[test]
 fn control_messages_come_from_peers_only() {
-    let message = Control { kind: Kind::Request, length: 12, nonce: 9 };
+    let message = Control { kind: Kind::Request, is_fast: false, length: 12, nonce: 9 };
     for (from, taken, reason) in [(2, 1, None), (9, 0, Some(DropReason::UnknownPeer))] {
         let (mut sink, counters) = (Sink::default(), Counters::default());
         let datagram = message.to_bytes();

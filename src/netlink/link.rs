@@ -2,7 +2,9 @@
 
 use futures_util::TryStreamExt;
 use rtnetlink::LinkUnspec;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 
 use super::connection::Netlink;
 use super::error::{NetlinkError, failed};
@@ -18,6 +20,8 @@ pub struct Link {
     pub alias: String,
     /// MTU in bytes.
     pub mtu: u32,
+    /// The device has Ethernet headers.
+    pub is_ethernet: bool,
     /// The device is a TUN or TAP.
     pub is_tun: bool,
     /// The device is up (administratively).
@@ -70,7 +74,8 @@ impl Netlink {
 fn link(message: LinkMessage) -> Link {
     let up = message.header.flags.contains(LinkFlags::Up);
     let carrier = message.header.flags.contains(LinkFlags::LowerUp);
-    let mut link = Link { index: message.header.index, up, carrier, ..Link::default() };
+    let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+    let mut link = Link { index: message.header.index, is_ethernet, up, carrier, ..Link::default() };
     for attribute in message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
             link.name = name;

@@ -46,9 +46,10 @@ impl Announcement {
     }
 }
 
-/// What a host with this encryption and this MTU of its underlay interface announces.
-pub(super) fn abilities(secure: Option<Announced>, link_mtu: u32) -> Abilities {
-    Abilities { secure, link_mtu: Some(clamp(link_mtu)), ..Abilities::OURS }
+/// What a host with this encryption and this MTU of its underlay interface announces. `fast`:
+/// whether it can receive by the kernel fast path.
+pub(super) fn abilities(secure: Option<Announced>, link_mtu: u32, fast: bool) -> Abilities {
+    Abilities { secure, fast, link_mtu: Some(clamp(link_mtu)), ..Abilities::OURS }
 }
 
 /// A lease has 16 bits for an MTU; the loopback interface has a longer one.

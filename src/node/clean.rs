@@ -14,6 +14,7 @@ use super::subnet_env;
 use crate::backend::is_own_device;
 use crate::config::Config;
 use crate::control::{ControlError, running_daemon};
+use crate::fastpath::FastPath;
 use crate::netlink::Netlink;
 
 /// An object that was found, and whether it was removed.
@@ -38,6 +39,11 @@ pub async fn clean(config: &Config, dry_run: bool) -> Result<Vec<Cleaned>, NodeE
         let problem =
             if dry_run { None } else { netlink.delete(link.index).await.err().map(|e| e.to_string()) };
         add(format!("device {} with its addresses and routes", link.name), problem);
+    }
+    let directory = config.node.bpf_dir();
+    if FastPath::is_left(&directory) {
+        let problem = if dry_run { None } else { FastPath::remove(&directory).err().map(|e| e.to_string()) };
+        add(format!("kernel fast path, pinned in {}", directory.display()), problem);
     }
     let copy = subnet_env::copy(&config.node);
     let ours = fs::read(&copy).ok();

@@ -4,12 +4,20 @@ use std::io;
 
 use super::error::NodeError;
 use crate::config::Config;
+use crate::fastpath;
 use crate::sys::{Capabilities, Part, missing, restrict};
 
 /// Checks that this process may do what the daemon has to do, and gives up everything else.
 pub(super) fn take(config: &Config) -> Result<Capabilities, NodeError> {
     let parts = parts(config);
-    restrict(&parts).map_err(|error: io::Error| NodeError::Environment {
+    // Without it the fast path is off, and the status says why. Nothing else depends on it.
+    let optional = config.dataplane.fast_path.then_some(Part::FastPath);
+    if optional.is_some() {
+        // Only a privileged process can mount. If it cannot, the start says so later.
+        let _ = fastpath::prepare(&config.node.bpf_dir());
+    }
+    let kept: Vec<Part> = parts.iter().copied().chain(optional).collect();
+    restrict(&kept).map_err(|error: io::Error| NodeError::Environment {
         code: "privileges_kept",
         text: format!("cannot give up privileges that the daemon does not need: {error}"),
     })?;

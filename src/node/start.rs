@@ -50,7 +50,7 @@ impl Node {
             return Ok(None);
         };
         let prepared = Prepared::new(&config, capabilities)?;
-        let abilities = announcement::abilities(prepared.announce(), underlay.mtu);
+        let abilities = announcement::abilities(prepared.announce(), underlay.mtu, prepared.is_fast());
         if let StoreConfig::Etcd(etcd) = &mut config.store {
             etcd.abilities = abilities;
             etcd.subnets = prepared.subnets();

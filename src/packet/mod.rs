@@ -12,6 +12,7 @@ pub mod coalesce;
 pub mod control;
 pub mod ecn;
 mod family;
+pub mod half_summed;
 mod header;
 pub mod icmp;
 mod ip;

@@ -20,6 +20,8 @@ pub struct Abilities {
     pub sealed: bool,
     /// It reads the outer ECN field and applies it to the inner packet (RFC 6040).
     pub ecn: bool,
+    /// It can receive by the kernel fast path. Whether it does is in its answers to keep-alives.
+    pub fast: bool,
     /// How it encrypts packets; `None`: it does not encrypt.
     pub secure: Option<Announced>,
     /// MTU of its link to the other hosts, in bytes of the whole IP packet; `None`: not announced.
@@ -34,6 +36,7 @@ impl Abilities {
         bundles: true,
         sealed: false,
         ecn: true,
+        fast: false,
         secure: None,
         link_mtu: None,
     };

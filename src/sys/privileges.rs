@@ -28,6 +28,8 @@ pub enum Part {
     LowPort,
     /// Real-time priority of worker threads.
     Realtime,
+    /// The kernel fast path.
+    FastPath,
 }
 
 /// One row of the table.
@@ -88,6 +90,13 @@ pub const TABLE: &[Needs] = &[
         families: &[],
         calls: &["@system-service"],
         purpose: "real-time priority (dataplane.realtime)",
+    },
+    Needs {
+        part: Part::FastPath,
+        capabilities: &[(Capability::CAP_BPF, "no_bpf")],
+        families: &[],
+        calls: &["bpf"],
+        purpose: "the kernel fast path (dataplane.fast_path)",
     },
 ];
 

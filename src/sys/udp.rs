@@ -108,7 +108,8 @@ pub fn receive_trains(socket: &UdpSocket) -> io::Result<()> {
 
 /// Makes the kernel choose among the `count` sockets that share the address of this one, which must
 /// all be bound. A datagram goes to socket (the sum of both addresses - (its source port - `port`))
-/// modulo `count`, in the order of binding.
+/// modulo `count`, in the order of binding. If there is one socket more than `count`, it gets the
+/// datagrams with the UDP checksum 0 (IPv4).
 ///
 /// The kernel's own hash could give both ports of a peer with two workers to one socket. A TUN
 /// sends the packets of a flow to the queue that its answers were written to, so every flow would
@@ -127,7 +128,12 @@ pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize) -> io:
     };
     let modulo = statement(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, count);
     let to_x = statement(libc::BPF_MISC | libc::BPF_TAX, 0);
+    let has_checksum =
+        libc::sock_filter { jf: 1, ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0) };
     let mut program = [
+        load(libc::BPF_H, source_port + 6),
+        has_checksum,
+        statement(libc::BPF_RET | libc::BPF_K, count),
         load(libc::BPF_H, source_port),
         statement(libc::BPF_ALU | libc::BPF_SUB | libc::BPF_K, port.into()),
         modulo,

@@ -201,6 +201,8 @@ impl Part for FibPart {
                 rtt_ms: path.and_then(|path| path.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
                 loss_percent: path.map(|path| path.loss_percent),
                 silent_seconds: path.and_then(|path| path.silent_for).map(|silent| silent.as_secs()),
+                path: String::new(),
+                path_reason: None,
                 transport: transport(peer).to_owned(),
                 encryption,
                 key_age_seconds: keys.map(|keys| keys.age_seconds),

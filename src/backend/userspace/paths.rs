@@ -14,7 +14,7 @@ mod sender;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ const SEARCHES: usize = 32;
 pub(super) struct Health {
     paths: Mutex<BTreeMap<IpAddr, PathHealth>>,
     refused_sends: AtomicU64,
+    /// Whether this host receives by the kernel fast path: answers to peers say so.
+    is_fast: AtomicBool,
 }
 
 impl Health {
@@ -61,6 +63,11 @@ impl Health {
         self.paths().clone()
     }
 
+    /// From now on this host receives by the kernel fast path, or does not.
+    pub(super) fn set_fast(&self, is_fast: bool) {
+        self.is_fast.store(is_fast, Ordering::Relaxed);
+    }
+
     /// Keep-alives that a packet filter of this host has refused.
     pub(super) fn refused_sends(&self) -> u64 {
         self.refused_sends.load(Ordering::Relaxed)
@@ -71,19 +78,19 @@ impl Health {
     }
 }
 
-/// The MTU of the path to a peer was learned: bytes of underlay packet.
+/// What has changed about the path to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ProbedMtu {
-    /// Address of the peer.
-    pub(super) peer: IpAddr,
-    /// `None`: it is not known any more.
-    pub(super) mtu: Option<u32>,
+pub(super) enum PathChange {
+    /// Its MTU was learned: bytes of underlay packet. `None`: it is not known any more.
+    Mtu(Option<u32>),
+    /// The peer receives by the kernel fast path, or does not any more.
+    Fast(bool),
 }
 
 /// The running task.
 #[derive(Debug)]
 pub(super) struct Paths {
-    reports: mpsc::UnboundedReceiver<ProbedMtu>,
+    reports: mpsc::UnboundedReceiver<(IpAddr, PathChange)>,
     sockets: mpsc::UnboundedSender<ControlSocket>,
     health: Arc<Health>,
     task: JoinHandle<()>,
@@ -117,8 +124,8 @@ impl Paths {
         let _ = self.sockets.send(socket);
     }
 
-    /// Waits for the next change. Cancel safe.
-    pub(super) async fn next(&mut self) -> ProbedMtu {
+    /// Waits for the next change to the path of a peer. Cancel safe.
+    pub(super) async fn next(&mut self) -> (IpAddr, PathChange) {
         match self.reports.recv().await {
             Some(report) => report,
             None => std::future::pending().await,
@@ -136,7 +143,7 @@ struct Task {
     view: EngineView,
     sender: Sender,
     paths: BTreeMap<IpAddr, Path>,
-    reports: mpsc::UnboundedSender<ProbedMtu>,
+    reports: mpsc::UnboundedSender<(IpAddr, PathChange)>,
     health: Arc<Health>,
     ticks: u32,
 }
@@ -166,11 +173,19 @@ impl Task {
         let Some(peer) = table.peer_by_address(from).filter(|peer| answers_control(peer)) else { return };
         let path = self.paths.entry(from).or_insert_with(|| Path::new(top(peer), at));
         match message.kind {
-            Kind::Reply => path.answered(message, at),
+            Kind::Reply => {
+                let was_fast = path.is_fast();
+                path.answered(message, at);
+                if let Some(is_fast) = path.is_fast().filter(|is_fast| was_fast != Some(*is_fast)) {
+                    // The receiver is gone only if the backend has stopped.
+                    let _ = self.reports.send((from, PathChange::Fast(is_fast)));
+                }
+            }
             Kind::Request => {
                 if path.may_answer(at) {
+                    let is_fast = self.health.is_fast.load(Ordering::Relaxed);
                     // A lost answer is as good as a lost question.
-                    let _ = self.sender.send(peer, message.reply(), 0, at);
+                    let _ = self.sender.send(peer, message.reply(is_fast), 0, at);
                 }
             }
         }
@@ -249,7 +264,7 @@ impl Task {
                 let overhead = u32::from(outer_overhead(Family::of(*address)));
                 let mtu = mtu.map(|payload| u32::from(payload) + overhead);
                 // The receiver is gone only if the backend has stopped.
-                let _ = self.reports.send(ProbedMtu { peer: *address, mtu });
+                let _ = self.reports.send((*address, PathChange::Mtu(mtu)));
             }
             let Some(peer) = table.peer_by_address(*address) else { continue };
             for request in path.probes(now) {

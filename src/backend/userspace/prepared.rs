@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use super::choice::Choice;
+use super::choice::{Choice, EngineKind};
 use super::encryption::{self, Credentials, Encryption, Ends};
+use super::fastpath::{self, self_test};
+use super::missed::Missed;
 use super::publisher::{Publisher, sessions};
 use super::running::{Parts, Userspace};
 use super::{device, sockets};
@@ -28,6 +30,8 @@ const UDP_PAYLOAD_MAX_BYTES: u16 = 65507;
 pub struct Prepared {
     choice: Choice,
     credentials: Credentials,
+    /// Why there can be no kernel fast path.
+    fast_path: Result<(), String>,
 }
 
 /// Whether the socket for packets can be opened. It is closed again.
@@ -49,7 +53,13 @@ impl Prepared {
     ) -> Result<Self, BackendError> {
         let choice = Choice::new(&config.dataplane, capabilities);
         let credentials = Credentials::load(config)?;
-        Ok(Self { choice, credentials })
+        let fast_path = may_be_fast(config, &choice);
+        Ok(Self { choice, credentials, fast_path })
+    }
+
+    /// Whether this host can receive by the kernel fast path.
+    pub(in crate::backend) fn is_fast(&self) -> bool {
+        self.fast_path.is_ok()
     }
 
     pub(in crate::backend) fn announce(&self) -> Option<Announced> {
@@ -71,11 +81,12 @@ impl Prepared {
         config: &Config,
         setup: Setup,
     ) -> Result<Userspace, BackendError> {
-        let Self { mut choice, credentials } = self;
+        let Self { mut choice, credentials, fast_path } = self;
         let Setup { name, networks, local, underlay_mtu } = setup;
         let address = SocketAddr::new(local.public, local.port);
         let sockets = sockets::open_patiently(&choice, address, config.overlay.spread_ports).await?;
         let control = sockets::control(address, config.overlay.spread_ports, &sockets)?;
+        let (ports, missed) = (sockets::ports(&sockets), sockets::missed(address)?);
         let (device, tun) = device::open(&config.overlay.device, &choice).await?;
         let shared = tun.try_clone().map_err(BackendError::NoWorker)?;
 
@@ -114,12 +125,35 @@ impl Prepared {
                 return Err(error.into());
             }
         };
+        let receiver = engine.missed_receiver().map_err(BackendError::NoWorker)?;
+        let missed = receiver.map(|receiver| Missed::start(engine.view(), receiver, missed));
+        let start = fastpath::Start {
+            directory: config.node.bpf_dir(),
+            overlay: config.overlay.device.clone(),
+            local: local.clone(),
+            verify: options.verify,
+            ports,
+        };
         let publisher = Publisher::new(engine.view(), networks, local, sessions(&config.security));
         let spread_ports = config.overlay.spread_ports;
         let parts =
             Parts { name, engine, reason, publisher, choice, tun: shared, device, encryption, failed };
-        Ok(Userspace::new(parts, spread_ports, options.verify, control))
+        Ok(Userspace::new(parts, spread_ports, options.verify, control, (missed, start, fast_path)))
     }
+}
+
+/// Whether this configuration and this kernel permit the kernel fast path.
+fn may_be_fast(config: &Config, choice: &Choice) -> Result<(), String> {
+    if !config.dataplane.fast_path {
+        return Err("dataplane.fast_path says so".to_owned());
+    }
+    if choice.engine == EngineKind::Simple {
+        return Err("the simple engine cannot take what it misses".to_owned());
+    }
+    if config.security.require {
+        return Err("security.require: all packets are encrypted".to_owned());
+    }
+    self_test()
 }
 
 /// The longest UDP payload that the underlay takes.

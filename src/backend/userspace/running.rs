@@ -10,11 +10,13 @@ use super::choice::Choice;
 use super::device::{self, Device};
 use super::duplicate_subnet::{DuplicateSubnetMonitor, LogLimit, SpoofingMonitor};
 use super::encryption::{Encryption, EncryptionError};
+use super::fastpath::{self, FastPathDriver};
 use super::fib_part::FibPart;
-use super::paths::{Paths, ProbedMtu};
+use super::missed::Missed;
+use super::paths::{PathChange, Paths};
 use super::peer_problems;
+use super::peer_routes::{PeerRoute, PeerRoutes};
 use super::publisher::Publisher;
-use super::route_mtus::{RouteMtu, RouteMtus};
 use super::sockets::{self, ControlSocket};
 use super::tun::Tun;
 use crate::api::ProblemCode;
@@ -53,9 +55,11 @@ pub struct Userspace {
     report: Arc<FibPart>,
     duplicate_subnet: DuplicateSubnetMonitor,
     spoofing: SpoofingMonitor,
-    route_mtus: RouteMtus,
+    peer_routes: PeerRoutes,
     source_log: LogLimit,
     paths: Paths,
+    missed: Option<Missed>,
+    fast: FastPathDriver,
 }
 
 impl Userspace {
@@ -64,12 +68,14 @@ impl Userspace {
         spread_ports: bool,
         verify: VerifySource,
         control: ControlSocket,
+        (missed, start, may): (Option<Missed>, fastpath::Start, Result<(), String>),
     ) -> Self {
         let Parts { engine, publisher, device, .. } = &parts;
-        let route_mtus = RouteMtus::start(engine.view(), device.netlink().clone());
+        let peer_routes = PeerRoutes::start(engine.view(), device.netlink().clone());
         let paths = Paths::start(engine.view(), control);
         let policies = (publisher.local().policy, verify);
         let health = paths.health().clone();
+        let fast = FastPathDriver::new(start, may, engine.view(), health.clone());
         let report = Arc::new(FibPart::new(engine.view(), publisher.networks(), policies, health));
         Self {
             parts,
@@ -77,9 +83,11 @@ impl Userspace {
             report,
             duplicate_subnet: DuplicateSubnetMonitor::default(),
             spoofing: SpoofingMonitor::default(),
-            route_mtus,
+            peer_routes,
             source_log: LogLimit::default(),
             paths,
+            missed,
+            fast,
         }
     }
 
@@ -93,6 +101,7 @@ impl Userspace {
         for changed in changed_at {
             self.report.published(published.duration_since(*changed).as_secs_f64());
         }
+        self.fast.apply();
         self.parts.encryption.refresh();
     }
 
@@ -127,12 +136,21 @@ impl Userspace {
                     }
                     QuicEvent::Failed => return Event::Failed(EncryptionError::Panicked.into()),
                 },
-                ProbedMtu { peer, mtu } = self.paths.next() => {
-                    if let Some(mtu) = publisher.change_path(peer, |limits| limits.probe = mtu) {
-                        return Event::PathMtu { peer, mtu };
+                (peer, change) = self.paths.next() => match change {
+                    PathChange::Mtu(mtu) => {
+                        if let Some(mtu) = publisher.change_path(peer, |limits| limits.probe = mtu) {
+                            return Event::PathMtu { peer, mtu };
+                        }
+                    }
+                    PathChange::Fast(is_fast) => self.fast.peer_is_fast(peer, is_fast),
+                },
+                () = self.fast.wait() => {
+                    if let Some(event) = self.fast.step() {
+                        return event;
                     }
                 }
-                RouteMtu { peer, mtu } = self.route_mtus.next() => {
+                PeerRoute { peer, mtu, device } = self.peer_routes.next() => {
+                    self.fast.device_of_peer(peer, device);
                     if let Some(mtu) = publisher.change_path(peer, |limits| limits.route = mtu) {
                         return Event::PathMtu { peer, mtu };
                     }
@@ -146,10 +164,15 @@ impl Userspace {
     /// queues meanwhile.
     pub(in crate::backend) fn relocate(&mut self, local: &Local) -> Result<(), BackendError> {
         let Parts { engine, publisher, choice, tun, encryption, .. } = &mut self.parts;
+        let mut ports = None;
         if local.public != publisher.local().public {
             let address = SocketAddr::new(local.public, local.port);
             let sockets = sockets::open(choice, address, self.spread_ports)?;
             let control = sockets::control(address, self.spread_ports, &sockets)?;
+            ports = Some(sockets::ports(&sockets));
+            if let Some(missed) = &self.missed {
+                missed.relocate(sockets::missed(address)?);
+            }
             let tun = tun.try_clone().map_err(BackendError::NoWorker)?;
             let io = tun.join(choice, sockets);
             engine.replace(io).map_err(BackendError::NoWorker)?;
@@ -157,6 +180,7 @@ impl Userspace {
             self.paths.relocate(control);
         }
         publisher.relocate(local.clone());
+        self.fast.relocate(local, ports);
         Ok(())
     }
 
@@ -211,11 +235,13 @@ impl Userspace {
     pub(in crate::backend) fn parts(&self) -> Vec<Arc<dyn Part>> {
         let engine = EnginePart::new(self.parts.engine.view(), self.parts.reason.clone());
         let mut parts: Vec<Arc<dyn Part>> = vec![self.report.clone(), Arc::new(engine)];
+        parts.push(Arc::new(self.fast.part()));
         parts.extend(self.parts.encryption.parts());
         parts
     }
 
     pub(in crate::backend) async fn stop(self) {
+        self.fast.stop(true);
         let Parts { engine, tun, device, encryption, .. } = self.parts;
         encryption.stop();
         engine.stop();

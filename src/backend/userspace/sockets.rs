@@ -100,9 +100,7 @@ pub(super) fn open(choice: &Choice, address: SocketAddr, spread: bool) -> Result
     };
     let receive: Vec<UdpSocket> =
         (0..choice.workers).map(receive).collect::<io::Result<_>>().map_err(failed)?;
-    if choice.workers > 1
-        && let Err(error) = udp::choose_by_source_port(&receive[0], address.port(), choice.workers)
-    {
+    if let Err(error) = udp::choose_by_source_port(&receive[0], address.port(), choice.workers) {
         tracing::warn!(%error, "a peer's workers may share one of ours: the kernel distributes by hash");
     }
     let both = |(number, receive): (usize, UdpSocket)| {
@@ -111,6 +109,18 @@ pub(super) fn open(choice: &Choice, address: SocketAddr, spread: bool) -> Result
         Ok(Sockets { receive, send })
     };
     receive.into_iter().enumerate().map(both).collect::<io::Result<_>>().map_err(failed)
+}
+
+/// Opens the socket that gets the datagrams of the kernel fast path: those with the UDP checksum 0.
+/// The sockets of the workers must be open.
+pub(super) fn missed(address: SocketAddr) -> Result<UdpSocket, SocketError> {
+    udp::bind_shared(address).map_err(|error| SocketError::Open { address, error })
+}
+
+/// The ports from which the workers send.
+pub(super) fn ports(workers: &[Sockets]) -> Vec<u16> {
+    let address = |sockets: &Sockets| sockets.send.local_addr().ok();
+    workers.iter().filter_map(address).map(|address| address.port()).collect()
 }
 
 /// The socket for control messages.

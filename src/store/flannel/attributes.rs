@@ -223,12 +223,13 @@ impl Attributes {
 /// The field of an ability.
 type AbilityField = fn(&mut Abilities) -> &mut bool;
 /// Names of the abilities in a lease. Unknown names are from a later version and are ignored.
-const ABILITIES: [(&str, AbilityField); 5] = [
+const ABILITIES: [(&str, AbilityField); 6] = [
     ("ipv6", |abilities| &mut abilities.ipv6),
     ("control", |abilities| &mut abilities.control),
     ("bundles", |abilities| &mut abilities.bundles),
     ("sealed", |abilities| &mut abilities.sealed),
     ("ecn", |abilities| &mut abilities.ecn),
+    ("fast", |abilities| &mut abilities.fast),
 ];
 
 fn ability_names(mut abilities: Abilities) -> Vec<&'static str> {

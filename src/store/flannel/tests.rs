@@ -205,7 +205,7 @@ proptest! {
     fn attributes_round_trip(
         v4 in proptest::option::of(1u32..0xe000_0000),
         v6 in proptest::option::of(1u128..0xff00 << 112),
-        identity in proptest::option::of(("[a-z0-9-]{1,20}", ".{1,20}", any::<[bool; 5]>())),
+        identity in proptest::option::of(("[a-z0-9-]{1,20}", ".{1,20}", any::<[bool; 6]>())),
         secure in proptest::option::of((any::<bool>(), 1u16.., any::<[u8; 32]>())),
         link_mtu in proptest::option::of(576u16..),
     ) {
@@ -217,8 +217,8 @@ proptest! {
             port,
             fingerprint: Fingerprint(print),
         });
-        let identity = identity.map(|(id, name, [ipv6, control, bundles, sealed, ecn])| {
-            let abilities = Abilities { ipv6, control, bundles, sealed, ecn, secure, link_mtu };
+        let identity = identity.map(|(id, name, [ipv6, control, bundles, sealed, ecn, fast])| {
+            let abilities = Abilities { ipv6, control, bundles, sealed, ecn, fast, secure, link_mtu };
             Identity { id, name, abilities }
         });
         let backend = String::new();

@@ -101,7 +101,7 @@ pub fn fuzz_message(data: &[u8]) {
     if let Ok(Some(message)) = Control::parse(&datagram) {
         assert_eq!(message.to_bytes(), datagram[..control::LEN]);
         assert_eq!(counters.control_messages.get(), 1);
-        assert_eq!(Control::parse(&message.reply().to_bytes()), Ok(Some(message.reply())));
+        assert_eq!(Control::parse(&message.reply(true).to_bytes()), Ok(Some(message.reply(true))));
         assert!(message.kind == Kind::Reply || usize::from(message.length) == datagram.len());
     }
 }

@@ -61,6 +61,9 @@ pub(super) struct Path {
     /// does not say which version a host runs.
     must_answer: bool,
     rtt: Option<Duration>,
+    /// Whether the peer receives by the kernel fast path, by its last answer. Silence changes
+    /// nothing: if the daemon of the peer has ended, the fast path still carries packets.
+    is_fast: Option<bool>,
     /// The last keep-alives, one bit each, the last one lowest: 1 is lost.
     lost: u32,
     /// How many keep-alives are in `lost`.
@@ -101,6 +104,7 @@ impl Path {
             heard_at: now,
             must_answer: false,
             rtt: None,
+            is_fast: None,
             lost: 0,
             counted: 0,
             refused: None,
@@ -169,7 +173,7 @@ impl Path {
         }
         self.outstanding.push_back(Request { nonce, at: now, probe });
         let length = probe.unwrap_or(u16::try_from(LEN).unwrap_or(0));
-        Control { kind: Kind::Request, length, nonce }
+        Control { kind: Kind::Request, is_fast: false, length, nonce }
     }
 
     /// A reply has come.
@@ -178,14 +182,17 @@ impl Path {
             return;
         };
         let Some(request) = self.outstanding.remove(at) else { return };
-        (self.heard_at, self.must_answer) = (now, true);
+        (self.heard_at, self.must_answer, self.is_fast) = (now, true, Some(reply.is_fast));
         self.refused = None;
         match request.probe {
             Some(length) => self.acknowledged = self.acknowledged.max(Some(length)),
             None => {
                 self.count(false);
                 let rtt = now.since(request.at);
-                self.rtt = Some(self.rtt.map_or(rtt, |before| (before * 7 + rtt) / 8));
+                // It falls quickly: the first answers of a peer that is just starting come late.
+                let smoothed =
+                    |before| if rtt < before { (before + rtt) / 2 } else { (before * 3 + rtt) / 4 };
+                self.rtt = Some(self.rtt.map_or(rtt, smoothed));
             }
         }
         // From its first answer on, the path is probed.
@@ -212,6 +219,11 @@ impl Path {
     /// The kernel has refused a datagram, or an ICMP message says that the peer has.
     pub(super) fn refused(&mut self, errno: i32, now: Nanos) {
         self.refused = Some((errno, now));
+    }
+
+    /// Whether the peer receives by the kernel fast path; `None` before its first answer.
+    pub(super) fn is_fast(&self) -> Option<bool> {
+        self.is_fast
     }
 
     fn is_silent(&self) -> bool {
@@ -308,7 +320,7 @@ mod tests {
                 asked.extend(path.probes(now));
             }
             let arrived = asked.into_iter().filter(|request| request.length <= takes);
-            arrived.for_each(|request| path.answered(request.reply(), at(millis + 5)));
+            arrived.for_each(|request| path.answered(request.reply(false), at(millis + 5)));
         }
         reports
     }
@@ -340,9 +352,22 @@ mod tests {
     fn foreign_replies_are_ignored() {
         let mut path = Path::new(1472, at(0));
         let request = path.keep_alive(at(0));
-        path.answered(Control { nonce: !request.nonce, ..request.reply() }, at(1));
+        path.answered(Control { nonce: !request.nonce, ..request.reply(false) }, at(1));
         assert_eq!(path.health(at(1)).rtt, None);
-        path.answered(request.reply(), at(2));
+        path.answered(request.reply(false), at(2));
         assert_eq!(path.health(at(2)).rtt, Some(Duration::from_millis(2)));
+    }
+
+    #[test]
+    fn last_answer_says_whether_the_peer_is_fast() {
+        let mut path = Path::new(1472, at(0));
+        for is_fast in [true, false, true] {
+            let request = path.keep_alive(at(0));
+            path.answered(request.reply(is_fast), at(1));
+            assert_eq!(path.is_fast(), Some(is_fast));
+        }
+        path.keep_alive(at(2));
+        path.expire(at(9000));
+        assert_eq!(path.is_fast(), Some(true), "silence changes nothing");
     }
 }

@@ -1,5 +1,6 @@
-//! MTUs of the routes to peers, as the administrator of this host has set them: a route may have an
-//! MTU of its own, or leave by an interface with a smaller MTU than the one of our address.
+//! The routes to peers: by which device packets leave, and the MTU, as the administrator of this
+//! host has set them. A route may have an MTU of its own, or leave by an interface with a smaller
+//! MTU than the one of our address.
 //!
 //! A task asks the kernel for a few routes each second, and reports those that have changed. It
 //! never learns what ICMP messages have told the kernel.
@@ -16,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::engine::EngineView;
-use crate::netlink::{Netlink, NetlinkError};
+use crate::netlink::{Link, Netlink, NetlinkError};
 
 /// Time between two rounds.
 const ROUND: Duration = Duration::from_secs(1);
@@ -25,23 +26,36 @@ const MOST_NEW: usize = 500;
 /// Questions about known peers in a round: a cluster of 500 hosts is asked for within 10 s.
 const MOST_AGAIN: usize = 50;
 
-/// MTU of the route to a peer: bytes of underlay packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RouteMtu {
+/// The route to a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PeerRoute {
     /// Address of the peer.
     pub(super) peer: IpAddr,
-    /// `None`: there is no route.
+    /// MTU of the route: bytes of underlay packet. `None`: there is no route.
     pub(super) mtu: Option<u32>,
+    /// The device by which packets leave.
+    pub(super) device: Option<UnderlayDevice>,
+}
+
+/// A device that leads to peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnderlayDevice {
+    /// Interface index.
+    pub(super) index: u32,
+    /// Interface name.
+    pub(super) name: String,
+    /// Whether it has Ethernet headers.
+    pub(super) is_ethernet: bool,
 }
 
 /// The running task.
 #[derive(Debug)]
-pub(super) struct RouteMtus {
-    reports: mpsc::UnboundedReceiver<RouteMtu>,
+pub(super) struct PeerRoutes {
+    reports: mpsc::UnboundedReceiver<PeerRoute>,
     task: JoinHandle<()>,
 }
 
-impl RouteMtus {
+impl PeerRoutes {
     /// Starts the task, for the peers of `view`'s engine.
     pub(super) fn start(view: EngineView, netlink: Netlink) -> Self {
         let (sender, reports) = mpsc::unbounded_channel();
@@ -50,7 +64,7 @@ impl RouteMtus {
     }
 
     /// Waits for the next change. Cancel safe.
-    pub(super) async fn next(&mut self) -> RouteMtu {
+    pub(super) async fn next(&mut self) -> PeerRoute {
         match self.reports.recv().await {
             Some(report) => report,
             None => std::future::pending().await,
@@ -58,7 +72,7 @@ impl RouteMtus {
     }
 }
 
-impl Drop for RouteMtus {
+impl Drop for PeerRoutes {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -68,13 +82,13 @@ impl Drop for RouteMtus {
 struct Rounds {
     view: EngineView,
     netlink: Netlink,
-    known: BTreeMap<IpAddr, Option<u32>>,
+    known: BTreeMap<IpAddr, PeerRoute>,
     /// The known peer that was asked for last.
     last: Option<IpAddr>,
 }
 
 impl Rounds {
-    async fn run(mut self, sender: mpsc::UnboundedSender<RouteMtu>) {
+    async fn run(mut self, sender: mpsc::UnboundedSender<PeerRoute>) {
         let mut interval = tokio::time::interval(ROUND);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !sender.is_closed() {
@@ -84,7 +98,7 @@ impl Rounds {
         }
     }
 
-    async fn round(&mut self, sender: &mpsc::UnboundedSender<RouteMtu>) -> Result<(), NetlinkError> {
+    async fn round(&mut self, sender: &mpsc::UnboundedSender<PeerRoute>) -> Result<(), NetlinkError> {
         let peers: BTreeSet<IpAddr> =
             self.view.table().peers().iter().map(|peer| peer.endpoint.ip()).collect();
         self.known.retain(|address, _| peers.contains(address));
@@ -94,14 +108,21 @@ impl Rounds {
         if asked.is_empty() {
             return Ok(());
         }
-        let links: BTreeMap<u32, u32> =
-            self.netlink.links().await?.into_iter().map(|link| (link.index, link.mtu)).collect();
+        let links: BTreeMap<u32, Link> =
+            self.netlink.links().await?.into_iter().map(|link| (link.index, link)).collect();
         for peer in asked {
             let hop = self.netlink.next_hop(peer).await?;
-            let mtu = hop.and_then(|hop| links.get(&hop.index).copied().into_iter().chain(hop.mtu).min());
-            if self.known.insert(peer, mtu) != Some(mtu) {
+            let found = hop.and_then(|hop| Some((hop, links.get(&hop.index)?)));
+            let mtu = found.and_then(|(hop, link)| [Some(link.mtu), hop.mtu].into_iter().flatten().min());
+            let device = found.map(|(_, link)| UnderlayDevice {
+                index: link.index,
+                name: link.name.clone(),
+                is_ethernet: link.is_ethernet,
+            });
+            let route = PeerRoute { peer, mtu, device };
+            if self.known.insert(peer, route.clone()).as_ref() != Some(&route) {
                 // The receiver is gone only if the backend has stopped.
-                let _ = sender.send(RouteMtu { peer, mtu });
+                let _ = sender.send(route);
             }
             self.last = Some(peer);
         }
@@ -110,8 +131,8 @@ impl Rounds {
 }
 
 /// The `count` known addresses that follow `last`, in a circle.
-fn next_of(
-    known: &BTreeMap<IpAddr, Option<u32>>,
+fn next_of<T>(
+    known: &BTreeMap<IpAddr, T>,
     last: Option<IpAddr>,
     count: usize,
 ) -> impl Iterator<Item = IpAddr> {
@@ -128,7 +149,7 @@ mod tests {
     #[test]
     fn known_peers_are_asked_in_a_circle() {
         let address = |n: u8| IpAddr::from([192, 0, 2, n]);
-        let known = (1..=5).map(|n| (address(n), None)).collect();
+        let known = (1..=5).map(|n| (address(n), ())).collect();
         let next = |last, count| next_of(&known, last, count).collect::<Vec<_>>();
         assert_eq!(next(None, 2), [1, 2].map(address));
         assert_eq!(next(Some(address(4)), 3), [5, 1, 2].map(address));

@@ -1,0 +1,343 @@
+//! The kernel fast path as a part of this backend: whether it runs, which peers it sends to, and
+//! what is done when it does not work.
+//!
+//! [`crate::fastpath`] loads and attaches the program. This module gives it the routes of the table
+//! that the workers use, and tells peers, by the answers to their keep-alives, whether this host
+//! receives by it.
+//!
+//! Packets of a peer leave by it only if its last answer said that it receives by it, and if a
+//! transfer to its overlay address by this very way was whole ([`canary`]).
+//!
+//! Invariant: whatever fails, the engine carries the packets: there is one state [`State::Off`],
+//! with a reason, and all others fall back to it.
+
+mod canary;
+mod part;
+mod peers;
+mod self_test;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use canary::Canary;
+pub(super) use part::FastPathPart;
+use part::{Facts, Shared};
+pub(super) use self_test::self_test;
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::paths::Health;
+use super::peer_routes::UnderlayDevice;
+use crate::api::ProblemCode;
+use crate::backend::event::Event;
+use crate::engine::EngineView;
+use crate::fastpath::{FastPath, FastPathError, Interfaces, Settings, routes_of};
+use crate::forward::VerifySource;
+use crate::route::Local;
+use crate::sys::bpf::interface_index;
+
+/// Time between two looks at the hooks, the counters and the canaries.
+const TICK: Duration = Duration::from_secs(1);
+/// How long the program forwards without the daemon: as long as a lease lives without it.
+const VALID_FOR: Duration = Duration::from_secs(24 * 3600);
+/// For how long missed datagrams are a problem after the last one.
+const MISSED_SHOWN: u32 = 10;
+
+/// What the fast path is started with.
+#[derive(Debug)]
+pub(super) struct Start {
+    /// Directory for the pins.
+    pub(super) directory: PathBuf,
+    /// Name of the overlay device.
+    pub(super) overlay: String,
+    pub(super) local: Local,
+    pub(super) verify: VerifySource,
+    /// Ports from which the workers send.
+    pub(super) ports: Vec<u16>,
+}
+
+/// The fast path of this host.
+#[derive(Debug)]
+pub(super) struct FastPathDriver {
+    start: Start,
+    view: EngineView,
+    health: Arc<Health>,
+    shared: Arc<Shared>,
+    canary: Canary,
+    /// The devices to which the program is attached.
+    attached: BTreeSet<String>,
+    /// The settings in force.
+    settings: Option<Settings>,
+    tick: Interval,
+    /// Datagrams that the daemon took instead of the program, until the last tick.
+    missed: u64,
+    /// Ticks for which the problem that there were some is shown on.
+    missed_shown: u32,
+}
+
+impl FastPathDriver {
+    /// Starts the fast path. `may`: why there can be none.
+    pub(super) fn new(start: Start, may: Result<(), String>, view: EngineView, health: Arc<Health>) -> Self {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut driver = Self {
+            start,
+            view,
+            health,
+            shared: Arc::default(),
+            canary: Canary::default(),
+            attached: BTreeSet::new(),
+            settings: None,
+            tick,
+            missed: 0,
+            missed_shown: 0,
+        };
+        if let Err(reason) = may.and_then(|()| driver.open().map_err(|error| error.to_string())) {
+            driver.turn_off(reason);
+        }
+        driver
+    }
+
+    fn open(&mut self) -> Result<(), FastPathError> {
+        let fast = FastPath::open(&self.start.directory)?;
+        if fast.is_adopted() {
+            tracing::info!("adopted the kernel fast path that an earlier hopsack left");
+            self.shared.peers().adopt(fast.routes());
+            self.health.set_fast(true);
+        }
+        self.shared.set(Facts::on());
+        *self.shared.fast() = Some(fast);
+        Ok(())
+    }
+
+    /// What the fast path reports.
+    pub(super) fn part(&self) -> FastPathPart {
+        FastPathPart::new(self.shared.clone(), self.view.clone())
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.shared.fast().is_some()
+    }
+
+    /// From now on the engine carries all packets.
+    fn turn_off(&mut self, reason: String) {
+        self.health.set_fast(false);
+        self.attached.clear();
+        self.settings = None;
+        if let Some(fast) = self.shared.fast().take() {
+            tracing::warn!(reason, "kernel fast path off: the engine carries all packets");
+            if let Err(error) = fast.close() {
+                tracing::warn!(%error, "the kernel fast path could not be removed");
+            }
+        } else {
+            tracing::info!(reason, "no kernel fast path");
+        }
+        self.shared.set(Facts::off(reason));
+    }
+
+    /// Does something with the program; an error turns the fast path off.
+    fn with(&mut self, act: impl FnOnce(&mut FastPath) -> Result<(), FastPathError>) -> bool {
+        let result = match self.shared.fast().as_mut() {
+            Some(fast) => act(fast),
+            None => return false,
+        };
+        if let Err(error) = &result {
+            self.turn_off(error.to_string());
+        }
+        result.is_ok()
+    }
+
+    /// Follows the table that the workers use from now on.
+    pub(super) fn apply(&mut self) {
+        if !self.is_on() {
+            return;
+        }
+        let table = self.view.table();
+        let routes = {
+            let mut peers = self.shared.peers();
+            peers.retain(&table);
+            let mut routes = routes_of(&table, &self.start.local.subnets, |peer| peers.reach(peer));
+            for peer in table.peers() {
+                let canary = peers.canary_route(peer, &routes);
+                routes.extend(canary);
+            }
+            routes
+        };
+        self.with(|fast| fast.apply(&routes).map(|_| ()));
+        // Our own lease may have got another public address.
+        if !self.attached.is_empty() {
+            self.configure();
+        }
+    }
+
+    /// Another address, MTU or set of ports of this host.
+    pub(super) fn relocate(&mut self, local: &Local, ports: Option<Vec<u16>>) {
+        self.start.local = local.clone();
+        if let Some(ports) = ports {
+            self.start.ports = ports;
+        }
+        self.canary = Canary::default();
+        if self.is_on() {
+            self.configure();
+        }
+    }
+
+    /// The peer receives by the fast path, or does not any more.
+    pub(super) fn peer_is_fast(&mut self, peer: IpAddr, is_fast: bool) {
+        let has_changed = self.shared.peers().answered(peer, is_fast);
+        if has_changed {
+            self.apply();
+        }
+    }
+
+    /// Packets to a peer leave by this device.
+    pub(super) fn device_of_peer(&mut self, peer: IpAddr, device: Option<UnderlayDevice>) {
+        let has_changed = self.shared.peers().leaves_by(peer, device);
+        if has_changed {
+            self.attach();
+            self.apply();
+        }
+    }
+
+    /// Waits until [`FastPathDriver::step`] has something to do. Cancel safe.
+    pub(super) async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.tick.tick() => {}
+            () = self.canary.finished() => {}
+        }
+    }
+
+    /// Does what is due. Returns a problem that has begun, or is over.
+    pub(super) fn step(&mut self) -> Option<Event> {
+        if !self.is_on() {
+            return None;
+        }
+        let mut has_changed = false;
+        while let Some((peer, result)) = self.canary.take_result() {
+            has_changed |= self.shared.peers().canary_ended(peer, result);
+        }
+        self.look();
+        self.canary.serve(&self.view, &self.start.local);
+        let due = self.shared.peers().due_canaries(&self.view.table(), &self.start.local);
+        for (peer, from, to) in due {
+            self.canary.begin(peer, from, to);
+        }
+        if has_changed {
+            self.apply();
+        }
+        self.check_missed()
+    }
+
+    /// Keeps the program working and attached.
+    fn look(&mut self) {
+        let mut others = Vec::new();
+        let mut is_whole = true;
+        let looked = self.with(|fast| {
+            fast.renew(VALID_FOR)?;
+            for hook in fast.hooks()? {
+                is_whole &= hook.is_attached;
+                let numbers = hook.others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                if !hook.others.is_empty() {
+                    others.push(format!("{}: programs {numbers} of others", hook.interface));
+                }
+            }
+            Ok(())
+        });
+        if looked && !is_whole {
+            tracing::warn!("the kernel fast path was detached: attached again");
+            self.shared.count_repair();
+            self.attached.clear();
+            self.attach();
+        }
+        self.shared.set_others(others);
+    }
+
+    /// Attaches the program to the devices that lead to peers.
+    fn attach(&mut self) {
+        let underlays = self.shared.peers().devices();
+        if underlays == self.attached || underlays.is_empty() {
+            return;
+        }
+        let interfaces = Interfaces {
+            overlay: self.start.overlay.clone(),
+            underlays: underlays.iter().cloned().collect(),
+            gro: None,
+        };
+        if !self.configure() || !self.with(|fast| fast.attach(&interfaces)) {
+            return;
+        }
+        tracing::info!(devices = interfaces.underlays.join(" "), "kernel fast path attached");
+        self.shared.set_devices(interfaces.underlays);
+        self.attached = underlays;
+        self.health.set_fast(true);
+    }
+
+    /// Puts the settings into force.
+    fn configure(&mut self) -> bool {
+        let Start { overlay, local, verify, ports, .. } = &self.start;
+        let IpAddr::V4(address) = local.public else {
+            self.turn_off("the underlay is IPv6, for which the fast path is not built".to_owned());
+            return false;
+        };
+        let public = self.view.table().own_public();
+        let (port, verify_source) = (local.port, *verify == VerifySource::Subnet);
+        let ports = Settings::spread(ports);
+        let overlay = match interface_index(overlay) {
+            Ok(index) => index,
+            Err(error) => {
+                self.turn_off(format!("the overlay device {overlay} is gone: {error}"));
+                return false;
+            }
+        };
+        let settings = Settings {
+            address,
+            port,
+            verify_source,
+            overlay,
+            gro: None,
+            ports,
+            public_v4: public.v4,
+            public_v6: public.v6,
+        };
+        if self.settings.as_ref() == Some(&settings) {
+            return true;
+        }
+        let is_set = self.with(|fast| {
+            fast.set(&settings)?;
+            fast.renew(VALID_FOR)
+        });
+        self.settings = is_set.then_some(settings);
+        is_set
+    }
+
+    /// Tells of datagrams that the daemon took instead of the program.
+    fn check_missed(&mut self) -> Option<Event> {
+        let count = |account: &Arc<crate::engine::Account>| account.counters.fast_missed.get();
+        let missed: u64 = self.view.accounts().iter().map(count).sum();
+        let before = std::mem::replace(&mut self.missed, missed);
+        let object = self.start.overlay.clone();
+        let code = ProblemCode::FastMissed;
+        if missed > before {
+            self.missed_shown = MISSED_SHOWN;
+            let cause = format!(
+                "{} datagrams of peers' kernel fast paths reached the daemon, because the program of this host did \
+                 not take them: none is lost, but each costs more; see fast_path in `hopsack status`",
+                missed - before
+            );
+            return Some(Event::Problem { code, object, cause: Some(cause) });
+        }
+        let was_shown = self.missed_shown > 0;
+        self.missed_shown = self.missed_shown.saturating_sub(1);
+        (was_shown && self.missed_shown == 0).then_some(Event::Problem { code, object, cause: None })
+    }
+
+    /// The daemon ends. `remove`: so does the fast path.
+    pub(super) fn stop(self, remove: bool) {
+        let Some(fast) = self.shared.fast().take() else { return };
+        if remove && let Err(error) = fast.close() {
+            tracing::warn!(%error, "the kernel fast path could not be removed; `hopsack clean` removes it");
+        }
+    }
+}
