@@ -20,7 +20,9 @@ mod userspace;
 
 pub use error::BackendError;
 pub use event::{DuplicateSubnet, Event, Renewal};
-pub use interface::{Backend, Prepared, check_port, desired, overhead};
+pub use interface::{
+    Backend, Prepared, check_credentials, check_encryption_port, check_port, desired, overhead,
+};
 pub use overhead::Overhead;
 pub use setup::Setup;
 pub use userspace::{DeviceError, EncryptionError, NoRing, SocketError, is_own_device};

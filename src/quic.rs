@@ -73,3 +73,4 @@ pub use observe::QuicPart;
 pub use options::QuicOptions;
 pub use overhead::OVERHEAD_BYTES;
 pub use status::{QuicCounts, QuicPeerStatus, QuicStatus};
+pub use tls::check_port;

@@ -305,6 +305,15 @@ fn check_and_run_agree() {
         rows.iter().filter_map(|row| Some(row["error"].as_str()?.to_owned())).collect()
     };
     let none: &[&str] = &[];
+    let state = bench.lab.host(1).directory.join("state");
+    let certificate = format!("mkdir -p {0}; echo no certificate > {0}/node.crt", state.display());
+    let no_certificate = format!("rm {}/node.crt", state.display());
+    let taken = in_netns(&netns, || UdpSocket::bind("192.0.2.1:8286")).expect("netns").expect("bound");
+    let quic: &[&str] = &["--security-mode", "quic"];
+    let refusal = bench.refused(none, quic, 1);
+    assert!(is(&refusal, "quic_bind"), "{refusal}");
+    assert_eq!(errors(none, quic), ["quic_bind"]);
+    drop(taken);
     for (before, options, setup, undo, error, code) in [
         (
             none,
@@ -334,6 +343,15 @@ fn check_and_run_agree() {
             "pki_read",
             2,
         ),
+        (
+            none,
+            &["--security-mode", "sealed", "--node-state-dir", "/proc/nowhere"],
+            "true",
+            "true",
+            "pki_write",
+            2,
+        ),
+        (none, &["--security-mode", "sealed"], &certificate, &no_certificate, "pki_no_certificate", 2),
     ] {
         sh(setup);
         let refusal = bench.refused(before, options, code);

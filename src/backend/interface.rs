@@ -1,7 +1,7 @@
 //! The interface that every backend has, as closed enums: adding a backend means adding a variant
 //! here.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -107,6 +107,16 @@ pub fn desired(config: &Config, local: &Local, networks: &Networks) -> Desired {
 /// Whether the socket for packets can be opened. It is closed again.
 pub fn check_port(address: SocketAddr) -> Result<(), BackendError> {
     userspace::check_port(address)
+}
+
+/// Whether certificate, key and CA can be loaded. Returns whether a start would make a certificate.
+pub fn check_credentials(config: &Config) -> Result<bool, BackendError> {
+    userspace::check_credentials(config)
+}
+
+/// Whether the port for encrypted connections can be opened, if there is one. It is closed again.
+pub fn check_encryption_port(config: &Config, public: IpAddr) -> Result<Option<SocketAddr>, BackendError> {
+    userspace::check_encryption_port(config, public)
 }
 
 /// A running backend.

@@ -15,13 +15,13 @@ use super::join::{self, local};
 use super::servers::bind_metrics;
 use super::store_settings::{etcd_settings, settings};
 use super::{privileges, underlay};
-use crate::backend::{self, BackendError, DeviceError, NoRing, Prepared, is_own_device};
+use crate::backend::{self, BackendError, DeviceError, NoRing, is_own_device};
 use crate::config::{Config, StoreConfig};
 use crate::control::running_daemon;
 use crate::files::create;
 use crate::netlink::Netlink;
 use crate::reconcile::{Reader, obstacles};
-use crate::route::{Local, Networks, Policy};
+use crate::route::{Local, Mode, Networks, Policy};
 use crate::store::{Cluster, Store, admin};
 use crate::sys::{Capabilities, names};
 
@@ -71,20 +71,35 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     if !config.security.require {
         findings.warn(Question::PodInjection, POD_INJECTION);
     }
-    if let Some(answer) = check_security(config, &capabilities) {
-        findings.add(Question::Security, answer);
+    if config.security.mode != Mode::None {
+        findings.add(Question::Security, check_security(config));
     }
-    findings.add(Question::SubnetEnv, writable(&config.node.subnet_env));
-    findings.add(Question::ControlSocket, writable(&config.node.control_socket()));
+    if let StoreConfig::Etcd(_) = &config.store {
+        findings.add(Question::StateDir, check_state_dir(&config.node.state_dir));
+    }
+    findings.add(Question::SubnetEnv, writable(&config.node.subnet_env, "file_write"));
+    findings.add(Question::ControlSocket, writable(&config.node.control_socket(), "file_write"));
     findings.0
 }
 
 /// Loads certificate, key and CA as a start does. A certificate that the start would make itself is
 /// left to the start.
-fn check_security(config: &Config, capabilities: &Capabilities) -> Option<Result<String, NodeError>> {
-    let (certificate, _) = config.security.own.as_ref()?;
-    let loaded = Prepared::new(config, capabilities).map_err(NodeError::from);
-    Some(loaded.map(|_| format!("{} can be used", certificate.display())))
+fn check_security(config: &Config) -> Result<String, NodeError> {
+    let is_made = backend::check_credentials(config)?;
+    let own = config.security.own.as_ref().map(|(certificate, _)| certificate.display());
+    Ok(match own {
+        _ if is_made => writable(&config.node.state_dir.join("node.crt"), "pki_write")?,
+        Some(certificate) => format!("{certificate} can be used"),
+        None => format!("the one in {} can be used", config.node.state_dir.display()),
+    })
+}
+
+/// Whether a start finds its node id, or can make one.
+fn check_state_dir(state_dir: &Path) -> Result<String, NodeError> {
+    if admin::has_node_id(state_dir)? {
+        return Ok(format!("{} has the id of this node", state_dir.display()));
+    }
+    writable(&state_dir.join("node-id"), "node_id")
 }
 
 async fn check_network(config: &Config, running: bool, findings: &mut Findings) -> Result<(), NodeError> {
@@ -167,7 +182,15 @@ async fn check_place(
         Err(error) => return findings.add(Question::OverlayMtu, Err(error)),
     };
     findings.add(Question::OverlayMtu, Ok(format!("{} bytes", local.mtu)));
-    port(running, (local.public, local.port).into(), findings);
+    if !running {
+        let address = SocketAddr::new(local.public, local.port);
+        let free = backend::check_port(address).map(|()| format!("{address} is free"));
+        findings.add(Question::UdpPort, free.map_err(NodeError::from));
+        let encryption = backend::check_encryption_port(config, local.public).map_err(NodeError::from);
+        if let Some(answer) = encryption.map(|port| port.map(|port| format!("{port} is free"))).transpose() {
+            findings.add(Question::EncryptionPort, answer);
+        }
+    }
     let obstacles = obstacles(netlink, &backend::desired(config, &local, networks)).await;
     let obstacle = obstacles.and_then(|found| found.into_iter().next().map_or(Ok(()), Err));
     let answer = obstacle.map(|()| "routes are free, and settings are right or can be written".to_owned());
@@ -192,21 +215,15 @@ async fn check_file_store(
     check_place(config, (&opened.cluster.networks, local), netlink, running, findings).await;
 }
 
-fn port(running: bool, address: SocketAddr, findings: &mut Findings) {
-    if !running {
-        let free = backend::check_port(address).map(|()| format!("{address} is free"));
-        findings.add(Question::UdpPort, free.map_err(NodeError::from));
-    }
-}
-
 /// Whether the file's folder, or the nearest that exists above it, can be written.
-fn writable(path: &Path) -> Result<String, NodeError> {
+/// `code`: the error of a start that cannot write it.
+fn writable(path: &Path, code: &'static str) -> Result<String, NodeError> {
     let above = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("/"));
     let probe = above.join(format!(".hopsack-check-{}", std::process::id()));
     match create(&probe, 0o600).and_then(|_| std::fs::remove_file(&probe)) {
         Ok(()) => Ok(format!("{} can be written", path.display())),
         Err(error) => Err(NodeError::Environment {
-            code: "file_write",
+            code,
             text: format!(
                 "{} cannot be written: {error} in {}; run as root, or set another path",
                 path.display(),
@@ -235,6 +252,8 @@ enum Question {
     Store,
     OverlayMtu,
     UdpPort,
+    EncryptionPort,
+    StateDir,
     KernelState,
     SubnetEnv,
     ControlSocket,
@@ -257,6 +276,8 @@ impl Question {
             Self::Store => ("store", "store"),
             Self::OverlayMtu => ("overlay_mtu", "overlay MTU"),
             Self::UdpPort => ("udp_port", "UDP port"),
+            Self::EncryptionPort => ("encryption_port", "UDP port for encryption"),
+            Self::StateDir => ("state_dir", "state folder"),
             Self::KernelState => ("kernel_state", "kernel state"),
             Self::SubnetEnv => ("subnet_env", "subnet.env"),
             Self::Security => ("security", "certificate"),

@@ -50,17 +50,25 @@ impl Identity {
     /// do not belong together. `name` is only informative: without a CA, no
     /// host compares it.
     pub fn load_or_make(state_dir: &Path, name: &str) -> Result<Self, PkiError> {
+        match Self::usable(state_dir)? {
+            Some(identity) => Ok(identity),
+            None => Self::make(state_dir, name),
+        }
+    }
+
+    /// The key and certificate in `state_dir`; `None` if [`Identity::load_or_make`] would make new
+    /// ones.
+    pub fn usable(state_dir: &Path) -> Result<Option<Self>, PkiError> {
         let (certificate, key) = own_files(state_dir);
         let now = SystemTime::now();
         match Self::load(&certificate, &key) {
-            Ok(identity) if identity.is_valid(now) && !identity.is_due(now) => return Ok(identity),
-            Ok(_) => {}
-            Err(PkiError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Ok(identity) if identity.is_valid(now) && !identity.is_due(now) => Ok(Some(identity)),
+            Ok(_) => Ok(None),
+            Err(PkiError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             // The key is written before the certificate: a crash between the two leaves such files.
-            Err(PkiError::KeyMismatch(_)) => {}
-            Err(error) => return Err(error),
+            Err(PkiError::KeyMismatch(_)) => Ok(None),
+            Err(error) => Err(error),
         }
-        Self::make(state_dir, name)
     }
 
     /// Makes a new key and a self-signed certificate, and replaces those in `state_dir`.

@@ -3,7 +3,7 @@
 //! It opens the socket and no connection. Nothing here changes during the life of a connection.
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +54,15 @@ const INCOMING_BYTES: u64 = 16 << 10;
 /// Pause before larger packets are tried again after the path has dropped them.
 const BLACK_HOLE_COOLDOWN: Duration = Duration::from_secs(10);
 
+/// Whether the endpoint's port can be opened. It is closed again.
+pub fn check_port(address: SocketAddr) -> Result<(), QuicError> {
+    bind(address).map(|_| ())
+}
+
+fn bind(address: SocketAddr) -> Result<UdpSocket, QuicError> {
+    udp::bind(address).map_err(|source| QuicError::Bind { address, source })
+}
+
 /// The endpoint, its socket, and the configuration for dialling.
 pub(super) fn endpoint(
     address: SocketAddr,
@@ -62,7 +71,7 @@ pub(super) fn endpoint(
     (identity, trust): (&Identity, &Trust),
     runtime: Arc<dyn Runtime>,
 ) -> Result<(Endpoint, Arc<TrainSocket>, ClientConfig), QuicError> {
-    let socket = udp::bind(address).map_err(|source| QuicError::Bind { address, source })?;
+    let socket = bind(address)?;
     let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
     // quinn's default generator recognises its own ids by a key that a restart replaces. After a
     // restart it would ignore packets with ids of the earlier process, and their senders would

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -17,10 +18,20 @@ use super::etcd::connection::{Endpoints, Session};
 use super::etcd::failure::Failure;
 use super::etcd::guard::{Guard, Written};
 use super::etcd::holdings::{Holdings, network_of};
+use super::etcd::host_files;
 use super::etcd::record::{Reading, Record, read};
 use super::flannel::{DEFAULT_PORT, Keys, Network};
 use super::settings::EtcdSettings;
 use super::update::Cluster;
+
+/// Whether `state_dir` has the id of this node. The first start makes it.
+///
+/// # Errors
+/// The file cannot be read, or holds something else.
+pub fn has_node_id(state_dir: &Path) -> Result<bool, StoreError> {
+    let known = host_files::known_node_id(state_dir);
+    known.map(|id| id.is_some()).map_err(|text| StoreError::new(ErrorCode::NodeId, text))
+}
 
 /// The cluster's network configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -24,7 +24,7 @@ pub(super) mod guard;
 mod handle;
 mod health;
 pub(super) mod holdings;
-mod host_files;
+pub(super) mod host_files;
 mod identity;
 mod join;
 mod lease_cache;

@@ -15,7 +15,7 @@ mod ends;
 mod error;
 mod schedule;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub(super) use credentials::{Credentials, overhead};
@@ -26,8 +26,18 @@ pub use error::EncryptionError;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::observe::Part;
-use crate::quic::QuicEvent;
-use crate::route::Announced;
+use crate::quic::{self, QuicEvent};
+use crate::route::{Announced, Mode};
+
+/// Whether the port of the endpoint can be opened, if this host encrypts. It is closed again.
+pub(super) fn check_port(config: &Config, public: IpAddr) -> Result<Option<SocketAddr>, EncryptionError> {
+    if config.security.mode == Mode::None {
+        return Ok(None);
+    }
+    let address = SocketAddr::new(public, credentials::port(config)?);
+    quic::check_port(address)?;
+    Ok(Some(address))
+}
 
 /// Running encryption.
 #[derive(Debug)]

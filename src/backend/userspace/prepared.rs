@@ -40,6 +40,19 @@ pub(in crate::backend) fn check_port(address: SocketAddr) -> Result<(), BackendE
     Ok(())
 }
 
+/// Whether certificate, key and CA can be loaded. Returns whether a start would make a certificate.
+pub(in crate::backend) fn check_credentials(config: &Config) -> Result<bool, BackendError> {
+    Ok(Credentials::check_files(config)?)
+}
+
+/// Whether the port for encrypted connections can be opened, if there is one. It is closed again.
+pub(in crate::backend) fn check_encryption_port(
+    config: &Config,
+    public: IpAddr,
+) -> Result<Option<SocketAddr>, BackendError> {
+    Ok(encryption::check_port(config, public)?)
+}
+
 /// Bytes that this backend takes of each packet.
 pub(in crate::backend) fn overhead(config: &Config, family: Family) -> Overhead {
     let encryption = encryption::overhead(config);
@@ -86,7 +99,7 @@ impl Prepared {
         let address = SocketAddr::new(local.public, local.port);
         let sockets = sockets::open_patiently(&choice, address, config.overlay.spread_ports).await?;
         let control = sockets::control(address, config.overlay.spread_ports, &sockets)?;
-        let (ports, missed) = (sockets::ports(&sockets), sockets::missed(address)?);
+        let (ports, missed) = (sockets::ports(&sockets), sockets::missed(&choice, address)?);
         let (device, tun) = device::open(&config.overlay.device, &choice).await?;
         let shared = tun.try_clone().map_err(BackendError::NoWorker)?;
 
@@ -126,7 +139,8 @@ impl Prepared {
             }
         };
         let receiver = engine.missed_receiver().map_err(BackendError::NoWorker)?;
-        let missed = receiver.map(|receiver| Missed::start(engine.view(), receiver, missed));
+        let missed =
+            receiver.zip(missed).map(|(receiver, socket)| Missed::start(engine.view(), receiver, socket));
         let start = fastpath::Start {
             directory: config.node.bpf_dir(),
             overlay: config.overlay.device.clone(),

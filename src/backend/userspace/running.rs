@@ -170,8 +170,8 @@ impl Userspace {
             let sockets = sockets::open(choice, address, self.spread_ports)?;
             let control = sockets::control(address, self.spread_ports, &sockets)?;
             ports = Some(sockets::ports(&sockets));
-            if let Some(missed) = &self.missed {
-                missed.relocate(sockets::missed(address)?);
+            if let (Some(missed), Some(socket)) = (&self.missed, sockets::missed(choice, address)?) {
+                missed.relocate(socket);
             }
             let tun = tun.try_clone().map_err(BackendError::NoWorker)?;
             let io = tun.join(choice, sockets);

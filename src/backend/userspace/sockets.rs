@@ -112,9 +112,12 @@ pub(super) fn open(choice: &Choice, address: SocketAddr, spread: bool) -> Result
 }
 
 /// Opens the socket that gets the datagrams of the kernel fast path: those with the UDP checksum 0.
-/// The sockets of the workers must be open.
-pub(super) fn missed(address: SocketAddr) -> Result<UdpSocket, SocketError> {
-    udp::bind_shared(address).map_err(|error| SocketError::Open { address, error })
+/// The sockets of the workers must be open. `None`: the simple engine does not share its port.
+pub(super) fn missed(choice: &Choice, address: SocketAddr) -> Result<Option<UdpSocket>, SocketError> {
+    if choice.engine == EngineKind::Simple {
+        return Ok(None);
+    }
+    udp::bind_shared(address).map(Some).map_err(|error| SocketError::Open { address, error })
 }
 
 /// The ports from which the workers send.

@@ -19,27 +19,38 @@ pub(crate) fn boot_id() -> String {
 
 /// Id of this installation. The first start creates it.
 pub(crate) fn node_id(dir: &Path) -> Result<String, String> {
+    if let Some(id) = known_node_id(dir)? {
+        return Ok(id);
+    }
     let path = dir.join(NODE_ID);
-    let failed = |error: std::io::Error| {
-        format!("{}: {error}: this node cannot keep its identity; set node.state_dir", path.display())
-    };
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(no_identity(&path))?;
+    replace(&path, id.as_bytes(), 0o644).map_err(no_identity(&path))?;
+    Ok(id.trim().to_owned())
+}
+
+/// Id of this installation; `None` if there was no start yet.
+pub(crate) fn known_node_id(dir: &Path) -> Result<Option<String>, String> {
+    let path = dir.join(NODE_ID);
     match std::fs::read_to_string(&path) {
         Ok(text) => {
             let id = text.trim();
             let is_valid = (8..=64).contains(&id.len())
                 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
             if is_valid {
-                Ok(id.to_owned())
+                Ok(Some(id.to_owned()))
             } else {
                 Err(format!("{}: the file does not hold a node id: delete it", path.display()))
             }
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(failed)?;
-            replace(&path, id.as_bytes(), 0o644).map_err(failed)?;
-            Ok(id.trim().to_owned())
-        }
-        Err(error) => Err(failed(error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(no_identity(&path)(error)),
+    }
+}
+
+/// The sentence about an error at the file of the id.
+fn no_identity(path: &Path) -> impl Fn(std::io::Error) -> String {
+    move |error| {
+        format!("{}: {error}: this node cannot keep its identity; set node.state_dir", path.display())
     }
 }
 

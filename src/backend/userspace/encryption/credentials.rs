@@ -34,6 +34,22 @@ impl Credentials {
         }
     }
 
+    /// Whether [`Credentials::load`] would succeed, as far as that can be told without making the
+    /// certificate of a first start. Returns whether one would be made.
+    pub(in crate::backend::userspace) fn check_files(config: &Config) -> Result<bool, EncryptionError> {
+        let security = &config.security;
+        if security.mode == Mode::None {
+            return Ok(false);
+        }
+        if security.own.is_some() || Identity::usable(&config.node.state_dir)?.is_some() {
+            return Self::load(config).map(|_| false);
+        }
+        if let Some(ca) = &security.ca {
+            Trust::load(ca, security.bind_subnets)?;
+        }
+        Ok(true)
+    }
+
     /// What our lease says about encryption.
     pub(in crate::backend::userspace) fn announced(&self) -> Option<Announced> {
         match self {
@@ -75,8 +91,8 @@ impl Loaded {
             Some(ca) => Trust::load(ca, security.bind_subnets)?,
             None => Trust::Store,
         };
-        let port = security.port.or(config.overlay.port.checked_add(1)).ok_or(EncryptionError::NoPort)?;
-        let announced = Announced { mode: security.mode, port, fingerprint: identity.fingerprint() };
+        let announced =
+            Announced { mode: security.mode, port: port(config)?, fingerprint: identity.fingerprint() };
         Ok(Self { identity, trust, announced })
     }
 
@@ -86,6 +102,11 @@ impl Loaded {
         }
         Ok(check_own(&self.trust, &self.identity, lease)?)
     }
+}
+
+/// UDP port of the endpoint.
+pub(super) fn port(config: &Config) -> Result<u16, EncryptionError> {
+    config.security.port.or(config.overlay.port.checked_add(1)).ok_or(EncryptionError::NoPort)
 }
 
 /// Bytes of each underlay packet that encryption takes.
