@@ -3,9 +3,9 @@
 mod support;
 
 use hopsack::api::StepCode::{
-    KernelNoRoute, KernelToOtherDevice, KernelToOverlay, KernelToThisHost, RouteMulticast, RouteNoLease,
-    RouteOutside, RouteOwnSubnet, RouteOwnSubnetMissing, RouteToPeer, RouteUnreachable, SendClear,
-    SendSealed, SourceVerified, WaitForConnection,
+    FastPath, KernelNoRoute, KernelToOtherDevice, KernelToOverlay, KernelToThisHost, RouteMulticast,
+    RouteNoLease, RouteOutside, RouteOwnSubnet, RouteOwnSubnetMissing, RouteToPeer, RouteUnreachable,
+    SendClear, SendSealed, SourceVerified, WaitForConnection,
 };
 use hopsack::api::{Explanation, Outcome, StepCode};
 use hopsack::lab::ping::{Ping, ping};
@@ -45,7 +45,7 @@ fn clear_packets_are_explained() {
     for to in [lab.pod(2).v4.to_string(), lab.pod(2).v6.to_string()] {
         let said = explain(&lab, 1, &to);
         assert_eq!((said.outcome, said.host.as_deref()), (Outcome::Sent, Some("h2")), "{said:#?}");
-        assert_eq!(codes(&said), [KernelToOverlay, SourceVerified, RouteToPeer, SendClear]);
+        assert_eq!(codes(&said), [KernelToOverlay, SourceVerified, RouteToPeer, SendClear, FastPath]);
         assert_eq!((said.next_hop.as_deref(), said.mtu), (Some("192.0.2.2:8285"), Some(1472)));
         assert_eq!((said.device.as_deref(), said.transport.as_deref()), (Some("hopsack0"), Some("udp")));
         assert!(said.frame.is_some_and(|text| text.contains("28")));
@@ -110,7 +110,7 @@ fn encrypted_packets_are_explained() {
     });
     let here = explain(&lab, 1, &to);
     assert_eq!((here.outcome, here.transport.as_deref()), (Outcome::Sent, Some("sealed")), "{here:#?}");
-    assert_eq!(codes(&here), [KernelToOverlay, SourceVerified, RouteToPeer, SendSealed]);
+    assert_eq!(codes(&here), [KernelToOverlay, SourceVerified, RouteToPeer, SendSealed, FastPath]);
     assert_eq!((here.mtu, here.next_hop.as_deref()), (Some(1434), Some("192.0.2.2:8285")), "{here:#?}");
     assert!(here.keys.as_ref().is_some_and(|keys| keys.epoch > 0), "{here:#?}");
     assert!(here.frame.as_ref().is_some_and(|text| text.contains("56")), "{here:#?}");

@@ -38,9 +38,24 @@ pub fn lab(label: &str, hosts: u8, underlay: Family) -> Lab {
     Lab::up(options).expect(NEEDS)
 }
 
-/// A lab as [`lab`] makes it, with this engine in every daemon.
+/// The name by which [`lab_on`] makes a lab with the kernel fast path.
+pub const FAST: &str = "fast";
+
+/// A lab as [`lab`] makes it, with this engine in every daemon and without the kernel fast path.
+/// With [`FAST`], the engine is the default, and on an IPv4 underlay all packets go by the kernel.
 pub fn lab_on(engine: &str, label: &str, hosts: u8, underlay: Family) -> Lab {
-    lab_with(&format!("[dataplane]\nengine = \"{engine}\"\n"), &format!("{label}-{engine}"), hosts, underlay)
+    let (engine_key, fast_path) = if engine == FAST { ("auto", "auto") } else { (engine, "off") };
+    let config = format!("[dataplane]\nengine = \"{engine_key}\"\nfast_path = \"{fast_path}\"\n");
+    let lab = lab_with(&config, &format!("{label}-{engine}"), hosts, underlay);
+    if engine == FAST && underlay == Family::V4 {
+        eventually("all packets go by the kernel fast path", || {
+            (1..=lab.hosts().len()).all(|host| {
+                let peers = lab.daemon(host).status().expect("it answers")["fast_path"]["peers"].clone();
+                peers == lab.hosts().len() - 1
+            })
+        });
+    }
+    lab
 }
 
 /// A lab as [`lab`] makes it, with more configuration in every daemon.

@@ -26,7 +26,7 @@ use canary::Canary;
 pub(super) use part::FastPathPart;
 use part::{Facts, Shared};
 pub(super) use self_test::self_test;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
 use super::paths::Health;
 use super::peer_routes::UnderlayDevice;
@@ -42,6 +42,11 @@ use crate::sys::bpf::interface_index;
 const TICK: Duration = Duration::from_secs(1);
 /// How long the program forwards without the daemon: as long as a lease lives without it.
 const VALID_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Time between a change about a peer and the new routes: changes that come together cost one look
+/// at all routes.
+const GATHER: Duration = Duration::from_millis(50);
+/// Time after which a fast path that has failed is started again.
+const RETRY: Duration = Duration::from_secs(60);
 /// For how long missed datagrams are a problem after the last one.
 const MISSED_SHOWN: u32 = 10;
 
@@ -71,6 +76,11 @@ pub(super) struct FastPathDriver {
     /// The settings in force.
     settings: Option<Settings>,
     tick: Interval,
+    is_tick: bool,
+    /// When the routes are written again, because something about a peer has changed.
+    apply_at: Option<Instant>,
+    /// When a fast path that has failed is started again.
+    retry_at: Option<Instant>,
     /// Datagrams that the daemon took instead of the program, until the last tick.
     missed: u64,
     /// Ticks for which the problem that there were some is shown on.
@@ -91,6 +101,9 @@ impl FastPathDriver {
             attached: BTreeSet::new(),
             settings: None,
             tick,
+            is_tick: false,
+            apply_at: None,
+            retry_at: None,
             missed: 0,
             missed_shown: 0,
         };
@@ -126,7 +139,9 @@ impl FastPathDriver {
         self.health.set_fast(false);
         self.attached.clear();
         self.settings = None;
-        if let Some(fast) = self.shared.fast().take() {
+        let fast = self.shared.fast().take();
+        if let Some(fast) = fast {
+            self.retry_at = Some(Instant::now() + RETRY);
             tracing::warn!(reason, "kernel fast path off: the engine carries all packets");
             if let Err(error) = fast.close() {
                 tracing::warn!(%error, "the kernel fast path could not be removed");
@@ -188,7 +203,7 @@ impl FastPathDriver {
     pub(super) fn peer_is_fast(&mut self, peer: IpAddr, is_fast: bool) {
         let has_changed = self.shared.peers().answered(peer, is_fast);
         if has_changed {
-            self.apply();
+            self.apply_soon();
         }
     }
 
@@ -196,27 +211,41 @@ impl FastPathDriver {
     pub(super) fn device_of_peer(&mut self, peer: IpAddr, device: Option<UnderlayDevice>) {
         let has_changed = self.shared.peers().leaves_by(peer, device);
         if has_changed {
-            self.attach();
-            self.apply();
+            self.apply_soon();
         }
+    }
+
+    fn apply_soon(&mut self) {
+        self.apply_at.get_or_insert_with(|| Instant::now() + GATHER);
     }
 
     /// Waits until [`FastPathDriver::step`] has something to do. Cancel safe.
     pub(super) async fn wait(&mut self) {
         tokio::select! {
-            _ = self.tick.tick() => {}
+            _ = self.tick.tick() => self.is_tick = true,
             () = self.canary.finished() => {}
+            () = sleep_until(self.apply_at.unwrap_or_else(Instant::now)), if self.apply_at.is_some() => {}
         }
     }
 
     /// Does what is due. Returns a problem that has begun, or is over.
     pub(super) fn step(&mut self) -> Option<Event> {
-        if !self.is_on() {
+        let is_tick = std::mem::take(&mut self.is_tick);
+        if !self.is_on() && !self.try_again() {
             return None;
         }
-        let mut has_changed = false;
         while let Some((peer, result)) = self.canary.take_result() {
-            has_changed |= self.shared.peers().canary_ended(peer, result);
+            if self.shared.peers().canary_ended(peer, result) {
+                self.apply_soon();
+            }
+        }
+        if self.apply_at.is_some_and(|at| at <= Instant::now()) {
+            self.apply_at = None;
+            self.attach();
+            self.apply();
+        }
+        if !is_tick {
+            return None;
         }
         self.look();
         self.canary.serve(&self.view, &self.start.local);
@@ -224,10 +253,27 @@ impl FastPathDriver {
         for (peer, from, to) in due {
             self.canary.begin(peer, from, to);
         }
-        if has_changed {
-            self.apply();
-        }
         self.check_missed()
+    }
+
+    /// Starts a fast path that has failed again, if it is time to. Returns whether it is on.
+    fn try_again(&mut self) -> bool {
+        if self.retry_at.is_none_or(|at| at > Instant::now()) {
+            return false;
+        }
+        self.retry_at = None;
+        match self.open() {
+            Ok(()) => {
+                tracing::info!("kernel fast path started again");
+                self.apply_soon();
+                true
+            }
+            Err(error) => {
+                self.turn_off(error.to_string());
+                self.retry_at = Some(Instant::now() + RETRY);
+                false
+            }
+        }
     }
 
     /// Keeps the program working and attached.
