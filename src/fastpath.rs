@@ -26,6 +26,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya::Ebpf;
+use ipnet::IpNet;
 
 pub use compile::{Reach, routes_of};
 pub use counters::{Counters, Direction, Reason};
@@ -137,6 +138,15 @@ impl FastPath {
     /// An interface is gone, or CAP_NET_ADMIN is missing.
     pub fn hooks(&mut self) -> Result<Vec<HookState>, FastPathError> {
         self.places.iter().map(|place| links::state(&mut self.ebpf, place)).collect()
+    }
+
+    /// Whether packets have left by the route of exactly this prefix in the last two or three
+    /// seconds.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn is_used(&self, prefix: IpNet) -> Result<bool, FastPathError> {
+        self.maps.is_used(prefix)
     }
 
     /// What was counted since the maps were made.

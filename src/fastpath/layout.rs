@@ -11,17 +11,20 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Version of the maps. It changes whenever a struct or the meaning of a field changes: maps of
 /// another version are never adopted.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Number of source ports in [`Settings`].
 pub const PORTS: usize = 8;
+
+/// The unit of the time at which a route was used: 2^30 nanoseconds, about a second.
+pub(super) const USED_SHIFT: u32 = 30;
 
 /// Bytes of `struct live`.
 pub(super) const LIVE_BYTES: usize = 16;
 /// Bytes of `struct config`.
 pub(super) const SETTINGS_BYTES: usize = 52;
 /// Bytes of `struct route`.
-pub(super) const ROUTE_BYTES: usize = 12;
+pub(super) const ROUTE_BYTES: usize = 16;
 
 /// What the program needs to know of this host: `struct config`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,11 +174,20 @@ impl Route {
         bytes.put(&self.mtu.to_le_bytes());
         bytes.put(&self.peer.octets());
         bytes.put(&self.underlay.to_le_bytes());
+        // The program writes when the route was used.
+        bytes.put(&[0; 4]);
         bytes.finish()
     }
 
+    /// When the program has sent the last packet by a route: the time of
+    /// [`sys::now`](crate::sys::now) in nanoseconds, shifted by [`USED_SHIFT`]. 0: never.
+    pub(super) fn used(bytes: [u8; ROUTE_BYTES]) -> u32 {
+        let [.., u0, u1, u2, u3] = bytes;
+        u32::from_le_bytes([u0, u1, u2, u3])
+    }
+
     pub(super) fn from_bytes(bytes: [u8; ROUTE_BYTES]) -> Self {
-        let [kind, flags, m0, m1, p0, p1, p2, p3, u0, u1, u2, u3] = bytes;
+        let [kind, flags, m0, m1, p0, p1, p2, p3, u0, u1, u2, u3, ..] = bytes;
         let kind = match kind {
             1 => RouteKind::Local,
             2 => RouteKind::Peer,
@@ -233,7 +245,7 @@ mod tests {
             peer: [192, 0, 2, 7].into(),
             underlay: 3,
         };
-        assert_eq!(route.to_bytes(), [2, 5, 0xc0, 5, 192, 0, 2, 7, 3, 0, 0, 0]);
+        assert_eq!(route.to_bytes(), [2, 5, 0xc0, 5, 192, 0, 2, 7, 3, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(Route::from_bytes(route.to_bytes()), route);
         assert_eq!(Route::from_bytes([0; ROUTE_BYTES]), Route::DAEMON);
         assert_eq!(Route::from_bytes([9; ROUTE_BYTES]).kind, RouteKind::Daemon, "an unknown kind");

@@ -16,7 +16,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::counters::{self, Counters};
 use super::error::FastPathError;
-use super::layout::{LAYOUT, LIVE_BYTES, Live, ROUTE_BYTES, Route, SETTINGS_BYTES, Settings};
+use super::layout::{LAYOUT, LIVE_BYTES, Live, ROUTE_BYTES, Route, SETTINGS_BYTES, Settings, USED_SHIFT};
 use super::routes::{Routes, Step, steps};
 use crate::sys;
 
@@ -105,6 +105,22 @@ impl Maps {
     pub(super) fn counters(&self) -> Result<Counters, FastPathError> {
         let cpus = self.counters.get(&0, 0).map_err(FastPathError::map("counters"))?;
         Ok(Counters::sum(cpus.iter()))
+    }
+
+    /// Whether the program has sent a packet by the route of exactly this prefix in the last two
+    /// or three seconds.
+    pub(super) fn is_used(&self, prefix: IpNet) -> Result<bool, FastPathError> {
+        let value = match prefix {
+            IpNet::V4(net) => self.routes4.get(&key4(net), 0),
+            IpNet::V6(net) => self.routes6.get(&key6(net), 0),
+        };
+        let value = match value {
+            Ok(value) => value,
+            Err(MapError::KeyNotFound) => return Ok(false),
+            Err(error) => return Err(FastPathError::map("routes")(error)),
+        };
+        let now = u32::try_from(sys::now().0 >> USED_SHIFT).unwrap_or(u32::MAX);
+        Ok(Route::used(value).saturating_add(2) >= now)
     }
 
     fn write_live(&mut self, state: Live) -> Result<(), FastPathError> {

@@ -11,7 +11,7 @@ pub struct Traffic(AtomicBool);
 impl Traffic {
     /// Sets the mark.
     #[inline]
-    pub(super) fn mark(&self) {
+    pub fn mark(&self) {
         if !self.0.load(Ordering::Relaxed) {
             self.0.store(true, Ordering::Relaxed);
         }

@@ -43,6 +43,13 @@ fn program_alone_carries_ping_and_tcp() {
         assert!(sender.egress.bytes > 2 * (32 << 20));
         assert_eq!(receiver.ingress.unmarkable, 0);
     }
+    for (side, peer) in [(0, 2), (1, 1)] {
+        let host = pair.lab.host(peer);
+        let used =
+            [host.subnet_v4.into(), host.subnet_v6.into()].map(|prefix| pair.sides[side].is_used(prefix));
+        assert_eq!(used, [true, true], "the routes that were used are marked");
+        assert!(!pair.sides[side].is_used("10.99.0.0/16".parse().expect("a prefix")));
+    }
     for side in &pair.sides {
         assert!(side.left_to_daemon().iter().all(|frame| !is_of_pods(frame)), "the daemon was not needed");
     }

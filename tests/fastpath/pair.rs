@@ -12,6 +12,7 @@ use hopsack::route::{Abilities, Change, Dialect, Lease, Local, Networks, Origin,
 use hopsack::sys::bpf::interface_index;
 use hopsack::sys::netns::in_netns;
 use hopsack::sys::tun::{Offload, Queue};
+use ipnet::IpNet;
 
 use crate::support::{HOPSACK, run};
 
@@ -136,6 +137,10 @@ impl Side {
 
     pub fn fast(&mut self) -> &mut FastPath {
         self.fast.as_mut().expect("it was started")
+    }
+
+    pub fn is_used(&self, prefix: IpNet) -> bool {
+        self.fast.as_ref().expect("it was started").is_used(prefix).expect("a lookup")
     }
 
     pub fn counters(&self) -> Counters {

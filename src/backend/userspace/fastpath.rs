@@ -47,6 +47,8 @@ const VALID_FOR: Duration = Duration::from_secs(24 * 3600);
 const GATHER: Duration = Duration::from_millis(50);
 /// Time after which a fast path that has failed is started again.
 const RETRY: Duration = Duration::from_secs(60);
+/// Peers whose traffic is looked for in a tick.
+const TRAFFIC_LOOKS: usize = 500;
 /// For how long missed datagrams are a problem after the last one.
 const MISSED_SHOWN: u32 = 10;
 
@@ -77,6 +79,8 @@ pub(super) struct FastPathDriver {
     settings: Option<Settings>,
     tick: Interval,
     is_tick: bool,
+    /// Position of the peer whose traffic is looked for next.
+    looked_at: usize,
     /// When the routes are written again, because something about a peer has changed.
     apply_at: Option<Instant>,
     /// When a fast path that has failed is started again.
@@ -102,6 +106,7 @@ impl FastPathDriver {
             settings: None,
             tick,
             is_tick: false,
+            looked_at: 0,
             apply_at: None,
             retry_at: None,
             missed: 0,
@@ -248,6 +253,7 @@ impl FastPathDriver {
             return None;
         }
         self.look();
+        self.find_traffic();
         self.canary.serve(&self.view, &self.start.local);
         let due = self.shared.peers().due_canaries(&self.view.table(), &self.start.local);
         for (peer, from, to) in due {
@@ -298,6 +304,25 @@ impl FastPathDriver {
             self.attach();
         }
         self.shared.set_others(others);
+    }
+
+    /// Marks the peers to which the program sends: their paths are probed as those of the engine
+    /// are.
+    fn find_traffic(&mut self) {
+        let table = self.view.table();
+        let (peers, first) = (table.peers(), self.looked_at);
+        let next = (first + TRAFFIC_LOOKS).min(peers.len());
+        self.looked_at = if next < peers.len() { next } else { 0 };
+        self.with(|fast| {
+            for peer in peers.get(first..next).unwrap_or_default() {
+                for subnet in &peer.subnets {
+                    if fast.is_used(*subnet)? {
+                        peer.traffic.mark();
+                    }
+                }
+            }
+            Ok(())
+        });
     }
 
     /// Attaches the program to the devices that lead to peers.
