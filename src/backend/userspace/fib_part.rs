@@ -325,6 +325,7 @@ fn announced(peer: &Peer) -> String {
         (abilities.bundles, "bundles"),
         (abilities.ecn, "ECN"),
         (abilities.control, "control messages"),
+        (abilities.fast, "a kernel fast path"),
     ];
     let mut words: Vec<String> =
         words.iter().filter(|(is, _)| *is).map(|(_, word)| (*word).to_owned()).collect();
