@@ -206,7 +206,8 @@ fn interrupted_bench_leaves_nothing() {
 
 #[test]
 fn short_soak_passes() {
-    let options = Options::unique("soak", HOPSACK);
+    let extra_config = "[dataplane]\nfast_path = \"off\"\n".to_owned();
+    let options = Options { extra_config, ..Options::unique("soak", HOPSACK) };
     let name = options.name.clone();
     let plan = SoakPlan {
         time: Duration::from_secs(3),

@@ -48,10 +48,10 @@ impl BenchPlan {
     /// The full plan, about half an hour: everything.
     #[must_use]
     pub fn full() -> Self {
-        use System::{Batch, Flannel, Raw, Simple, Uring, Vxlan};
+        use System::{Batch, Fast, Flannel, Raw, Simple, Uring, Vxlan};
         use Workload::{Connects, Rtt, RttBulk, RttBulk16, Tcp1, Tcp4, Udp64, Udp64x32, Udp1400, Udp1400x32};
         Self {
-            systems: vec![Raw, Vxlan, Flannel, Simple, Batch, Uring],
+            systems: vec![Raw, Vxlan, Flannel, Simple, Batch, Uring, Fast],
             underlays: vec![Underlay::Pass, Underlay::Noseg, Underlay::NosegGro, Underlay::NosegNocsum],
             workloads: vec![
                 Tcp1, Tcp4, Udp64, Udp64x32, Udp1400, Udp1400x32, Rtt, RttBulk, RttBulk16, Connects,

@@ -26,8 +26,10 @@ pub enum System {
     Batch,
     /// hopsack with the engine uring: io_uring.
     Uring,
-    /// hopsack with the engine that it chooses on this machine.
+    /// hopsack as it is by default, with what it chooses on this machine.
     Auto,
+    /// hopsack with the kernel fast path; it is not measured where the engine would carry packets.
+    Fast,
     /// hopsack with the engine batch, which polls for 100 us before it sleeps.
     BatchSpin,
     /// hopsack with the engine uring, which polls for 100 us before it sleeps.
@@ -76,16 +78,27 @@ impl System {
             Self::Raw => ("raw", Carrier::Raw, "#b8bdc6"),
             Self::Vxlan => ("vxlan", Carrier::Vxlan, "#868d99"),
             Self::Flannel => ("flannel", Carrier::Flannel, "#b08250"),
-            Self::Simple => ("simple", Hopsack("[dataplane]\nengine = \"simple\"\n"), "#8fc1a9"),
-            Self::Batch => ("batch", Hopsack("[dataplane]\nengine = \"batch\"\n"), "#4a9f86"),
-            Self::Uring => ("uring", Hopsack("[dataplane]\nengine = \"uring\"\n"), "#2b7a9e"),
+            Self::Simple => {
+                ("simple", Hopsack("[dataplane]\nfast_path = \"off\"\nengine = \"simple\"\n"), "#8fc1a9")
+            }
+            Self::Batch => {
+                ("batch", Hopsack("[dataplane]\nfast_path = \"off\"\nengine = \"batch\"\n"), "#4a9f86")
+            }
+            Self::Uring => {
+                ("uring", Hopsack("[dataplane]\nfast_path = \"off\"\nengine = \"uring\"\n"), "#2b7a9e")
+            }
             Self::Auto => ("auto", Hopsack(""), "#5b6fc0"),
-            Self::BatchSpin => {
-                ("batch-spin", Hopsack("[dataplane]\nengine = \"batch\"\nbusy_poll_us = 100\n"), "#6fc7ab")
-            }
-            Self::UringSpin => {
-                ("uring-spin", Hopsack("[dataplane]\nengine = \"uring\"\nbusy_poll_us = 100\n"), "#5aa7cc")
-            }
+            Self::Fast => ("fast", Hopsack("[dataplane]\nfast_path = \"auto\"\n"), "#1d3f8f"),
+            Self::BatchSpin => (
+                "batch-spin",
+                Hopsack("[dataplane]\nfast_path = \"off\"\nengine = \"batch\"\nbusy_poll_us = 100\n"),
+                "#6fc7ab",
+            ),
+            Self::UringSpin => (
+                "uring-spin",
+                Hopsack("[dataplane]\nfast_path = \"off\"\nengine = \"uring\"\nbusy_poll_us = 100\n"),
+                "#5aa7cc",
+            ),
             Self::Sealed => ("sealed", Hopsack("[security]\nmode = \"sealed\"\n"), "#7a55a8"),
             Self::Quic => ("quic", Hopsack("[security]\nmode = \"quic\"\n"), "#a583c9"),
             Self::WireguardGo => ("wireguard-go", Carrier::WireGuard(Program::GO), "#9e4a4a"),

@@ -23,6 +23,7 @@ use super::keep_awake::KeepAwake;
 use super::system::{Carrier, System};
 use super::tunnel::{Kind, Tunnel};
 use super::wireguard::{Program, WireGuard};
+use crate::api::{FastPathStatus, Request, Status};
 use crate::sys::netns::in_netns;
 
 /// Largest super packet of a pod in bytes, for all systems: what hopsack's CNI plugin sets. It has
@@ -124,6 +125,7 @@ impl<'a> SharedTopology<'a> {
             Carrier::Hopsack(config) => self.start_daemons(config),
         };
         let refusal = refusal.and_then(|()| self.wait_for_ping(system));
+        let refusal = refusal.and_then(|()| self.wait_for_fast_path(system));
         if let Err(refusal) = refusal {
             self.deactivate()?;
             return match refusal {
@@ -265,6 +267,28 @@ impl<'a> SharedTopology<'a> {
                 return Err(Refused::Why(Refusal::Broken(why)));
             }
             self.lab.options().interrupt.sleep(START_CHECK_INTERVAL)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the kernel fast path carries the packets, if the system uses it.
+    fn wait_for_fast_path(&self, system: System) -> Result<(), Refused> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        for number in (1..=self.lab.hosts().len()).filter(|_| matches!(system, System::Auto | System::Fast)) {
+            loop {
+                let FastPathStatus { is_on, peers, reason, .. } =
+                    self.lab.daemon(number).query::<Status>(Request::Status)?.fast_path;
+                match (is_on, peers) {
+                    (true, 1..) => break,
+                    (false, _) if system == System::Auto => break,
+                    (false, _) => return Err(Refused::Why(Refusal::Absent(reason))),
+                    (true, 0) if Instant::now() >= deadline => {
+                        let why = "the kernel fast path is on, but carries no packets".to_owned();
+                        return Err(Refused::Why(Refusal::Broken(why)));
+                    }
+                    (true, 0) => self.lab.options().interrupt.sleep(START_CHECK_INTERVAL)?,
+                }
+            }
         }
         Ok(())
     }
