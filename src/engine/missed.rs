@@ -8,8 +8,9 @@
 //! It merges nothing: few packets come this way. Invariant: each datagram is counted as missed, and
 //! each packet in it as forwarded or under one drop reason.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 
 use super::account::{Account, Op};
@@ -58,8 +59,9 @@ impl MissedReceiver {
         })
     }
 
-    /// Brings what waits at `socket` to the device. Returns how many datagrams that were.
-    pub fn drain(&mut self, socket: &UdpSocket, table: &Table) -> u64 {
+    /// Brings what waits at `socket` to the device, and adds the peers that have sent it to
+    /// `senders`. Returns how many datagrams that were.
+    pub fn drain(&mut self, socket: &UdpSocket, table: &Table, senders: &mut BTreeSet<IpAddr>) -> u64 {
         let Self { tun, receiver, state, verify, account, frame } = self;
         let (counters, mut count) = (&account.counters, 0);
         state.set_time(now());
@@ -83,6 +85,7 @@ impl MissedReceiver {
                     counters.ingress.drop_many(DropReason::UnknownPeer, train.count());
                     continue;
                 };
+                senders.insert(from.ip());
                 let mut to_tun = HalfSummed { tun, account, frame, mtu: peer.own_mtu };
                 let arrival = Arrival { from: from.ip(), ecn, train };
                 ingress(table, arrival, *verify, state, counters, &mut to_tun);

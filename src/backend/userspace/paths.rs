@@ -50,6 +50,8 @@ pub(super) struct Health {
     refused_sends: AtomicU64,
     /// Whether this host receives by the kernel fast path: answers to peers say so.
     is_fast: AtomicBool,
+    /// Peers that are told otherwise, and until when.
+    denied: Mutex<BTreeMap<IpAddr, Nanos>>,
 }
 
 impl Health {
@@ -66,6 +68,21 @@ impl Health {
     /// From now on this host receives by the kernel fast path, or does not.
     pub(super) fn set_fast(&self, is_fast: bool) {
         self.is_fast.store(is_fast, Ordering::Relaxed);
+    }
+
+    /// Whether the answer to a peer says that this host receives by the kernel fast path.
+    fn is_fast_for(&self, peer: IpAddr, now: Nanos) -> bool {
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        denied.retain(|_, until| now < *until);
+        self.is_fast.load(Ordering::Relaxed) && !denied.contains_key(&peer)
+    }
+
+    /// Until then, answers to a peer say that this host does not receive by the kernel fast path.
+    pub(super) fn deny_fast(&self, peer: IpAddr, until: Nanos) {
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        if denied.insert(peer, until).is_none() {
+            tracing::warn!(%peer, "the kernel fast path does not get the datagrams of a peer: its engine sends them");
+        }
     }
 
     /// Keep-alives that a packet filter of this host has refused.
@@ -183,7 +200,7 @@ impl Task {
             }
             Kind::Request => {
                 if path.may_answer(at) {
-                    let is_fast = self.health.is_fast.load(Ordering::Relaxed);
+                    let is_fast = self.health.is_fast_for(from, at);
                     // A lost answer is as good as a lost question.
                     let _ = self.sender.send(peer, message.reply(is_fast), 0, at);
                 }

@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 use super::choice::{Choice, EngineKind};
 use super::encryption::{self, Credentials, Encryption, Ends};
 use super::fastpath::{self, self_test};
-use super::missed::Missed;
 use super::publisher::{Publisher, sessions};
 use super::running::{Parts, Userspace};
 use super::{device, sockets};
@@ -139,8 +138,7 @@ impl Prepared {
             }
         };
         let receiver = engine.missed_receiver().map_err(BackendError::NoWorker)?;
-        let missed =
-            receiver.zip(missed).map(|(receiver, socket)| Missed::start(engine.view(), receiver, socket));
+        let missed = receiver.zip(missed);
         let start = fastpath::Start {
             directory: config.node.bpf_dir(),
             overlay: config.overlay.device.clone(),

@@ -1,6 +1,6 @@
 //! The running userspace backend.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -24,7 +24,7 @@ use crate::backend::error::BackendError;
 use crate::backend::event::{DuplicateSubnet, Event, Renewal};
 use crate::config::Config;
 use crate::desired::Desired;
-use crate::engine::{Engine, EnginePart, Op, WorkerError};
+use crate::engine::{Engine, EnginePart, MissedReceiver, Op, WorkerError};
 use crate::forward::VerifySource;
 use crate::observe::Part;
 use crate::quic::QuicEvent;
@@ -68,13 +68,16 @@ impl Userspace {
         spread_ports: bool,
         verify: VerifySource,
         control: ControlSocket,
-        (missed, start, may): (Option<Missed>, fastpath::Start, Result<(), String>),
+        (missed, start, may): (Option<(MissedReceiver, UdpSocket)>, fastpath::Start, Result<(), String>),
     ) -> Self {
         let Parts { engine, publisher, device, .. } = &parts;
         let peer_routes = PeerRoutes::start(engine.view(), device.netlink().clone());
         let paths = Paths::start(engine.view(), control);
         let policies = (publisher.local().policy, verify);
         let health = paths.health().clone();
+        let start_missed =
+            |(receiver, socket)| Missed::start(engine.view(), receiver, socket, health.clone());
+        let missed = missed.map(start_missed);
         let fast = FastPathDriver::new(start, may, engine.view(), health.clone());
         let report = Arc::new(FibPart::new(engine.view(), publisher.networks(), policies, health));
         Self {
