@@ -28,4 +28,4 @@ pub use capabilities::Capabilities;
 pub use clock::now;
 pub use event::Event;
 pub use poll::{Interest, poll};
-pub use privileges::{Missing, Needs, Part, TABLE, missing, names, restrict};
+pub use privileges::{Missing, Needs, Part, TABLE, may_mount, missing, names, restrict};

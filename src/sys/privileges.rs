@@ -131,6 +131,12 @@ pub fn missing(parts: &[Part]) -> Option<Missing> {
     Some(Missing { code, capability: capability.to_string(), purpose: row.purpose })
 }
 
+/// Whether this thread may mount. The daemon needs that only before it gives up its privileges.
+#[must_use]
+pub fn may_mount() -> bool {
+    caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false)
+}
+
 /// Names of the capabilities that these parts need.
 #[must_use]
 pub fn names(parts: &[Part]) -> Vec<String> {
@@ -194,12 +200,17 @@ mod tests {
     use super::*;
 
     const UNIT: &str = include_str!("../../configs/hopsack.service");
+    const DROP_IN: &str = include_str!("../../configs/hopsack-fastpath.conf");
     /// What the default configuration uses.
     const DEFAULT: &[Part] = &[Part::Control, Part::Internet, Part::Overlay, Part::Ring];
 
     /// Words of a setting of the unit.
     fn unit(key: &str) -> BTreeSet<String> {
-        let value = UNIT.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        words(UNIT, key)
+    }
+
+    fn words(file: &str, key: &str) -> BTreeSet<String> {
+        let value = file.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         let value = value.unwrap_or_else(|| panic!("the unit has no {key}"));
         value.split_whitespace().map(str::to_owned).collect()
     }
@@ -217,6 +228,26 @@ mod tests {
         assert_eq!(unit("SystemCallFilter"), calls.map(|name| (*name).to_owned()).collect());
         assert_eq!(unit("NoNewPrivileges"), ["yes".to_owned()].into());
         assert_eq!(unit("LimitCORE"), ["0".to_owned()].into());
+    }
+
+    #[test]
+    fn drop_in_grants_what_the_fast_path_needs() {
+        let with_fast_path: Vec<Part> = DEFAULT.iter().copied().chain([Part::FastPath]).collect();
+        let capabilities: BTreeSet<String> = names(&with_fast_path).into_iter().collect();
+        // systemd adds the settings of a drop-in to those of the unit (systemd.exec(5)).
+        let both = |key: &str| &unit(key) | &words(DROP_IN, key);
+        assert_eq!(both("CapabilityBoundingSet"), capabilities);
+        assert_eq!(both("AmbientCapabilities"), capabilities);
+        let calls = rows(&with_fast_path).flat_map(|row| row.calls).filter(|name| **name != "@aio");
+        assert_eq!(both("SystemCallFilter"), calls.map(|name| (*name).to_owned()).collect());
+        let families = rows(&[Part::FastPath]).flat_map(|row| row.families).count();
+        assert_eq!(families, 0, "the unit permits them already");
+        let keys = DROP_IN.lines().filter_map(|line| Some(line.split_once('=')?.0));
+        let keys: BTreeSet<&str> = keys.filter(|key| !key.starts_with('#')).collect();
+        let known = ["ExecStartPre", "CapabilityBoundingSet", "AmbientCapabilities", "SystemCallFilter"];
+        assert_eq!(keys, known.into());
+        let mount = words(DROP_IN, "ExecStartPre");
+        assert!(mount.contains("/run/hopsack/bpf") && mount.contains("nosuid,nodev,noexec,mode=0700"));
     }
 
     #[test]
