@@ -19,9 +19,10 @@ mod setup;
 mod userspace;
 
 pub use error::BackendError;
-pub use event::{DuplicateSubnet, Event, Renewal};
+pub use event::{DuplicateSubnet, Event, Renewal, Stop};
 pub use interface::{
-    Backend, Prepared, check_credentials, check_encryption_port, check_port, desired, overhead,
+    Backend, Prepared, check_credentials, check_encryption_port, check_fast_path, check_port, desired,
+    overhead,
 };
 pub use overhead::Overhead;
 pub use setup::Setup;

@@ -66,10 +66,10 @@ enum Command {
     ///
     /// The daemon joins the cluster, creates the overlay device and forwards packets until it
     /// receives SIGTERM or SIGINT. SIGHUP makes it read the cluster file, the certificates and the
-    /// log filter again. If an earlier daemon was killed, this one takes over its device and
-    /// routes.
+    /// log filter again. Device, routes and kernel fast path stay when it ends, and the next
+    /// daemon takes them over.
     #[command(after_help = "Example: hopsack run --store-path ./cluster.toml --node-interface eth1")]
-    Run(ConfigOptions),
+    Run(run::RunArgs),
     /// Run the daemon with flanneld's flags and FLANNELD_* variables
     ///
     /// This replaces flanneld without a change of its command line: -x, --x and -x=v are accepted.
@@ -157,7 +157,7 @@ impl Cli {
     /// changes the log filter later.
     pub fn run<R: Fn(&Config)>(self, start_log: impl FnOnce(&Config) -> R) -> Result<ExitCode, CliError> {
         match self.command {
-            Command::Run(options) => run::run(&options.sources(), start_log)?,
+            Command::Run(args) => run::run(&args, start_log)?,
             Command::Flanneld { flags } => run::run_as_flanneld(&flags, start_log)?,
             Command::Check { config, format } => return check::check(&config, &format),
             Command::Status(ask) => status::status(&ask)?,

@@ -22,6 +22,8 @@ mod pins;
 mod routes;
 mod trial;
 
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -39,6 +41,8 @@ use pins::Pins;
 pub use pins::Role;
 pub use routes::{Routes, Step, steps};
 pub use trial::{Trial, Verdict, Way};
+
+use crate::sys::bpf;
 
 /// The loaded program with its maps. It stays attached when this value is dropped.
 #[derive(Debug)]
@@ -149,6 +153,12 @@ impl FastPath {
         self.maps.is_used(prefix)
     }
 
+    /// The underlay devices to which links of this or an earlier process are attached, by index.
+    #[must_use]
+    pub fn underlays(&self) -> Vec<u32> {
+        self.pins.interfaces(Role::Underlay)
+    }
+
     /// What was counted since the maps were made.
     ///
     /// # Errors
@@ -168,8 +178,7 @@ impl FastPath {
     /// Whether an earlier process has left maps or links in a directory.
     #[must_use]
     pub fn is_left(directory: &Path) -> bool {
-        Pins::existing(directory).is_some()
-            && std::fs::read_dir(directory).is_ok_and(|mut pins| pins.next().is_some())
+        Pins::existing(directory).is_some_and(|pins| pins.has_any())
     }
 
     /// Detaches what is pinned in a directory, and removes it. Nothing to remove is no error.
@@ -188,6 +197,35 @@ impl FastPath {
 /// The kernel does not permit it.
 pub fn prepare(directory: &Path) -> Result<(), FastPathError> {
     Pins::open(directory).map(|_| ())
+}
+
+/// Whether a directory is in a bpffs. It makes and mounts nothing.
+///
+/// # Errors
+/// There is no such directory, or it is in another file system.
+pub fn is_prepared(directory: &Path) -> Result<(), FastPathError> {
+    let found = bpf::is_bpffs(directory)
+        .and_then(|is| if is { Ok(()) } else { Err(io::Error::other("no bpffs is mounted there")) });
+    found.map_err(|error| FastPathError::Directory { path: directory.to_owned(), error })
+}
+
+/// Whether a bpffs is mounted at this very directory.
+#[must_use]
+pub fn is_mounted(directory: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(path).ok().map(|found| found.dev());
+    let above = directory.parent().and_then(device);
+    is_prepared(directory).is_ok() && device(directory) != above
+}
+
+/// Unmounts the bpffs at a directory, and removes the directory. Remove its pins before: another
+/// mount namespace may have a copy of the mount, and keep them.
+///
+/// # Errors
+/// The kernel does not permit it.
+pub fn unmount(directory: &Path) -> Result<(), FastPathError> {
+    bpf::unmount(directory)
+        .and_then(|()| std::fs::remove_dir(directory))
+        .map_err(|error| FastPathError::Directory { path: directory.to_owned(), error })
 }
 
 fn remove_pins(pins: &Pins) -> Result<(), FastPathError> {

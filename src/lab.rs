@@ -29,6 +29,7 @@ mod error;
 mod etcd;
 mod interrupt;
 mod list;
+mod mounts;
 mod names;
 mod options;
 mod programs;

@@ -2,7 +2,7 @@
 //!
 //! One turn reads what is there, compares it with what is desired ([`crate::desired::diff`]), and
 //! takes the steps that lead there. The node starts a turn when it starts itself (so a device that
-//! a killed daemon left is brought in order), when its address or MTU changes, when the kernel
+//! an earlier daemon left is brought in order), when its address or MTU changes, when the kernel
 //! tells of a change, and every [`PERIOD`]. A step in a turn that the node did not start is a
 //! repair: it is logged and counted.
 //!

@@ -22,6 +22,8 @@ use support::{HOPSACK, eventually, http, lab, run};
 const READY: Duration = Duration::from_secs(10);
 /// Bit of CAP_NET_ADMIN in the sets of /proc/PID/status.
 const NET_ADMIN: u64 = 1 << 12;
+/// Bit of CAP_BPF, which the kernel fast path needs.
+const BPF: u64 = 1 << 39;
 /// Bit of CAP_NET_BIND_SERVICE.
 const NET_BIND_SERVICE: u64 = 1 << 10;
 /// Bit of CAP_SYS_NICE.
@@ -194,7 +196,7 @@ fn threads_keep_only_the_capabilities_that_are_needed() {
         }
     };
     lab.start().expect("ready");
-    expect(NET_ADMIN);
+    expect(NET_ADMIN | BPF);
     // What it has is enough for its later work: the repair of a setting, of a device and of a route.
     run(&netns, &["sh", "-c", "sysctl -qw net.ipv4.ip_forward=0; ip link set hopsack0 down"]);
     let forwards = || run(&netns, &["sysctl", "-n", "net.ipv4.ip_forward"]).trim() == "1";
@@ -218,7 +220,7 @@ fn threads_keep_only_the_capabilities_that_are_needed() {
 
     // A port below 1024 and real-time priority need one capability each, which is kept then.
     lab.daemon(1).terminate().expect("it ends");
-    let low = "127.0.0.1:985\"\n\n[dataplane]\nrealtime = true\n";
+    let low = "127.0.0.1:985\"\n\n[dataplane]\nrealtime = true\nfast_path = \"off\"\n";
     support::edit(&lab.daemon(1).config_path(), "127.0.0.1:9285\"\n", low);
     lab.start().expect("ready");
     expect(NET_ADMIN | NET_BIND_SERVICE | SYS_NICE);

@@ -55,6 +55,21 @@ fn batch_engine_runs_if_io_uring_is_forbidden() {
     });
 }
 
+/// systemd and container runtimes do not permit bpf(2) unless they are told to.
+#[test]
+fn engine_carries_packets_if_bpf_is_forbidden() {
+    with_refused(libc::SYS_bpf, When::Always, libc::EPERM, || {
+        let lab = lab_on("auto", "no-bpf", 2, Family::V4);
+        assert!(packets_pass(&lab));
+        let fast = lab.daemon(1).status().expect("it answers")["fast_path"].clone();
+        let reason = fast["reason"].as_str().expect("text");
+        assert!(fast["is_on"] == false && reason.contains("CAP_BPF"), "{fast}");
+        let config = lab.daemon(1).config_path().to_string_lossy().into_owned();
+        let check = run(&lab.host(1).netns, &[HOPSACK, "check", "--config", &config]);
+        assert!(check.contains("needs CAP_BPF"), "the check names it and succeeds: {check}");
+    });
+}
+
 /// The probe finds all that a ring needs, but then the ring cannot be made, for example because too
 /// little memory may be locked.
 #[test]
@@ -97,7 +112,7 @@ fn broken_ring_ends_the_daemon_with_code_1() {
     assert!(log.contains("io_uring_enter"), "the log names the call: {log}");
     assert!(!daemon.control_path().exists(), "a control socket was left");
     let left = attempt(&lab.host(1).netns, &["ip", "link", "show", "hopsack0"]);
-    assert!(!left.contains("mtu"), "a device was left: {left}");
+    assert!(left.contains("mtu"), "the device stays for the next start: {left}");
     daemon.start().expect("started");
     daemon.wait_ready(Duration::from_secs(10)).expect("it starts again");
     eventually("packets pass again", || packets_pass(&lab));

@@ -69,22 +69,27 @@ fn tcp_survives_kill_9_and_device_is_adopted(engine: &str) {
 }
 
 #[test]
-fn clean_stop_and_clean_command_leave_nothing() {
+fn stop_leaves_everything_and_clean_removes_it() {
     let lab = lab("stop", 1, Family::V4);
     let (host, daemon) = (&lab.host(1).netns, lab.daemon(1));
     let config = daemon.config_path().to_string_lossy().into_owned();
     let there = || attempt(host, &["ip", "link", "show", "hopsack0"]).contains("mtu");
 
-    // SIGTERM removes device, routes and socket; subnet.env stays, as Flannel's does.
+    // SIGTERM ends the control socket. Everything else stays for the next start.
+    let index = || json(&run(host, &["ip", "-j", "link", "show", "hopsack0"]))[0]["ifindex"].clone();
+    let routes = || run(host, &["ip", "route", "show", "dev", "hopsack0"]);
+    let before = (index(), routes());
     assert!(there() && daemon.control_path().exists());
     let status = daemon.terminate().expect("it ends").expect("it is our child");
     assert_eq!(status.code(), Some(0));
-    assert!(!there() && !daemon.control_path().exists());
+    assert!(there() && !daemon.control_path().exists());
+    assert!(!before.1.is_empty() && before == (index(), routes().replace(" linkdown", "")), "{}", routes());
     assert!(lab.host(1).directory.join("subnet.env").exists());
 
-    // After kill -9 everything stays for the next start, or for `clean`.
+    // After kill -9 the socket stays too.
     daemon.start().expect("started");
     daemon.wait_ready(READY).expect("ready");
+    assert_eq!(before, (index(), routes()), "the same device");
     let refused = attempt(host, &[HOPSACK, "clean", "--config", &config]);
     assert!(is(&refused, "daemon_runs"), "clean must not pull the device from a daemon: {refused}");
     daemon.kill9().expect("killed");
@@ -94,8 +99,8 @@ fn clean_stop_and_clean_command_leave_nothing() {
     let cleaned = json(&run(host, &[HOPSACK, "clean", "--json", "--config", &config]));
     assert_eq!(
         cleaned.as_array().map(Vec::len),
-        Some(4),
-        "device, socket, subnet.env and its copy: {cleaned}"
+        Some(6),
+        "fast path, its mount, device, socket, subnet.env and its copy: {cleaned}"
     );
     assert!(!there() && !daemon.control_path().exists());
     assert!(!lab.host(1).directory.join("subnet.env").exists());
@@ -106,6 +111,22 @@ fn clean_stop_and_clean_command_leave_nothing() {
     daemon.start().expect("started");
     daemon.wait_ready(READY).expect("ready");
     assert!(there());
+    daemon.terminate().expect("it ends");
+
+    // With an option, the daemon removes device and routes itself. subnet.env stays, as Flannel's
+    // does.
+    let mut child = Stopped(
+        Command::new("ip")
+            .args(["netns", "exec", host, HOPSACK, "run", "--remove-on-exit", "--config", &config])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("ip runs"),
+    );
+    eventually("it is ready", || daemon.status().is_ok_and(|status| status["ready"] == true));
+    run(host, &["kill", "-TERM", &child.0.id().to_string()]);
+    assert!(child.0.wait().expect("it ends").success());
+    assert!(!there() && !daemon.control_path().exists());
+    assert!(lab.host(1).directory.join("subnet.env").exists());
 }
 
 #[test]

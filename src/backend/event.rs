@@ -29,6 +29,17 @@ pub enum Event {
     },
 }
 
+/// What a backend leaves in the kernel when it stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Everything stays for the next start: device, addresses, routes, maps and links.
+    Leave,
+    /// The start has failed: what this process has made goes, what it has adopted stays.
+    RollBack,
+    /// Everything goes.
+    Remove,
+}
+
 /// Whether another host uses this host's subnet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DuplicateSubnet {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::error::BackendError;
-use super::event::{DuplicateSubnet, Event, Renewal};
+use super::event::{DuplicateSubnet, Event, Renewal, Stop};
 use super::null::Null;
 use super::overhead::Overhead;
 use super::setup::Setup;
@@ -48,12 +48,15 @@ impl Prepared {
         }
     }
 
-    /// Whether this host can receive by the kernel fast path.
-    #[must_use]
-    pub fn is_fast(&self) -> bool {
+    /// Whether this host can have the kernel fast path at the address `public`. `pins`: whether
+    /// there is a directory for pins.
+    ///
+    /// # Errors
+    /// Why it cannot, in words.
+    pub fn fast_path(&self, public: IpAddr, pins: Result<(), String>) -> Result<(), String> {
         match self {
-            Self::Userspace(prepared) => prepared.is_fast(),
-            Self::Null => false,
+            Self::Userspace(prepared) => prepared.fast_path(public, pins),
+            Self::Null => Err("the backend moves no packets".to_owned()),
         }
     }
 
@@ -119,6 +122,19 @@ pub fn check_encryption_port(config: &Config, public: IpAddr) -> Result<Option<S
     userspace::check_encryption_port(config, public)
 }
 
+/// Whether this host can have the kernel fast path at this address, or why not. `pins`: whether its
+/// maps can be pinned.
+pub fn check_fast_path(
+    config: &Config,
+    capabilities: &Capabilities,
+    at: (IpAddr, Result<(), String>),
+) -> Result<(), String> {
+    match config.overlay.backend {
+        BackendChoice::Userspace => userspace::check_fast_path(config, capabilities, at),
+        BackendChoice::Null => Err("this backend has none".to_owned()),
+    }
+}
+
 /// A running backend.
 #[derive(Debug)]
 pub enum Backend {
@@ -164,7 +180,7 @@ impl Backend {
         }
     }
 
-    /// From now on, a crash leaves the backend's kernel objects in place.
+    /// From now on, the backend's kernel objects outlive this process.
     pub fn keep(&self) -> Result<(), BackendError> {
         match self {
             Self::Userspace(userspace) => userspace.keep(),
@@ -247,10 +263,10 @@ impl Backend {
         }
     }
 
-    /// Stops, and removes what the backend made.
-    pub async fn stop(self) {
+    /// Stops moving packets.
+    pub async fn stop(self, how: Stop) {
         match self {
-            Self::Userspace(userspace) => userspace.stop().await,
+            Self::Userspace(userspace) => userspace.stop(how).await,
             Self::Null(_) => {}
         }
     }

@@ -20,6 +20,8 @@ pub use choice::NoRing;
 pub(super) use device::desired;
 pub use device::{DeviceError, is_ours as is_own_device};
 pub use encryption::EncryptionError;
-pub(super) use prepared::{Prepared, check_credentials, check_encryption_port, check_port, overhead};
+pub(super) use prepared::{
+    Prepared, check_credentials, check_encryption_port, check_fast_path, check_port, overhead,
+};
 pub(super) use running::Userspace;
 pub use sockets::SocketError;

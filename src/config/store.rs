@@ -129,6 +129,12 @@ impl StoreConfig {
         etcd.endpoints.iter().filter_map(address).collect()
     }
 
+    /// Whether a clean stop gives this host's subnet back.
+    #[must_use]
+    pub fn revokes_on_exit(&self) -> bool {
+        matches!(self, Self::Etcd(etcd) if etcd.revoke_on_exit)
+    }
+
     /// Kind and place of the store, known before it is opened.
     #[must_use]
     pub fn describe(&self) -> String {

@@ -24,7 +24,9 @@ pub enum FastPathError {
         error: io::Error,
     },
     /// The kernel does not make the maps.
-    #[error("cannot make the maps of the kernel program: {0}; it needs CAP_BPF and a Linux with bpf(2)")]
+    #[error(
+        "cannot make the maps of the kernel program: {}; it needs CAP_BPF and a Linux with bpf(2)", chain(.0.as_ref())
+    )]
     Load(#[source] Box<EbpfError>),
     /// The kernel does not load a program.
     #[error("the kernel does not load the program {name}: {error}; it needs CAP_BPF and CAP_NET_ADMIN")]

@@ -122,6 +122,24 @@ impl Pins {
         Ok(())
     }
 
+    /// Whether there is any pin. The kernel itself has files with a dot in their names in a bpffs.
+    pub(super) fn has_any(&self) -> bool {
+        let names = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        names.into_iter().any(|entry| !entry.file_name().to_string_lossy().contains('.'))
+    }
+
+    /// The interfaces for which there are links of a role, and which exist.
+    pub(super) fn interfaces(&self, role: Role) -> Vec<u32> {
+        let prefix = format!("{}-", role.word());
+        let names = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let indices =
+            names.filter_map(|entry| entry.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok());
+        let stands = |index: &u32| {
+            bpf::pinned_link(&self.link(role, *index)).is_ok_and(|link| link.interface == *index)
+        };
+        indices.filter(stands).collect()
+    }
+
     /// Removes one pin, if it is there.
     pub(super) fn remove(&self, path: &Path) -> Result<(), FastPathError> {
         match fs::remove_file(path) {

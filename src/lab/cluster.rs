@@ -218,9 +218,7 @@ impl Lab {
     }
 
     fn assemble(options: Options, plan: TopologyPlan, keep: bool) -> Self {
-        let daemon =
-            |host: &Host| Daemon::new(host.clone(), options.binary.clone(), options.interrupt.clone());
-        let daemons = plan.hosts.iter().map(daemon).collect();
+        let daemons = plan.hosts.iter().map(|host| Daemon::new(host.clone(), &options)).collect();
         let etcd = Etcd::all(&plan.etcd, &options.interrupt);
         Self { options, plan, daemons, etcd, keep }
     }

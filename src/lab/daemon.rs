@@ -18,6 +18,8 @@ use serde_json::Value;
 
 use super::error::LabError;
 use super::interrupt::Interrupt;
+use super::mounts;
+use super::options::Options;
 use super::programs;
 use super::site::Host;
 use super::state::{self, ProcessId};
@@ -41,13 +43,17 @@ pub struct Daemon {
     host: Host,
     binary: PathBuf,
     interrupt: Interrupt,
+    /// Whether the daemon may use the kernel fast path.
+    fast_path: bool,
     /// Child process to reap, if this process started it.
     child: Mutex<Option<Child>>,
 }
 
 impl Daemon {
-    pub(super) fn new(host: Host, binary: PathBuf, interrupt: Interrupt) -> Self {
-        Self { host, binary, interrupt, child: Mutex::new(None) }
+    pub(super) fn new(host: Host, options: &Options) -> Self {
+        let Options { binary, interrupt, fast_path, .. } = options;
+        let (binary, interrupt) = (binary.clone(), interrupt.clone());
+        Self { host, binary, interrupt, fast_path: *fast_path, child: Mutex::new(None) }
     }
 
     /// Path of the daemon's configuration file.
@@ -91,6 +97,9 @@ impl Daemon {
         if self.pid().is_some() {
             return Ok(());
         }
+        if self.fast_path {
+            mounts::make(&self.host.bpf_directory());
+        }
         let host = &self.host.name;
         let what = || format!("start the daemon of {host}");
         let log =
@@ -128,6 +137,17 @@ impl Daemon {
     /// The signal is not permitted, or the process does not end.
     pub fn terminate(&self) -> Result<Option<ExitStatus>, LabError> {
         self.end(TERM_TIMEOUT)
+    }
+
+    /// Ends the daemon with SIGTERM, and removes what it leaves for its next start.
+    ///
+    /// # Errors
+    /// The daemon does not end, or something cannot be removed.
+    pub fn remove(&self) -> Result<(), LabError> {
+        self.terminate()?;
+        let config = self.config_path();
+        let argv = [self.binary.as_os_str(), "clean".as_ref(), "--config".as_ref(), config.as_os_str()];
+        programs::succeed("hopsack clean", &programs::exec(&self.host.netns, &argv)?)
     }
 
     /// Waits until the daemon reports that it is ready.

@@ -28,6 +28,8 @@ pub struct Options {
     pub lab_binary: PathBuf,
     /// Store that describes the cluster.
     pub store: Store,
+    /// Whether the daemons use the kernel fast path where they can, as the product does by default.
+    pub fast_path: bool,
     /// TOML that is appended to each daemon's configuration, for example a `[dataplane]` table.
     pub extra_config: String,
     /// Flag that ends the current work on the lab.
@@ -65,6 +67,7 @@ impl Options {
             lab_binary: binary.with_file_name("hopsack-lab"),
             binary,
             store: Store::File,
+            fast_path: true,
             extra_config: String::new(),
             interrupt: Interrupt::default(),
         }

@@ -1,4 +1,5 @@
-//! Removal of a lab: ends its processes, deletes its namespaces, deletes its directory.
+//! Removal of a lab: ends its processes, deletes its namespaces, unmounts what is in its directory,
+//! deletes its directory.
 //!
 //! It works from what is found on the machine, so it also removes a lab that is only half made.
 //!
@@ -13,7 +14,7 @@ use std::time::Duration;
 use super::error::LabError;
 use super::names::check_name;
 use super::state::{self, ProcessId};
-use super::{daemon, programs};
+use super::{daemon, mounts, programs};
 use crate::sys::netns;
 use crate::sys::process::Process;
 
@@ -46,6 +47,9 @@ pub fn down(name: &str) -> Result<Removed, LabError> {
     if !namespaces.is_empty() {
         let lines: String = namespaces.iter().map(|netns| format!("netns del {netns}\n")).collect();
         note(programs::ip_batch(None, &lines, true));
+    }
+    for (place, error) in mounts::remove_below(&state::directory(name)) {
+        note(Err(LabError::io(format!("unmount {}", place.display()))(error)));
     }
     let directory = state::remove(name).unwrap_or_else(|error| {
         note(Err(LabError::io(format!("remove {}", state::directory(name).display()))(error)));

@@ -63,6 +63,12 @@ pub(super) struct EtcdMember {
 }
 
 impl Host {
+    /// Directory in which the kernel fast path of the host is pinned.
+    #[must_use]
+    pub fn bpf_directory(&self) -> PathBuf {
+        self.directory.join("run/bpf")
+    }
+
     /// Runs a command on the host and waits for its end. A command that fails is not an error: see
     /// its exit status.
     ///

@@ -97,7 +97,7 @@ impl TopologyPlan {
             etcd: (1..=members).map(member).collect(),
             lab: options.name.clone(),
             mtu: options.mtu,
-            extra_config: options.extra_config.clone(),
+            extra_config: with_fast_path(&options.extra_config, options.fast_path),
             directory: directory.to_owned(),
         })
     }
@@ -232,6 +232,19 @@ impl TopologyPlan {
     }
 }
 
+/// Adds the choice of the kernel fast path, unless it is the default.
+fn with_fast_path(extra_config: &str, fast_path: bool) -> String {
+    const TABLE: &str = "[dataplane]\n";
+    const OFF: &str = "fast_path = \"off\"\n";
+    if fast_path {
+        return extra_config.to_owned();
+    }
+    if extra_config.contains(TABLE) {
+        return extra_config.replacen(TABLE, &format!("{TABLE}{OFF}"), 1);
+    }
+    format!("{TABLE}{OFF}\n{extra_config}")
+}
+
 /// Largest TCP super packet of a pod in bytes. Split into packets of 1,472 bytes, it still fits
 /// into the 65,507 bytes of one UDP_SEGMENT send. The kernel's default of 65,536 would need two
 /// sends.
@@ -295,6 +308,15 @@ mod tests {
         let config: toml::Table = plan.hopsack_toml(&plan.hosts[2]).parse().unwrap();
         assert_eq!(config["node"]["public_ip"].as_str(), Some("192.0.2.3"));
         assert_eq!(config["node"]["run_dir"].as_str(), Some("/run/hopsack-lab/x/h3/run"));
+    }
+
+    #[test]
+    fn choice_of_the_fast_path_is_added_to_the_table() {
+        let of = |extra: &str| with_fast_path(extra, false).parse::<toml::Table>().expect("TOML");
+        for extra in ["", "[dataplane]\nengine = \"batch\"\n", "[security]\nmode = \"quic\"\n"] {
+            assert_eq!(of(extra)["dataplane"]["fast_path"].as_str(), Some("off"), "{extra}");
+            assert_eq!(with_fast_path(extra, true), extra);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!
 //! Invariant: if every finding is good, `hopsack run` starts.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use serde::Serialize;
@@ -46,6 +46,7 @@ pub struct Finding {
 /// Checks everything, even after a bad finding.
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Findings::default();
+    let pins = privileges::can_prepare(config);
     // First, so that everything below is tried with the privileges that the daemon will have.
     let privileges = privileges::take(config);
     let capabilities = Capabilities::probe();
@@ -64,8 +65,11 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     if let Some(process) = &running {
         findings.add(Question::Daemon, Ok(format!("runs{process}: port and device belong to it")));
     }
-    if let Err(error) = check_network(config, running.is_some(), &mut findings).await {
-        findings.add(Question::Netlink, Err(error));
+    match check_network(config, running.is_some(), &mut findings).await {
+        Ok(address) => {
+            check_fast_path((config, &capabilities), address.map(|public| (public, pins)), &mut findings)
+        }
+        Err(error) => findings.add(Question::Netlink, Err(error)),
     }
     // The rules of a packet filter would keep pods from the port; the daemon makes none yet.
     if !config.security.require {
@@ -102,7 +106,29 @@ fn check_state_dir(state_dir: &Path) -> Result<String, NodeError> {
     writable(&state_dir.join("node-id"), "node_id")
 }
 
-async fn check_network(config: &Config, running: bool, findings: &mut Findings) -> Result<(), NodeError> {
+/// Runs the self-test of the kernel fast path as a start does. Without a fast path the daemon
+/// starts as well.
+fn check_fast_path(
+    (config, capabilities): (&Config, &Capabilities),
+    at: Option<(IpAddr, Result<(), String>)>,
+    findings: &mut Findings,
+) {
+    let Some(at) = at else { return };
+    match backend::check_fast_path(config, capabilities, at) {
+        Ok(()) => findings.add(Question::FastPath, Ok("the kernel runs it as it should".to_owned())),
+        Err(reason) if config.dataplane.fast_path => {
+            findings.warn(Question::FastPath, &format!("off: {reason}; the engine carries all packets"));
+        }
+        Err(reason) => findings.add(Question::FastPath, Ok(format!("off: {reason}"))),
+    }
+}
+
+/// Returns the address of this host on the underlay, if it has one.
+async fn check_network(
+    config: &Config,
+    running: bool,
+    findings: &mut Findings,
+) -> Result<Option<IpAddr>, NodeError> {
     let netlink = Netlink::new()?;
     let name = &config.overlay.device;
     let device = match netlink.link(name).await? {
@@ -132,7 +158,7 @@ async fn check_network(config: &Config, running: bool, findings: &mut Findings) 
         Ok(underlay) => underlay,
         Err(error) => {
             findings.add(Question::Underlay, Err(error.into()));
-            return Ok(());
+            return Ok(None);
         }
     };
     let addresses: Vec<_> = underlay.addresses.iter().map(ToString::to_string).collect();
@@ -147,7 +173,7 @@ async fn check_network(config: &Config, running: bool, findings: &mut Findings) 
                 Ok(cluster) => cluster,
                 Err(error) => {
                     findings.add(Question::Store, Err(error.into()));
-                    return Ok(());
+                    return Ok(underlay.addresses.first().copied());
                 }
             };
             let networks: Vec<_> = cluster.networks.iter().map(|network| network.to_string()).collect();
@@ -156,7 +182,7 @@ async fn check_network(config: &Config, running: bool, findings: &mut Findings) 
             check_place(config, (&cluster.networks, local), &netlink, running, findings).await;
         }
     }
-    Ok(())
+    Ok(underlay.addresses.first().copied())
 }
 
 /// This host's part in the overlay, without the subnet that it will lease.
@@ -257,6 +283,7 @@ enum Question {
     KernelState,
     SubnetEnv,
     ControlSocket,
+    FastPath,
     Security,
     PodInjection,
 }
@@ -280,6 +307,7 @@ impl Question {
             Self::StateDir => ("state_dir", "state folder"),
             Self::KernelState => ("kernel_state", "kernel state"),
             Self::SubnetEnv => ("subnet_env", "subnet.env"),
+            Self::FastPath => ("fast_path", "kernel fast path"),
             Self::Security => ("security", "certificate"),
             Self::ControlSocket => ("control_socket", "control socket"),
             Self::PodInjection => ("pod_injection", "pod injection"),

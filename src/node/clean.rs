@@ -1,8 +1,8 @@
 //! `hopsack clean`: removes what earlier daemons have left on this host.
 //!
-//! It removes devices with our alias (and with them their addresses and routes), a control socket
-//! that no daemon answers, and `subnet.env` if we wrote it. It refuses while a daemon runs, and
-//! never touches what is not ours.
+//! It removes the kernel fast path and the mount in which it is pinned, devices with our alias (and
+//! with them their addresses and routes), a control socket that no daemon answers, and `subnet.env`
+//! if we wrote it. It refuses while a daemon runs, and never touches what is not ours.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::subnet_env;
 use crate::backend::is_own_device;
 use crate::config::Config;
 use crate::control::{ControlError, running_daemon};
-use crate::fastpath::FastPath;
+use crate::fastpath::{self, FastPath};
 use crate::netlink::Netlink;
 
 /// An object that was found, and whether it was removed.
@@ -34,16 +34,21 @@ pub async fn clean(config: &Config, dry_run: bool) -> Result<Vec<Cleaned>, NodeE
     }
     let mut cleaned = Vec::new();
     let mut add = |what: String, problem: Option<String>| cleaned.push(Cleaned { what, problem });
+    // Before the devices, to which it sends.
+    let directory = config.node.bpf_dir();
+    if FastPath::is_left(&directory) {
+        let problem = if dry_run { None } else { FastPath::remove(&directory).err().map(|e| e.to_string()) };
+        add(format!("kernel fast path, pinned in {}", directory.display()), problem);
+    }
+    if fastpath::is_mounted(&directory) {
+        let problem = if dry_run { None } else { fastpath::unmount(&directory).err().map(|e| e.to_string()) };
+        add(format!("mount of a bpffs at {}", directory.display()), problem);
+    }
     let netlink = Netlink::new()?;
     for link in netlink.links().await?.iter().filter(|link| is_own_device(link)) {
         let problem =
             if dry_run { None } else { netlink.delete(link.index).await.err().map(|e| e.to_string()) };
         add(format!("device {} with its addresses and routes", link.name), problem);
-    }
-    let directory = config.node.bpf_dir();
-    if FastPath::is_left(&directory) {
-        let problem = if dry_run { None } else { FastPath::remove(&directory).err().map(|e| e.to_string()) };
-        add(format!("kernel fast path, pinned in {}", directory.display()), problem);
     }
     let copy = subnet_env::copy(&config.node);
     let ours = fs::read(&copy).ok();

@@ -5,17 +5,29 @@ use std::io;
 use super::error::NodeError;
 use crate::config::Config;
 use crate::fastpath;
-use crate::sys::{Capabilities, Part, missing, restrict};
+use crate::sys::{Capabilities, Part, may_mount, missing, restrict};
+
+/// Does what only a privileged process can do: mounts the bpffs in which the kernel fast path is
+/// pinned, if there is none. If it cannot, the status says why there is no fast path.
+pub(super) fn prepare(config: &Config) {
+    if config.dataplane.fast_path {
+        let _ = fastpath::prepare(&config.node.bpf_dir());
+    }
+}
+
+/// Whether [`prepare`] can do it. To be asked before [`take`].
+pub(super) fn can_prepare(config: &Config) -> Result<(), String> {
+    match fastpath::is_prepared(&config.node.bpf_dir()) {
+        Err(error) if !may_mount() => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
 
 /// Checks that this process may do what the daemon has to do, and gives up everything else.
 pub(super) fn take(config: &Config) -> Result<Capabilities, NodeError> {
     let parts = parts(config);
     // Without it the fast path is off, and the status says why. Nothing else depends on it.
     let optional = config.dataplane.fast_path.then_some(Part::FastPath);
-    if optional.is_some() {
-        // Only a privileged process can mount. If it cannot, the start says so later.
-        let _ = fastpath::prepare(&config.node.bpf_dir());
-    }
     let kept: Vec<Part> = parts.iter().copied().chain(optional).collect();
     restrict(&kept).map_err(|error: io::Error| NodeError::Environment {
         code: "privileges_kept",

@@ -10,7 +10,7 @@ use super::Node;
 use super::error::NodeError;
 use super::service_manager::{SignalName, notify};
 use crate::api::ProblemCode;
-use crate::backend::{BackendError, DuplicateSubnet, Event, Renewal};
+use crate::backend::{BackendError, DuplicateSubnet, Event, Renewal, Stop};
 use crate::config::{Config, Sources};
 use crate::route::{Change, Remark, RemarkKind};
 use crate::store::Update;
@@ -22,11 +22,21 @@ impl Node {
     /// Serves until a signal comes, the backend cannot go on, or our lease belongs to another host.
     /// On SIGHUP, `reconfigure` gets the new configuration for what can change while running (the
     /// log filter).
-    pub async fn run(mut self, sources: &Sources, reconfigure: impl Fn(&Config)) -> Result<(), NodeError> {
+    ///
+    /// Device, routes and kernel fast path stay for the next start, unless `remove_on_exit` is set
+    /// or this host has no subnet any more.
+    pub async fn run(
+        mut self,
+        sources: &Sources,
+        reconfigure: impl Fn(&Config),
+        remove_on_exit: bool,
+    ) -> Result<(), NodeError> {
         self.reports.store.set_health(self.store.health());
         self.report(false);
         let result = self.serve(sources, reconfigure).await;
-        self.stop().await;
+        let is_lost = matches!(result, Err(NodeError::Lost(_)));
+        let removes = remove_on_exit || is_lost || self.config.store.revokes_on_exit();
+        self.stop(if removes { Stop::Remove } else { Stop::Leave }).await;
         result
     }
 

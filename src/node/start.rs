@@ -13,8 +13,9 @@ use super::store_source::StoreSource;
 use super::underlay::{PublicAddress, follow_routes, report_link};
 use super::wait::Wait;
 use super::{Node, join, privileges, servers, subnet_env};
-use crate::backend::{Backend, Prepared, Setup};
+use crate::backend::{Backend, Prepared, Setup, Stop};
 use crate::config::{Config, StoreConfig};
+use crate::fastpath;
 use crate::observe::Registry;
 use crate::reconcile::{Kernel, Linux, Reconciler};
 use crate::route::{Local, Networks};
@@ -25,6 +26,7 @@ impl Node {
     /// Brings everything up, or nothing. `None`: a signal ended it while it waited for its
     /// address or its store.
     pub async fn start(config: Config) -> Result<Option<Self>, NodeError> {
+        privileges::prepare(&config);
         let capabilities = privileges::take(&config)?;
         let (kernel, source) = (Kernel::Linux(Linux::new()?), StoreSource::Configured);
         Self::start_on(config, &capabilities, (kernel, source)).await
@@ -50,7 +52,9 @@ impl Node {
             return Ok(None);
         };
         let prepared = Prepared::new(&config, capabilities)?;
-        let abilities = announcement::abilities(prepared.announce(), underlay.mtu, prepared.is_fast());
+        let pins = fastpath::is_prepared(&config.node.bpf_dir()).map_err(|error| error.to_string());
+        let is_fast = prepared.fast_path(underlay.addresses[0], pins).is_ok();
+        let abilities = announcement::abilities(prepared.announce(), underlay.mtu, is_fast);
         if let StoreConfig::Etcd(etcd) = &mut config.store {
             etcd.abilities = abilities;
             etcd.subnets = prepared.subnets();
@@ -74,7 +78,7 @@ impl Node {
         let mut reconciler = Reconciler::new(kernel, registry.problems().clone());
         let rest = (&mut reconciler, &mut backend, &mut map);
         if let Err(error) = bring_up(rest, (&config, &networks, &local)).await {
-            backend.stop().await;
+            backend.stop(Stop::RollBack).await;
             return Err(error);
         }
 

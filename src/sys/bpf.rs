@@ -1,15 +1,17 @@
 //! Three questions about eBPF that aya does not answer with CAP_BPF and CAP_NET_ADMIN alone: which
 //! programs are at a tcx hook, what a pinned link is attached to, and whether a directory is a
-//! bpffs. And the mount of one.
+//! bpffs. Further, the mount of a bpffs, and the state of the interfaces that programs are attached
+//! to.
 //!
 //! It loads and attaches nothing.
 //!
 //! Invariant: no descriptor outlives the call that has opened it. Sources: bpf(2),
 //! `include/uapi/linux/bpf.h`, `kernel/bpf/mprog.c`.
 
-use std::ffi::{CString, c_long};
+use std::ffi::{CStr, CString, c_long};
 use std::io;
 use std::mem::size_of;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -164,6 +166,44 @@ pub fn interface_index(name: &str) -> io::Result<u32> {
     }
 }
 
+/// The name of an interface in this thread's network namespace.
+///
+/// # Errors
+/// There is no interface with this index.
+pub fn interface_name(index: u32) -> io::Result<String> {
+    let mut name = [0u8; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the IF_NAMESIZE bytes that the call may write.
+    if unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) }.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    let name = CStr::from_bytes_until_nul(&name).map_err(io::Error::other)?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// Whether an interface is up and has a carrier.
+///
+/// # Errors
+/// There is no interface of this name.
+pub fn interface_runs(name: &str) -> io::Result<bool> {
+    // SAFETY: `ifreq` is a struct of plain numbers, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero: it ends the name.
+    let room = request.ifr_name.len() - 1;
+    for (place, byte) in request.ifr_name.iter_mut().take(room).zip(name.bytes()) {
+        *place = byte.cast_signed();
+    }
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: the kernel reads the name and writes the flags of `request`, which lives until the
+    // call has returned.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has filled the flags.
+    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    let wanted = libc::IFF_UP | libc::IFF_RUNNING;
+    Ok(flags & wanted == wanted)
+}
+
 /// Whether a directory is in a bpffs.
 ///
 /// # Errors
@@ -192,6 +232,19 @@ pub fn mount_bpffs(directory: &Path) -> io::Result<()> {
         libc::mount(c"bpf".as_ptr(), path.as_ptr(), c"bpf".as_ptr(), flags, c"mode=0700".as_ptr().cast())
     };
     match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Unmounts what is mounted at a directory, also if it is in use.
+///
+/// # Errors
+/// Nothing is mounted there, or CAP_SYS_ADMIN is missing.
+pub fn unmount(directory: &Path) -> io::Result<()> {
+    let path = CString::new(directory.as_os_str().as_bytes())?;
+    // SAFETY: the path ends with a zero byte and lives until the call has returned.
+    match unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -1,6 +1,6 @@
-//! The overlay device: opened or adopted at the start, kept across a crash, removed at a clean end.
+//! The overlay device: opened or adopted at the start, and kept for the next start.
 //!
-//! A device that a killed daemon left is adopted as it is. If this engine needs the device with
+//! A device that an earlier daemon left is adopted as it is. If this engine needs the device with
 //! queues and it has none, or the reverse, it is made again. A device of the same name that is not
 //! ours is never touched. MTU, state, addresses and routes are rows of [`desired`]; the reconciler
 //! applies them.
@@ -86,6 +86,8 @@ pub(super) struct Device {
     name: String,
     index: u32,
     persistence: Persistence,
+    /// Whether an earlier daemon made the device.
+    is_adopted: bool,
 }
 
 /// Whether this program made the device.
@@ -97,9 +99,10 @@ pub fn is_ours(link: &Link) -> bool {
 pub(super) async fn open(name: &str, choice: &Choice) -> Result<(Device, Tun), DeviceError> {
     let netlink = Netlink::new()?;
     let found = free(&netlink, name).await?;
+    let mut is_adopted = found.is_some();
     let tun = match (Tun::open(name, choice), &found) {
-        (Ok(tun), found) => {
-            if found.is_some() {
+        (Ok(tun), _) => {
+            if is_adopted {
                 tracing::info!(device = name, "adopted the device that an earlier hopsack left");
             }
             tun
@@ -107,6 +110,7 @@ pub(super) async fn open(name: &str, choice: &Choice) -> Result<(Device, Tun), D
         // tun_set_iff: whether a device has queues is decided when it is made.
         (Err(error), Some(link)) if error.raw_os_error() == Some(libc::EINVAL) => {
             netlink.delete(link.index).await?;
+            is_adopted = false;
             tracing::info!(
                 device = name,
                 "replaced the device of an earlier hopsack: this engine needs another kind"
@@ -120,7 +124,7 @@ pub(super) async fn open(name: &str, choice: &Choice) -> Result<(Device, Tun), D
         netlink.set_alias(link.index, ALIAS).await?;
     }
     let persistence = tun.persistence().map_err(|error| DeviceError::open(name, error))?;
-    Ok((Device { netlink, name: name.to_owned(), index: link.index, persistence }, tun))
+    Ok((Device { netlink, name: name.to_owned(), index: link.index, persistence, is_adopted }, tun))
 }
 
 /// Returns the device `name`, if it exists: then it is ours, and no process has it open.
@@ -150,9 +154,16 @@ impl Device {
         &self.name
     }
 
-    /// From here on the device survives a crash.
+    /// From here on the device outlives this process.
     pub(super) fn keep(&self) -> Result<(), DeviceError> {
         self.persistence.set(true).map_err(|error| DeviceError::open(&self.name, error))
+    }
+
+    /// Removes the device if this process has made it: its start has failed.
+    pub(super) async fn roll_back(self) {
+        if !self.is_adopted {
+            self.remove().await;
+        }
     }
 
     /// Removes the device, its addresses and its routes.

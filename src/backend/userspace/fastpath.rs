@@ -16,7 +16,7 @@ mod part;
 mod peers;
 mod self_test;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,12 +31,12 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 use super::paths::Health;
 use super::peer_routes::UnderlayDevice;
 use crate::api::ProblemCode;
-use crate::backend::event::Event;
+use crate::backend::event::{Event, Stop};
 use crate::engine::EngineView;
 use crate::fastpath::{FastPath, FastPathError, Interfaces, Settings, routes_of};
 use crate::forward::VerifySource;
 use crate::route::Local;
-use crate::sys::bpf::interface_index;
+use crate::sys::bpf::{interface_index, interface_name, interface_runs};
 
 /// Time between two looks at the hooks, the counters and the canaries.
 const TICK: Duration = Duration::from_secs(1);
@@ -73,8 +73,8 @@ pub(super) struct FastPathDriver {
     health: Arc<Health>,
     shared: Arc<Shared>,
     canary: Canary,
-    /// The devices to which the program is attached.
-    attached: BTreeSet<String>,
+    /// The devices to which the program is attached, with their indices.
+    attached: BTreeMap<String, u32>,
     /// The settings in force.
     settings: Option<Settings>,
     tick: Interval,
@@ -102,7 +102,7 @@ impl FastPathDriver {
             health,
             shared: Arc::default(),
             canary: Canary::default(),
-            attached: BTreeSet::new(),
+            attached: BTreeMap::new(),
             settings: None,
             tick,
             is_tick: false,
@@ -112,6 +112,7 @@ impl FastPathDriver {
             missed: 0,
             missed_shown: 0,
         };
+        let may = may.and_then(|()| check_underlay(driver.start.local.public));
         if let Err(reason) = may.and_then(|()| driver.open().map_err(|error| error.to_string())) {
             driver.turn_off(reason);
         }
@@ -122,8 +123,12 @@ impl FastPathDriver {
         let fast = FastPath::open(&self.start.directory)?;
         if fast.is_adopted() {
             tracing::info!("adopted the kernel fast path that an earlier hopsack left");
-            self.shared.peers().adopt(fast.routes());
-            self.health.set_fast(true);
+            let underlays: BTreeMap<u32, String> = fast
+                .underlays()
+                .into_iter()
+                .filter_map(|index| Some((index, interface_name(index).ok()?)))
+                .collect();
+            self.shared.peers().adopt(fast.routes(), &underlays);
         }
         self.shared.set(Facts::on());
         *self.shared.fast() = Some(fast);
@@ -153,6 +158,13 @@ impl FastPathDriver {
             }
         } else {
             tracing::info!(reason, "no kernel fast path");
+            let directory = &self.start.directory;
+            if FastPath::is_left(directory) {
+                match FastPath::remove(directory) {
+                    Ok(()) => tracing::info!("removed the kernel fast path that an earlier hopsack left"),
+                    Err(error) => tracing::warn!(%error, "an earlier kernel fast path could not be removed"),
+                }
+            }
         }
         self.shared.set(Facts::off(reason));
     }
@@ -186,6 +198,8 @@ impl FastPathDriver {
             routes
         };
         self.with(|fast| fast.apply(&routes).map(|_| ()));
+        // At the first table, this takes over the links of an earlier daemon.
+        self.attach();
         // Our own lease may have got another public address.
         if !self.attached.is_empty() {
             self.configure();
@@ -199,6 +213,7 @@ impl FastPathDriver {
             self.start.ports = ports;
         }
         self.canary = Canary::default();
+        self.shared.peers().forget_canaries();
         if self.is_on() {
             self.configure();
         }
@@ -252,6 +267,9 @@ impl FastPathDriver {
         if !is_tick {
             return None;
         }
+        if self.follow_devices() {
+            self.apply();
+        }
         self.look();
         self.find_traffic();
         self.canary.serve(&self.view, &self.start.local);
@@ -282,6 +300,35 @@ impl FastPathDriver {
         }
     }
 
+    /// Looks at the devices that the maps name: packets to a device that is gone or
+    /// down are lost. Returns whether the routes change.
+    fn follow_devices(&mut self) -> bool {
+        let used = self.settings.as_ref().map(|settings| settings.overlay);
+        let overlay = interface_index(&self.start.overlay);
+        if used.is_some() && used != overlay.ok() {
+            self.turn_off(format!("the overlay device {} is gone", self.start.overlay));
+            return false;
+        }
+        let devices = self.shared.peers().devices();
+        let is_down = |(name, index): &(&String, &u32)| {
+            !is_there(name, **index) || !interface_runs(name).is_ok_and(|runs| runs)
+        };
+        let down: BTreeSet<u32> = devices.iter().filter(is_down).map(|(_, index)| *index).collect();
+        let has_changed = self.shared.peers().set_down(&down);
+        if has_changed {
+            tracing::info!(
+                down = down.len(),
+                "underlay devices of the kernel fast path went down or came up"
+            );
+        }
+        // A device that is made again has another index, and needs a link of its own.
+        let is_lost = self.attached.iter().any(|(name, index)| !is_there(name, *index));
+        if is_lost {
+            self.attach();
+        }
+        has_changed
+    }
+
     /// Keeps the program working and attached.
     fn look(&mut self) {
         let mut others = Vec::new();
@@ -298,10 +345,10 @@ impl FastPathDriver {
             Ok(())
         });
         if looked && !is_whole {
-            tracing::warn!("the kernel fast path was detached: attached again");
+            tracing::warn!("the kernel fast path was detached: it is attached again");
             self.shared.count_repair();
-            self.attached.clear();
-            self.attach();
+            let attached = std::mem::take(&mut self.attached);
+            self.attach_to(attached);
         }
         self.shared.set_others(others);
     }
@@ -325,15 +372,23 @@ impl FastPathDriver {
         });
     }
 
-    /// Attaches the program to the devices that lead to peers.
+    /// Attaches the program to the devices that lead to peers. If no device does for a while, it
+    /// stays where it is.
     fn attach(&mut self) {
-        let underlays = self.shared.peers().devices();
-        if underlays == self.attached || underlays.is_empty() {
-            return;
+        let mut underlays = self.shared.peers().devices();
+        if underlays.is_empty() {
+            underlays.clone_from(&self.attached);
         }
+        underlays.retain(|name, index| is_there(name, *index));
+        if underlays != self.attached {
+            self.attach_to(underlays);
+        }
+    }
+
+    fn attach_to(&mut self, underlays: BTreeMap<String, u32>) {
         let interfaces = Interfaces {
             overlay: self.start.overlay.clone(),
-            underlays: underlays.iter().cloned().collect(),
+            underlays: underlays.keys().cloned().collect(),
             gro: None,
         };
         if !self.configure() || !self.with(|fast| fast.attach(&interfaces)) {
@@ -341,15 +396,16 @@ impl FastPathDriver {
         }
         tracing::info!(devices = interfaces.underlays.join(" "), "kernel fast path attached");
         self.shared.set_devices(interfaces.underlays);
+        self.health.set_fast(!underlays.is_empty());
         self.attached = underlays;
-        self.health.set_fast(true);
     }
 
     /// Puts the settings into force.
     fn configure(&mut self) -> bool {
         let Start { overlay, local, verify, ports, .. } = &self.start;
         let IpAddr::V4(address) = local.public else {
-            self.turn_off("the underlay is IPv6, for which the fast path is not built".to_owned());
+            let reason = check_underlay(local.public).err().unwrap_or_default();
+            self.turn_off(reason);
             return false;
         };
         let public = self.view.table().own_public();
@@ -404,11 +460,29 @@ impl FastPathDriver {
         (was_shown && self.missed_shown == 0).then_some(Event::Problem { code, object, cause: None })
     }
 
-    /// The daemon ends. `remove`: so does the fast path.
-    pub(super) fn stop(self, remove: bool) {
+    /// The daemon ends.
+    pub(super) fn stop(self, how: Stop) {
         let Some(fast) = self.shared.fast().take() else { return };
-        if remove && let Err(error) = fast.close() {
+        let removes = match how {
+            Stop::Leave => false,
+            Stop::RollBack => !fast.is_adopted(),
+            Stop::Remove => true,
+        };
+        if removes && let Err(error) = fast.close() {
             tracing::warn!(%error, "the kernel fast path could not be removed; `hopsack clean` removes it");
         }
     }
+}
+
+/// Whether the fast path can carry packets between addresses of this family.
+pub(super) fn check_underlay(public: IpAddr) -> Result<(), String> {
+    match public {
+        IpAddr::V4(_) => Ok(()),
+        IpAddr::V6(_) => Err("the underlay is IPv6, for which the fast path is not built".to_owned()),
+    }
+}
+
+/// Whether the interface of this name has this index.
+fn is_there(name: &str, index: u32) -> bool {
+    interface_index(name).is_ok_and(|found| found == index)
 }

@@ -52,6 +52,18 @@ pub(in crate::backend) fn check_encryption_port(
     Ok(encryption::check_port(config, public)?)
 }
 
+/// Whether this host can have the kernel fast path at this address, or why not. `pins`: whether its
+/// maps can be pinned.
+pub(in crate::backend) fn check_fast_path(
+    config: &Config,
+    capabilities: &Capabilities,
+    (public, pins): (IpAddr, Result<(), String>),
+) -> Result<(), String> {
+    may_be_fast(config, &Choice::new(&config.dataplane, capabilities))?;
+    fastpath::check_underlay(public)?;
+    pins
+}
+
 /// Bytes that this backend takes of each packet.
 pub(in crate::backend) fn overhead(config: &Config, family: Family) -> Overhead {
     let encryption = encryption::overhead(config);
@@ -69,9 +81,15 @@ impl Prepared {
         Ok(Self { choice, credentials, fast_path })
     }
 
-    /// Whether this host can receive by the kernel fast path.
-    pub(in crate::backend) fn is_fast(&self) -> bool {
-        self.fast_path.is_ok()
+    /// Whether this host can have the kernel fast path at this address, or why not.
+    pub(in crate::backend) fn fast_path(
+        &self,
+        public: IpAddr,
+        pins: Result<(), String>,
+    ) -> Result<(), String> {
+        self.fast_path.clone()?;
+        fastpath::check_underlay(public)?;
+        pins
     }
 
     pub(in crate::backend) fn announce(&self) -> Option<Announced> {
@@ -133,7 +151,7 @@ impl Prepared {
                 // The kernel closes a ring's descriptors shortly after the process has ended: too
                 // late for the next start.
                 engine.stop();
-                device.remove().await;
+                device.roll_back().await;
                 return Err(error.into());
             }
         };

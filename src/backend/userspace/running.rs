@@ -21,7 +21,7 @@ use super::sockets::{self, ControlSocket};
 use super::tun::Tun;
 use crate::api::ProblemCode;
 use crate::backend::error::BackendError;
-use crate::backend::event::{DuplicateSubnet, Event, Renewal};
+use crate::backend::event::{DuplicateSubnet, Event, Renewal, Stop};
 use crate::config::Config;
 use crate::desired::Desired;
 use crate::engine::{Engine, EnginePart, MissedReceiver, Op, WorkerError};
@@ -243,12 +243,16 @@ impl Userspace {
         parts
     }
 
-    pub(in crate::backend) async fn stop(self) {
-        self.fast.stop(true);
+    pub(in crate::backend) async fn stop(self, how: Stop) {
+        self.fast.stop(how);
         let Parts { engine, tun, device, encryption, .. } = self.parts;
         encryption.stop();
         engine.stop();
-        device.remove().await;
+        match how {
+            Stop::Leave => {}
+            Stop::RollBack => device.roll_back().await,
+            Stop::Remove => device.remove().await,
+        }
         drop(tun);
     }
 }

@@ -156,7 +156,7 @@ impl<'a> SharedTopology<'a> {
                 }
                 Carrier::Flannel | Carrier::Tunnel(_) | Carrier::WireGuard(_) => {}
                 Carrier::Hopsack(_) => {
-                    self.lab.daemon(number).terminate()?;
+                    self.lab.daemon(number).remove()?;
                 }
             }
         }

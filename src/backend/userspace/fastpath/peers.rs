@@ -29,6 +29,8 @@ struct FastPeer {
     is_fast: bool,
     /// The device by which packets leave to the peer.
     device: Option<UnderlayDevice>,
+    /// Whether this device is down or gone.
+    is_down: bool,
     canary: CanaryState,
 }
 
@@ -48,7 +50,8 @@ enum CanaryState {
 impl FastPeer {
     /// Whether the trial transfer may use the fast path.
     fn may_try(&self) -> bool {
-        self.is_fast && self.device.as_ref().is_some_and(|device| device.is_ethernet)
+        let has_device = self.device.as_ref().is_some_and(|device| device.is_ethernet);
+        self.is_fast && has_device && !self.is_down
     }
 
     /// Why no packets leave to the peer by the fast path; `None` if they do.
@@ -60,6 +63,9 @@ impl FastPeer {
             None => return Some("the route to it is not known yet".to_owned()),
             Some(device) if !device.is_ethernet => {
                 return Some(format!("packets to it leave by {}, which is no Ethernet device", device.name));
+            }
+            Some(device) if self.is_down => {
+                return Some(format!("packets to it leave by {}, which is down", device.name));
             }
             Some(_) => {}
         }
@@ -76,12 +82,18 @@ impl FastPeer {
 pub(super) struct FastPeers(BTreeMap<IpAddr, FastPeer>);
 
 impl FastPeers {
-    /// Takes over what an earlier daemon knew: the peers to which its routes send packets.
-    pub(super) fn adopt(&mut self, routes: &Routes) {
-        for route in routes.values().filter(|route| route.kind == RouteKind::Peer && route.may_send) {
-            let device = UnderlayDevice { index: route.underlay, name: String::new(), is_ethernet: true };
-            let peer = FastPeer { is_fast: true, device: Some(device), canary: CanaryState::Arrived };
-            self.0.insert(route.peer.into(), peer);
+    /// Takes over what an earlier daemon knew: by which device packets leave to each peer, and
+    /// whether they leave by the fast path. `underlays`: the devices to which its program is
+    /// attached.
+    pub(super) fn adopt(&mut self, routes: &Routes, underlays: &BTreeMap<u32, String>) {
+        for route in routes.values().filter(|route| route.kind == RouteKind::Peer) {
+            let Some(name) = underlays.get(&route.underlay) else { continue };
+            let device = UnderlayDevice { index: route.underlay, name: name.clone(), is_ethernet: true };
+            let peer = self.0.entry(route.peer.into()).or_default();
+            peer.device = Some(device);
+            if route.may_send {
+                (peer.is_fast, peer.canary) = (true, CanaryState::Arrived);
+            }
         }
     }
 
@@ -107,7 +119,7 @@ impl FastPeers {
             return false;
         }
         let index = |device: &Option<UnderlayDevice>| device.as_ref().map(|device| device.index);
-        // The name of an adopted device becomes known a moment later.
+        peer.is_down = false;
         if index(&peer.device) != index(&device) {
             peer.canary = CanaryState::Due;
         }
@@ -128,11 +140,27 @@ impl FastPeers {
         is_ok
     }
 
-    /// Names of the Ethernet devices that lead to peers.
-    pub(super) fn devices(&self) -> BTreeSet<String> {
+    /// The Ethernet devices that lead to peers: names and indices.
+    pub(super) fn devices(&self) -> BTreeMap<String, u32> {
         let devices = self.0.values().filter_map(|peer| peer.device.as_ref());
-        let usable = devices.filter(|device| device.is_ethernet && !device.name.is_empty());
-        usable.map(|device| device.name.clone()).collect()
+        let usable = devices.filter(|device| device.is_ethernet);
+        usable.map(|device| (device.name.clone(), device.index)).collect()
+    }
+
+    /// These devices are down or gone, all others are not. Returns whether that is new.
+    pub(super) fn set_down(&mut self, down: &BTreeSet<u32>) -> bool {
+        let mut has_changed = false;
+        for peer in self.0.values_mut() {
+            let is_down = peer.device.as_ref().is_some_and(|device| down.contains(&device.index));
+            has_changed |= std::mem::replace(&mut peer.is_down, is_down) != is_down;
+        }
+        has_changed
+    }
+
+    /// The results of running trial transfers will never come.
+    pub(super) fn forget_canaries(&mut self) {
+        let running = self.0.values_mut().filter(|peer| peer.canary == CanaryState::Running);
+        running.for_each(|peer| peer.canary = CanaryState::Due);
     }
 
     /// How packets to a peer can leave.
@@ -229,7 +257,12 @@ mod tests {
         assert!(peers.canary_ended(PEER, Ok(())));
         assert_eq!(hindrance(&peers), None);
         assert!(!peers.answered(PEER, true), "nothing new");
-        assert_eq!(peers.devices(), ["eth4".to_owned()].into());
+        assert_eq!(peers.devices(), [("eth4".to_owned(), 4)].into());
+        // While the device is down, the engine sends.
+        assert!(peers.set_down(&[4].into()) && !peers.set_down(&[4].into()));
+        assert!(hindrance(&peers).is_some_and(|why| why.contains("down")));
+        assert!(peers.set_down(&BTreeSet::new()));
+        assert_eq!(hindrance(&peers), None);
         // Another device, or an answer to the contrary, ends it.
         assert!(peers.leaves_by(PEER, device(5, true)));
         assert!(hindrance(&peers).is_some());
@@ -248,13 +281,19 @@ mod tests {
         };
         let other = Route { may_send: false, peer: [192, 0, 2, 3].into(), ..route };
         let net = |text: &str| text.parse::<IpNet>().expect("a prefix");
-        let routes = Routes::from([(net("10.1.2.0/24"), route), (net("10.1.3.0/24"), other)]);
+        let gone = Route { underlay: 8, peer: [192, 0, 2, 4].into(), ..route };
+        let routes = Routes::from([
+            (net("10.1.2.0/24"), route),
+            (net("10.1.3.0/24"), other),
+            (net("10.1.4.0/24"), gone),
+        ]);
         let mut peers = FastPeers::default();
-        peers.adopt(&routes);
+        peers.adopt(&routes, &[(7, "eth7".to_owned())].into());
         assert_eq!(hindrance(&peers), None);
-        assert_eq!(peers.0.len(), 1);
-        assert!(peers.devices().is_empty(), "its name is not known");
-        assert!(peers.leaves_by(PEER, device(7, true)));
-        assert_eq!(hindrance(&peers), None, "it is the same device");
+        assert!(peers.0[&IpAddr::from([192, 0, 2, 3])].hindrance().is_some());
+        assert_eq!(peers.0.len(), 2, "the device of the third peer is gone");
+        assert_eq!(peers.devices(), [("eth7".to_owned(), 7)].into());
+        assert!(!peers.leaves_by(PEER, device(7, true)), "it is the same device");
+        assert_eq!(hindrance(&peers), None);
     }
 }
