@@ -9,6 +9,8 @@ mod carried;
 mod differential;
 #[path = "fastpath/forged.rs"]
 mod forged;
+#[path = "fastpath/off.rs"]
+mod off;
 #[path = "fastpath/oracle.rs"]
 mod oracle;
 #[path = "fastpath/pair.rs"]
