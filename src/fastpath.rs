@@ -31,7 +31,7 @@ use aya::Ebpf;
 use ipnet::IpNet;
 
 pub use compile::{Reach, routes_of};
-pub use counters::{Counters, Direction, Reason};
+pub use counters::{Counters, Direction, Reason, Segments};
 pub use error::FastPathError;
 pub use layout::{LAYOUT, PORTS, Route, RouteKind, Settings};
 use links::Place;

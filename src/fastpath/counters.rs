@@ -12,6 +12,8 @@ const COUNTERS: usize = 24;
 pub(super) const ALL: usize = 2 * COUNTERS;
 /// Index of the first reason.
 const FIRST_REASON: usize = 4;
+/// Index of the first counter of TCP segments.
+const FIRST_SEGMENTS: usize = 19;
 
 /// Makes the enum and its texts from rows of variant, metric label and sentence. The order is that
 /// of `program.c`.
@@ -66,6 +68,22 @@ reasons! {
     Kernel, "kernel", "the kernel could not change the packet: it is a tunnel's already, or memory is short";
 }
 
+/// Single TCP segments that arrived, and what the veth pair made of them. All are 0 for egress.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Segments {
+    /// Single TCP packets of at least 500 bytes, by the pair or not: probably segments of longer
+    /// transfers.
+    pub long: u64,
+    /// Packets that have entered the pair.
+    pub to_pair: u64,
+    /// Packets that have left the pair, each segment of a super packet counted.
+    pub from_pair: u64,
+    /// Packets and super packets as which they have left it.
+    pub merged: u64,
+    /// Super packets among them.
+    pub super_packets: u64,
+}
+
 /// What happened in one direction, summed over all CPUs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Direction {
@@ -78,6 +96,8 @@ pub struct Direction {
     /// Dropped packets: a router marked the datagram as congested, but the inner transport does not
     /// support ECN (RFC 6040).
     pub unmarkable: u64,
+    /// Single TCP segments.
+    pub segments: Segments,
     to_daemon: [u64; Reason::COUNT],
 }
 
@@ -92,6 +112,13 @@ impl Direction {
             bytes: values[1],
             super_packets: values[2],
             unmarkable: values[3],
+            segments: Segments {
+                long: values[FIRST_SEGMENTS],
+                to_pair: values[FIRST_SEGMENTS + 1],
+                from_pair: values[FIRST_SEGMENTS + 2],
+                merged: values[FIRST_SEGMENTS + 3],
+                super_packets: values[FIRST_SEGMENTS + 4],
+            },
             to_daemon,
         }
     }
@@ -132,7 +159,7 @@ impl Counters {
     }
 }
 
-const _: () = assert!(FIRST_REASON + Reason::COUNT <= COUNTERS);
+const _: () = assert!(FIRST_REASON + Reason::COUNT <= FIRST_SEGMENTS && FIRST_SEGMENTS + 5 <= COUNTERS);
 
 #[cfg(test)]
 mod tests {

@@ -147,11 +147,17 @@ struct flow {
     be32 src[4], dst[4], ports;
 };
 
-// Counters of one direction. The reasons for the daemon's path begin at OFF.
+// Counters of one direction. The reasons for the daemon's path begin at OFF. The last five are of
+// ingress only, and about the pair with GRO.
 enum {
     PACKETS, BYTES, SUPER_PACKETS, UNMARKABLE,
     OFF, OTHER, MALFORMED, NO_ROUTE, NO_PEER, SOURCE, TOO_BIG, UDP_TRAIN, SLOW_FLOW, SUPER_PACKET,
     USERSPACE, TYPE, MISROUTED, KERNEL, COUNTERS = 24,
+    LONG_SEGMENTS = 19, // single TCP packets of at least LONG bytes
+    TO_GRO,             // packets that entered the pair
+    FROM_GRO,           // these packets, as they left it
+    MERGED,             // packets and super packets as which they left it
+    MERGED_SUPER,       // super packets among them
 };
 
 struct counters {
@@ -442,6 +448,10 @@ SECTION("classifier") int egress(struct __sk_buff *skb)
 
 // --- ingress: from a peer to the overlay device --------------------------------------------------
 
+// A TCP packet of this length is probably a segment of a longer transfer: the smallest MTU of IPv4
+// is 576 bytes, and acknowledgements and short requests have less.
+enum { LONG = 500 };
+
 // The mark of frames between the two ends of the pair with GRO ("hsgr").
 #define GRO_MARK 0x72677368
 
@@ -552,8 +562,12 @@ SECTION("classifier") int ingress(struct __sk_buff *skb)
     // Volatile, so that the compiler does not read from a variable offset: see COUNT.
     u32 overlay = *(const volatile u32 *)&cfg->overlay, gro = *(const volatile u32 *)&cfg->gro;
     int is_segment = in.protocol == TCP && !in.is_fragment && !is_super;
-    if (is_segment && cfg->flags & GRO_FOR_TCP && prepare_gro(skb, &in))
+    if (is_segment && in.length >= LONG)
+        COUNT(LONG_SEGMENTS);
+    if (is_segment && cfg->flags & GRO_FOR_TCP && prepare_gro(skb, &in)) {
+        COUNT(TO_GRO);
         return redirect(gro, 0);
+    }
     return redirect(overlay, INGRESS);
 }
 
@@ -567,8 +581,15 @@ SECTION("classifier") int merged(struct __sk_buff *skb)
         return TCX_NEXT;
     u32 active = state->active & 1;
     const struct config *cfg = map_lookup(&config, &active);
-    if (!cfg)
+    struct counters *counters = own_counters();
+    if (!cfg || !counters)
         return TCX_NEXT;
+    u64 *count = counters->ingress;
+    u32 segments = skb->gso_segs;
+    count[FROM_GRO] += segments ? segments : 1;
+    COUNT(MERGED);
+    if (skb->gso_size)
+        COUNT(MERGED_SUPER);
     skb->mark = 0;
     return redirect(cfg->overlay, INGRESS);
 }

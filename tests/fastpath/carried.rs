@@ -63,6 +63,10 @@ fn segments_are_merged_by_the_veth_pair() {
     for (side, number) in [(one, 1), (other, 2)] {
         assert!(side.egress.super_packets > 0, "TCP was sent in super packets");
         assert_eq!(side.ingress.super_packets, 0, "and arrived in segments");
+        let segments = side.ingress.segments;
+        assert!(segments.long > 0 && segments.super_packets > 0, "{segments:?}");
+        assert!(segments.merged < segments.to_pair / 2, "{segments:?}");
+        assert!(segments.from_pair <= segments.to_pair, "{segments:?}");
         // The device of a pod counts a super packet once.
         let argv = ["ip", "-j", "-s", "link", "show", "eth0"];
         let received = json(&run(&pair.lab.pod(number).netns, &argv))[0]["stats64"]["rx"]["packets"].as_u64();
