@@ -14,6 +14,7 @@ mod clock;
 mod cmsg;
 pub mod cpu;
 pub mod epoll;
+pub mod ethtool;
 mod event;
 pub mod netns;
 mod poll;

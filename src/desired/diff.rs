@@ -2,8 +2,10 @@
 //!
 //! The steps have this order:
 //!
-//! - Settings come first, because a device reads them when it comes up.
-//! - Links, addresses and routes follow. An address needs its link, and a route needs an address.
+//! - A missing veth pair is made first. The other rows of its ends are in the next diff.
+//! - Settings and offloads follow, because a device reads them when it comes up.
+//! - Then come links, addresses and routes. An address needs its link, and a route needs an
+//!   address.
 //! - Then come files. They tell other programs that the rest is in place.
 //! - Removals come last, so that traffic always has the old row or the new one.
 #![forbid(unsafe_code)]
@@ -13,7 +15,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::rows::{Address, File, Link, ROUTE_PROTOCOL, Route, Sysctl};
+use super::rows::{Address, File, Link, LinkKind, Offload, ROUTE_PROTOCOL, Route, Sysctl};
 use super::state::{Actual, Desired};
 
 /// The kind of a row, as label of a metric.
@@ -21,6 +23,8 @@ use super::state::{Actual, Desired};
 pub enum Object {
     /// Network device.
     Link,
+    /// Offload of a device.
+    Offload,
     /// Address of a device.
     Address,
     /// Route.
@@ -33,13 +37,15 @@ pub enum Object {
 
 impl Object {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Link, Self::Address, Self::Route, Self::Sysctl, Self::File];
+    pub const ALL: [Self; 6] =
+        [Self::Link, Self::Offload, Self::Address, Self::Route, Self::Sysctl, Self::File];
 
     /// The word for metrics and logs.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             Self::Link => "link",
+            Self::Offload => "offload",
             Self::Address => "address",
             Self::Route => "route",
             Self::Sysctl => "sysctl",
@@ -53,6 +59,11 @@ impl Object {
 pub enum Step {
     /// Writes a kernel setting.
     SetSysctl(Sysctl),
+    /// Makes the veth pair of this end, with both ends down. What is left of an earlier pair is
+    /// removed before.
+    AddVeth(Link),
+    /// Turns an offload of a device of ours on or off.
+    SetOffload(Offload),
     /// Gives a device of ours its MTU and its state (up or down).
     SetLink(Link),
     /// Adds an address.
@@ -67,6 +78,8 @@ pub enum Step {
     RemoveRoute(Route),
     /// Removes an address from a device of ours.
     RemoveAddress(Address),
+    /// Removes a veth pair of ours. This is one end of it.
+    RemoveLink(Link),
 }
 
 impl Step {
@@ -75,7 +88,8 @@ impl Step {
     pub fn object(&self) -> Object {
         match self {
             Self::SetSysctl(_) => Object::Sysctl,
-            Self::SetLink(_) => Object::Link,
+            Self::AddVeth(_) | Self::SetLink(_) | Self::RemoveLink(_) => Object::Link,
+            Self::SetOffload(_) => Object::Offload,
             Self::AddAddress(_) | Self::RemoveAddress(_) => Object::Address,
             Self::AddRoute(_) | Self::ReplaceRoute(_) | Self::RemoveRoute(_) => Object::Route,
             Self::WriteFile(_) => Object::File,
@@ -87,7 +101,8 @@ impl Step {
     pub fn name(&self) -> String {
         match self {
             Self::SetSysctl(sysctl) => sysctl.name(),
-            Self::SetLink(link) => link.name.clone(),
+            Self::AddVeth(link) | Self::SetLink(link) | Self::RemoveLink(link) => link.name.clone(),
+            Self::SetOffload(offload) => format!("{} {}", offload.link, offload.feature.word()),
             Self::AddAddress(address) | Self::RemoveAddress(address) => address.net.to_string(),
             Self::AddRoute(route) | Self::ReplaceRoute(route) | Self::RemoveRoute(route) => {
                 route.destination.to_string()
@@ -105,14 +120,34 @@ impl Step {
             Self::AddRoute(route) | Self::ReplaceRoute(route) | Self::RemoveRoute(route) => {
                 route.destination.addr().is_ipv6()
             }
-            Self::SetLink(_) | Self::WriteFile(_) => false,
+            Self::AddVeth(_)
+            | Self::SetLink(_)
+            | Self::RemoveLink(_)
+            | Self::SetOffload(_)
+            | Self::WriteFile(_) => false,
+        }
+    }
+
+    /// The device that changes, if the step is about a device itself.
+    #[must_use]
+    pub fn link(&self) -> Option<&str> {
+        match self {
+            Self::AddVeth(link) | Self::SetLink(link) | Self::RemoveLink(link) => Some(&link.name),
+            Self::SetOffload(offload) => Some(&offload.link),
+            Self::SetSysctl(_)
+            | Self::AddAddress(_)
+            | Self::AddRoute(_)
+            | Self::ReplaceRoute(_)
+            | Self::WriteFile(_)
+            | Self::RemoveRoute(_)
+            | Self::RemoveAddress(_) => None,
         }
     }
 
     /// Whether a row goes away.
     #[cfg(test)]
     pub(super) fn is_removal(&self) -> bool {
-        matches!(self, Self::RemoveRoute(_) | Self::RemoveAddress(_))
+        matches!(self, Self::RemoveRoute(_) | Self::RemoveAddress(_) | Self::RemoveLink(_))
     }
 }
 
@@ -123,6 +158,12 @@ impl fmt::Display for Step {
             Self::SetLink(link) => {
                 let state = if link.up { "up" } else { "down" };
                 write!(f, "set {} {state} with an MTU of {} bytes", link.name, link.mtu)
+            }
+            Self::AddVeth(link) => write!(f, "make the veth pair {} and {}", link.name, link.peer),
+            Self::RemoveLink(link) => write!(f, "remove the veth pair {} and {}", link.name, link.peer),
+            Self::SetOffload(offload) => {
+                let state = if offload.on { "on" } else { "off" };
+                write!(f, "turn {} of {} {state}", offload.feature.word(), offload.link)
             }
             Self::AddAddress(address) => write!(f, "add the address {} to {}", address.net, address.link),
             Self::AddRoute(route) => write!(f, "add the route {} by {}", route.destination, route.link),
@@ -178,9 +219,18 @@ impl Diff {
 #[must_use]
 pub fn diff(actual: &Actual, desired: &Desired) -> Diff {
     let unmet = unmet(actual, desired);
-    let blocked: BTreeSet<&str> = unmet.iter().map(|unmet| unmet.link.as_str()).collect();
+    let mut blocked: BTreeSet<&str> = unmet.iter().map(|unmet| unmet.link.as_str()).collect();
     let mut steps = Vec::new();
+    for link in incomplete_pairs(actual, desired) {
+        let ends = [link.name.as_str(), link.peer.as_str()];
+        if !ends.iter().any(|end| blocked.contains(end)) {
+            steps.push(Step::AddVeth(link.clone()));
+        }
+        blocked.extend(ends);
+    }
     steps.extend(sysctls(actual, desired, &blocked));
+    let offloads = desired.offloads.difference(&actual.offloads);
+    steps.extend(offloads.filter(|row| !blocked.contains(row.link.as_str())).cloned().map(Step::SetOffload));
     steps.extend(links(actual, desired, &blocked));
     let wanted = desired.addresses.difference(&actual.addresses);
     steps.extend(wanted.filter(|row| !blocked.contains(row.link.as_str())).cloned().map(Step::AddAddress));
@@ -193,6 +243,7 @@ pub fn diff(actual: &Actual, desired: &Desired) -> Diff {
 
 fn unmet(actual: &Actual, desired: &Desired) -> Vec<Unmet> {
     let obstacle = |link: &Link| match actual.links.get(&link.name) {
+        None if link.kind == LinkKind::Veth => None,
         None => Some(Obstacle::Missing),
         Some(there) if !there.is_ours() || there.kind != link.kind => Some(Obstacle::Foreign),
         Some(_) => None,
@@ -202,6 +253,16 @@ fn unmet(actual: &Actual, desired: &Desired) -> Vec<Unmet> {
         Some(Unmet { link: link.name.clone(), obstacle })
     };
     desired.links.values().filter_map(unmet).collect()
+}
+
+/// One end of each veth pair that is not there, or is there with another end.
+fn incomplete_pairs<'a>(actual: &'a Actual, desired: &'a Desired) -> impl Iterator<Item = &'a Link> {
+    let is_whole = move |link: &Link| {
+        let has = |name: &str, peer: &str| actual.links.get(name).is_some_and(|there| there.peer == peer);
+        has(&link.name, &link.peer) && has(&link.peer, &link.name)
+    };
+    let pairs = desired.links.values().filter(|link| link.kind == LinkKind::Veth && link.name < link.peer);
+    pairs.filter(move |link| !is_whole(link))
 }
 
 fn sysctls<'a>(
@@ -264,5 +325,13 @@ fn removals(actual: &Actual, desired: &Desired, blocked: &BTreeSet<&str>) -> Vec
         .filter(|route| route.protocol == ROUTE_PROTOCOL && managed(&route.link) && !is_wanted(route));
     let addresses = actual.addresses.difference(&desired.addresses).filter(|row| managed(&row.link));
     let routes = routes.cloned().map(Step::RemoveRoute);
-    routes.chain(addresses.cloned().map(Step::RemoveAddress)).collect()
+    let rows = routes.chain(addresses.cloned().map(Step::RemoveAddress));
+    rows.chain(unwanted(actual, desired).cloned().map(Step::RemoveLink)).collect()
+}
+
+/// One end of each veth pair of ours that must not exist. The other end goes with it.
+fn unwanted<'a>(actual: &'a Actual, desired: &'a Desired) -> impl Iterator<Item = &'a Link> {
+    let is_ours = |link: &&Link| link.kind == LinkKind::Veth && link.is_ours();
+    let there = desired.unwanted.iter().filter_map(|name| actual.links.get(name)).filter(is_ours);
+    there.filter(|link| link.name < link.peer || !desired.unwanted.contains(&link.peer))
 }

@@ -21,6 +21,8 @@ pub enum LinkKind {
     /// TUN device: it exists from the moment that a process opens it, so only that process can make
     /// it.
     Tun,
+    /// One end of a veth pair. Both ends are rows, and the reconciler makes them together.
+    Veth,
     /// Any other kind of device. hopsack never creates one.
     #[default]
     Other,
@@ -39,6 +41,39 @@ pub struct Link {
     pub up: bool,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Name of the other end of a veth pair; empty for other kinds.
+    pub peer: String,
+}
+
+/// An offload of a device, as `ethtool -k` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Feature {
+    /// TCP segmentation offload.
+    Tso,
+    /// Generic receive offload: the merging of segments.
+    Gro,
+}
+
+impl Feature {
+    /// The name that `ethtool -K` takes.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tso => "tso",
+            Self::Gro => "gro",
+        }
+    }
+}
+
+/// An offload that a device needs on or off.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Offload {
+    /// Name of the device.
+    pub link: String,
+    /// Which offload.
+    pub feature: Feature,
+    /// Whether it is on.
+    pub on: bool,
 }
 
 impl Link {

@@ -34,7 +34,14 @@ fn route(links: &'static [&'static str], protocols: &'static [u8]) -> impl Strat
 fn link(name: &'static str, aliases: &'static [&'static str]) -> impl Strategy<Value = Link> {
     let kind = proptest::sample::select(&[LinkKind::Tun, LinkKind::Other]);
     (kind, proptest::sample::select(aliases), any::<bool>(), 1400..1403u32).prop_map(
-        move |(kind, alias, up, mtu)| Link { name: name.into(), kind, alias: alias.into(), up, mtu },
+        move |(kind, alias, up, mtu)| Link {
+            name: name.into(),
+            kind,
+            alias: alias.into(),
+            up,
+            mtu,
+            peer: String::new(),
+        },
     )
 }
 
@@ -81,7 +88,7 @@ fn desired() -> impl Strategy<Value = Desired> {
 }
 
 fn ours(name: &str, up: bool, mtu: u32) -> Link {
-    Link { name: name.into(), kind: LinkKind::Tun, alias: ALIAS.into(), up, mtu }
+    Link { name: name.into(), kind: LinkKind::Tun, alias: ALIAS.into(), up, mtu, peer: String::new() }
 }
 
 fn actual() -> impl Strategy<Value = Actual> {
@@ -94,6 +101,7 @@ fn actual() -> impl Strategy<Value = Actual> {
     (links, btree_set(address(&ALL), 0..8), routes, sysctls, btree_set(file(), 0..3)).prop_map(
         |(links, addresses, routes, sysctls, files)| Actual {
             links: links.into_iter().map(|link| (link.name.clone(), link)).collect(),
+            offloads: std::collections::BTreeSet::new(),
             addresses,
             routes,
             sysctls: sysctls.into_iter().map(|(key, value)| (key.to_owned(), value.to_string())).collect(),
@@ -238,4 +246,67 @@ fn sysctl_name_keeps_dots_of_devices() {
     let key = "net/ipv4/conf/hop.0/accept_local".to_owned();
     let sysctl = Sysctl { key, value: "1".into(), required: true };
     assert_eq!(sysctl.name(), "net.ipv4.conf.hop/0.accept_local");
+}
+
+fn end(name: &str, peer: &str, up: bool) -> Link {
+    let (kind, alias, peer) = (LinkKind::Veth, ALIAS.to_owned(), peer.to_owned());
+    Link { name: name.to_owned(), kind, alias, up, mtu: 65535, peer }
+}
+
+/// A veth pair with a setting and an offload.
+fn pair() -> Desired {
+    let mut desired = Desired::default();
+    desired.add_link(end("gro0", "gro1", true));
+    desired.add_link(end("gro1", "gro0", true));
+    let key = "net/ipv6/conf/gro1/addr_gen_mode".to_owned();
+    desired.sysctls.insert(Sysctl { key, value: "1".into(), required: true });
+    desired.offloads.insert(Offload { link: "gro1".into(), feature: Feature::Gro, on: true });
+    desired
+}
+
+/// Applies diffs until nothing differs, and returns what was done in each.
+fn converge(actual: &mut Actual, desired: &Desired) -> Vec<Vec<Object>> {
+    let pass = || {
+        let steps = diff(actual, desired).steps;
+        steps.iter().for_each(|step| actual.take(step));
+        (!steps.is_empty()).then(|| steps.iter().map(Step::object).collect())
+    };
+    std::iter::from_fn(pass).take(5).collect()
+}
+
+#[test]
+fn veth_pair_is_made_then_set_then_brought_up() {
+    let mut actual = Actual::default();
+    let made = vec![Object::Link];
+    let set = vec![Object::Sysctl, Object::Offload, Object::Link, Object::Link];
+    assert_eq!(converge(&mut actual, &pair()), [made.clone(), set.clone()]);
+    assert_eq!(actual.links, pair().links);
+    // One end was renamed: what is left goes, and a new pair comes.
+    let mut renamed = actual.links.remove("gro1").expect("made");
+    renamed.name = "other".into();
+    actual.links.get_mut("gro0").expect("made").peer = "other".into();
+    actual.links.insert("other".into(), renamed);
+    assert_eq!(converge(&mut actual, &pair()), [made, set]);
+    // Another program undoes the offload, and sets one end down.
+    actual.offloads.clear();
+    actual.links.insert("gro0".into(), end("gro0", "gro1", false));
+    assert_eq!(converge(&mut actual, &pair()), [[Object::Offload, Object::Link]]);
+}
+
+#[test]
+fn unwanted_veth_pair_goes_if_it_is_ours() {
+    let mut actual = Actual::default();
+    converge(&mut actual, &pair());
+    let names = ["gro0".to_owned(), "gro1".to_owned()];
+    let unwanted = Desired { unwanted: names.into(), ..Desired::default() };
+    assert_eq!(diff(&actual, &Desired::default()).steps, [], "only by name");
+    assert_eq!(converge(&mut actual, &unwanted), [[Object::Link]]);
+    assert!(actual.links.is_empty() && actual.offloads.is_empty());
+    let foreign = Link { alias: String::new(), ..end("gro0", "gro1", true) };
+    actual.links.insert("gro0".into(), foreign);
+    assert_eq!(diff(&actual, &unwanted), Diff::default());
+    // Nor is another program's device taken for an end.
+    let wanted = diff(&actual, &pair());
+    assert_eq!(wanted.steps, []);
+    assert_eq!(wanted.unmet, [Unmet { link: "gro0".into(), obstacle: Obstacle::Foreign }]);
 }

@@ -1,10 +1,10 @@
 //! Links: network devices, as dumps show them, and the changes that are made to them.
 
 use futures_util::TryStreamExt;
-use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::connection::Netlink;
 use super::error::{NetlinkError, failed};
@@ -24,6 +24,10 @@ pub struct Link {
     pub is_ethernet: bool,
     /// The device is a TUN or TAP.
     pub is_tun: bool,
+    /// The device is one end of a veth pair.
+    pub is_veth: bool,
+    /// Index of the other end of a veth pair, if that is in the same network namespace.
+    pub peer: Option<u32>,
     /// The device is up (administratively).
     pub up: bool,
     /// The device has a carrier. A TUN has one while a process has it open.
@@ -53,7 +57,7 @@ impl Netlink {
         let message = LinkUnspec::new_with_index(index).mtu(mtu);
         let message = if up { message.up() } else { message.down() }.build();
         let state = if up { "up" } else { "down" };
-        let what = format!("set an MTU of {mtu} bytes and link {state} on the overlay device");
+        let what = format!("set an MTU of {mtu} bytes and link {state} on the device");
         self.handle.link().set(message).execute().await.map_err(failed(what))
     }
 
@@ -62,7 +66,23 @@ impl Netlink {
         let message = LinkUnspec::new_with_index(index)
             .append_extra_attribute(LinkAttribute::IfAlias(alias.to_owned()))
             .build();
-        self.handle.link().set(message).execute().await.map_err(failed("mark the overlay device as ours"))
+        self.handle.link().set(message).execute().await.map_err(failed("mark the device as ours"))
+    }
+
+    /// Makes a veth pair, both ends down, without ARP, and with this number of queues in each
+    /// direction.
+    pub async fn add_veth(
+        &self,
+        (name, peer): (&str, &str),
+        mtu: u32,
+        queues: u32,
+    ) -> Result<(), NetlinkError> {
+        let far = end(LinkMessageBuilder::<LinkUnspec>::new(), peer, mtu, queues);
+        let near = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(far.build())));
+        let near = end(near, name, mtu, queues).build();
+        let what = format!("make the veth pair {name} and {peer}");
+        self.handle.link().add(near).execute().await.map_err(failed(what))
     }
 
     /// Removes a device, and with it its addresses and routes.
@@ -71,11 +91,21 @@ impl Netlink {
     }
 }
 
+fn end<T>(message: LinkMessageBuilder<T>, name: &str, mtu: u32, queues: u32) -> LinkMessageBuilder<T> {
+    message
+        .name(name)
+        .mtu(mtu)
+        .arp(false)
+        .append_extra_attribute(LinkAttribute::NumTxQueues(queues))
+        .append_extra_attribute(LinkAttribute::NumRxQueues(queues))
+}
+
 fn link(message: LinkMessage) -> Link {
     let up = message.header.flags.contains(LinkFlags::Up);
     let carrier = message.header.flags.contains(LinkFlags::LowerUp);
     let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
     let mut link = Link { index: message.header.index, is_ethernet, up, carrier, ..Link::default() };
+    let (mut other, mut is_elsewhere) = (None, false);
     for attribute in message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
             link.name = name;
@@ -85,9 +115,15 @@ fn link(message: LinkMessage) -> Link {
             link.mtu = mtu;
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
             link.is_tun = infos.contains(&LinkInfo::Kind(InfoKind::Tun));
+            link.is_veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
+        } else if let LinkAttribute::Link(index) = attribute {
+            other = Some(index);
+        } else if let LinkAttribute::LinkNetNsId(_) = attribute {
+            is_elsewhere = true;
         } else if let LinkAttribute::Stats64(stats) = attribute {
             (link.rx_packets, link.tx_dropped) = (stats.rx_packets, stats.tx_dropped);
         }
     }
+    link.peer = other.filter(|_| link.is_veth && !is_elsewhere);
     link
 }

@@ -22,6 +22,15 @@ pub enum ReconcileError {
         #[source]
         error: std::io::Error,
     },
+    /// An offload of a device cannot be switched.
+    #[error("cannot switch the offload {object}: {error}")]
+    Offload {
+        /// Names of the device and of the offload.
+        object: String,
+        /// The kernel's answer.
+        #[source]
+        error: std::io::Error,
+    },
     /// Another program has a route for one of our destinations.
     #[error(
         "another program's route for the pod network is there ({found}): remove it (ip route del {destination}), or \
@@ -68,6 +77,7 @@ impl ReconcileError {
         match self {
             Self::Netlink(error) => error.code(),
             Self::Sysctl { .. } => "sysctl_write",
+            Self::Offload { .. } => "offload_switch",
             Self::ForeignRoute { .. } => "route_foreign",
             Self::NoIpv6 { .. } => "ipv6_disabled",
             Self::File { .. } => "file_write",

@@ -9,9 +9,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::error::ReconcileError;
-use crate::desired::{Actual, Address, Desired, File, Link, LinkKind, ROUTE_PROTOCOL, Route, Step, Sysctl};
+use crate::desired::{
+    ALIAS, Actual, Address, Desired, Feature, File, Link, LinkKind, Offload, ROUTE_PROTOCOL, Route, Step,
+    Sysctl,
+};
 use crate::files::replace;
 use crate::netlink::{self, Monitor, Netlink, NetlinkError, Notice};
+use crate::sys::ethtool;
 
 /// The network namespace of the thread that made it.
 #[derive(Debug)]
@@ -59,8 +63,17 @@ impl Linux {
         let routes = self.netlink.routes(ROUTE_PROTOCOL).await?.into_iter().filter_map(route).collect();
         let sysctl = |sysctl: &Sysctl| Some((sysctl.key.clone(), read_sysctl(&sysctl.key)?));
         let file = |file: &File| Some((file.path.clone(), read_file(&file.path)?));
+        let offload = |row: &Offload| {
+            let on = ethtool::offload(&row.link, offload(row.feature)).ok()?;
+            Some(Offload { on, ..row.clone() })
+        };
+        let row = |link: netlink::Link| {
+            let peer = link.peer.and_then(name).unwrap_or_default();
+            (link.name.clone(), row(link, peer))
+        };
         Ok(Actual {
-            links: links.into_iter().map(|link| (link.name.clone(), row(link))).collect(),
+            links: links.into_iter().map(row).collect(),
+            offloads: desired.offloads.iter().filter_map(offload).collect(),
             addresses,
             routes,
             sysctls: desired.sysctls.iter().filter_map(sysctl).collect(),
@@ -75,7 +88,9 @@ impl Linux {
         };
         let errno = match &error {
             ReconcileError::Netlink(error) => error.errno(),
-            ReconcileError::Sysctl { error, .. } | ReconcileError::File { error, .. } => error.raw_os_error(),
+            ReconcileError::Sysctl { error, .. }
+            | ReconcileError::Offload { error, .. }
+            | ReconcileError::File { error, .. } => error.raw_os_error(),
             ReconcileError::ForeignRoute { .. }
             | ReconcileError::NoIpv6 { .. }
             | ReconcileError::Missing(_)
@@ -98,6 +113,12 @@ impl Linux {
     async fn take(&mut self, step: &Step) -> Result<(), ReconcileError> {
         match step {
             Step::SetSysctl(sysctl) => write_sysctl(sysctl)?,
+            Step::AddVeth(link) => self.add_veth(link).await?,
+            Step::RemoveLink(link) => self.netlink.delete(self.index(&link.name)?).await?,
+            Step::SetOffload(row) => {
+                let error = |error| ReconcileError::Offload { object: step.name(), error };
+                ethtool::set_offload(&row.link, offload(row.feature), row.on).map_err(error)?;
+            }
             Step::SetLink(link) => {
                 self.netlink.set_link(self.index(&link.name)?, link.mtu, link.up).await?;
             }
@@ -118,6 +139,25 @@ impl Linux {
         Ok(())
     }
 
+    /// Makes a veth pair with a queue for each CPU, and marks both ends as ours.
+    async fn add_veth(&self, near: &Link) -> Result<(), ReconcileError> {
+        let ends = [&near.name, &near.peer];
+        for name in ends {
+            // The other end may have gone with the first one.
+            if let Some(left) = self.netlink.link(name).await? {
+                self.netlink.delete(left.index).await?;
+            }
+        }
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let queues = u32::try_from(cpus).unwrap_or(1);
+        self.netlink.add_veth((&near.name, &near.peer), near.mtu, queues).await?;
+        for name in ends {
+            let made = self.netlink.link(name).await?.ok_or_else(|| ReconcileError::Missing(name.clone()))?;
+            self.netlink.set_alias(made.index, ALIAS).await?;
+        }
+        Ok(())
+    }
+
     fn index(&self, link: &str) -> Result<u32, ReconcileError> {
         self.indexes.get(link).copied().ok_or_else(|| ReconcileError::Missing(link.to_owned()))
     }
@@ -128,9 +168,20 @@ impl Linux {
     }
 }
 
-fn row(link: netlink::Link) -> Link {
-    let kind = if link.is_tun { LinkKind::Tun } else { LinkKind::Other };
-    Link { name: link.name, kind, alias: link.alias, up: link.up, mtu: link.mtu }
+fn row(link: netlink::Link, peer: String) -> Link {
+    let kind = match (link.is_tun, link.is_veth) {
+        (true, _) => LinkKind::Tun,
+        (false, true) => LinkKind::Veth,
+        (false, false) => LinkKind::Other,
+    };
+    Link { name: link.name, kind, alias: link.alias, up: link.up, mtu: link.mtu, peer }
+}
+
+fn offload(feature: Feature) -> ethtool::Offload {
+    match feature {
+        Feature::Tso => ethtool::Offload::Tso,
+        Feature::Gro => ethtool::Offload::Gro,
+    }
 }
 
 /// The error about a route of another program in the place of `route`, if there is one.

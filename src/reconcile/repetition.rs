@@ -66,6 +66,7 @@ fn cause(object: Object, name: &str) -> String {
             "look for a network manager (NetworkManager, systemd-networkd) or a script, and make it leave \
              the overlay device alone"
         }
+        Object::Offload => "look for tuned, or an ethtool script of the network configuration",
         Object::File => "look for another daemon that writes it (flanneld), or set node.subnet_env",
     };
     format!("another program keeps changing {name}: {suspects}")

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::repetition::WINDOW;
 use super::*;
 use crate::api::ProblemCode;
-use crate::desired::{ALIAS, Address, Desired, File, Link, LinkKind, Object, ROUTE_PROTOCOL, Route, Sysctl};
+use crate::desired::{
+    ALIAS, Address, Desired, Feature, File, Link, LinkKind, Object, Offload, ROUTE_PROTOCOL, Route, Sysctl,
+};
 use crate::netlink::Notice;
 use crate::observe::Problems;
 
@@ -23,12 +25,13 @@ fn desired() -> Desired {
         protocol: ROUTE_PROTOCOL,
     });
     desired.sysctls.insert(Sysctl { key: "net/ipv4/ip_forward".into(), value: "1".into(), required: true });
+    desired.offloads.insert(Offload { link: "hopsack0".into(), feature: Feature::Gro, on: true });
     desired.files.insert(File { path: "/run/subnet.env".into(), content: b"x".to_vec(), mode: 0o644 });
     desired
 }
 
 fn link(up: bool, mtu: u32) -> Link {
-    Link { name: "hopsack0".into(), kind: LinkKind::Tun, alias: ALIAS.into(), up, mtu }
+    Link { name: "hopsack0".into(), kind: LinkKind::Tun, alias: ALIAS.into(), up, mtu, peer: String::new() }
 }
 
 /// A host with a fresh device, and its reconciler.
@@ -44,7 +47,7 @@ fn objects(recording: &Recording) -> Vec<Object> {
     recording.host().steps.drain(..).map(|step| step.object()).collect()
 }
 
-fn repairs(reconciler: &Reconciler) -> [u64; 5] {
+fn repairs(reconciler: &Reconciler) -> [u64; 6] {
     Object::ALL.map(|object| reconciler.repairs().get(object))
 }
 
@@ -52,11 +55,11 @@ fn repairs(reconciler: &Reconciler) -> [u64; 5] {
 async fn start_makes_all_rows_and_counts_no_repair() {
     let (recording, mut reconciler, _) = host();
     reconciler.change(desired()).await.expect("all in place");
-    let all = [Object::Sysctl, Object::Link, Object::Address, Object::Route, Object::File];
+    let all = [Object::Sysctl, Object::Offload, Object::Link, Object::Address, Object::Route, Object::File];
     assert_eq!(objects(&recording), all);
     reconciler.repair().await;
     assert!(objects(&recording).is_empty());
-    assert_eq!(repairs(&reconciler), [0; 5]);
+    assert_eq!(repairs(&reconciler), [0; 6]);
 }
 
 #[tokio::test]
@@ -67,15 +70,16 @@ async fn disturbances_are_repaired_and_counted() {
     {
         let actual = &mut recording.host().actual;
         actual.links.insert("hopsack0".into(), link(false, 1472));
+        actual.offloads.clear();
         actual.addresses.clear();
         actual.routes.clear();
         actual.sysctls.insert("net/ipv4/ip_forward".into(), "0".into());
         actual.files.clear();
     }
     reconciler.repair().await;
-    let all = [Object::Sysctl, Object::Link, Object::Address, Object::Route, Object::File];
+    let all = [Object::Sysctl, Object::Offload, Object::Link, Object::Address, Object::Route, Object::File];
     assert_eq!(objects(&recording), all);
-    assert_eq!(repairs(&reconciler), [1; 5]);
+    assert_eq!(repairs(&reconciler), [1; 6]);
     assert!(problems.list().is_empty());
 }
 
@@ -102,7 +106,7 @@ async fn late_change_of_our_own_is_no_repair() {
     reconciler.change(desired()).await.expect_err("refused");
     recording.host().refuse = None;
     reconciler.repair().await;
-    assert_eq!(repairs(&reconciler), [0; 5]);
+    assert_eq!(repairs(&reconciler), [0; 6]);
     assert!(problems.list().is_empty());
     recording.host().actual.links.insert("hopsack0".into(), link(false, 1472));
     reconciler.repair().await;

@@ -28,7 +28,8 @@ struct Failure {
     /// Name of the device, address, route, setting or file.
     object: String,
     error: ReconcileError,
-    /// Whether the host is of use without the object: IPv6 beside IPv4.
+    /// Whether the host is of use without the object: IPv6 beside IPv4, or a device that only
+    /// makes it faster.
     is_optional: bool,
 }
 
@@ -152,7 +153,9 @@ impl Reconciler {
 
     fn is_ours(&self, notice: &Notice) -> bool {
         match notice {
-            Notice::Link { name, .. } => self.desired.links.contains_key(name),
+            Notice::Link { name, .. } => {
+                self.desired.links.contains_key(name) || self.desired.unwanted.contains(name)
+            }
             Notice::Address { index } => {
                 self.desired.links.keys().any(|name| self.kernel.index(name) == Some(*index))
             }
@@ -195,15 +198,17 @@ impl Reconciler {
             };
             let failure = |unmet: crate::desired::Unmet| Failure {
                 object: unmet.link.clone(),
+                is_optional: self.desired.can_do_without(&unmet.link),
                 error: unmet.into(),
-                is_optional: false,
             };
             turn.failures = difference.unmet.into_iter().map(failure).collect();
             if difference.steps.is_empty() {
                 break;
             }
             for step in difference.steps {
-                let (object, is_optional) = (step.name(), step.is_ipv6() && self.desired.has_ipv4());
+                let is_spare = step.link().is_some_and(|link| self.desired.can_do_without(link));
+                let is_optional = is_spare || step.is_ipv6() && self.desired.has_ipv4();
+                let object = step.name();
                 match self.kernel.apply(&step).await {
                     Ok(()) => turn.done.push(step),
                     Err(error) => turn.failures.push(Failure { object, error, is_optional }),

@@ -186,6 +186,7 @@ pub(in crate::backend) fn desired(name: &str, local: &Local, networks: &Networks
         alias: ALIAS.to_owned(),
         up: true,
         mtu: local.mtu.into(),
+        peer: String::new(),
     });
     let addresses = [Family::V4, Family::V6].into_iter().filter_map(|family| local.device_address(family));
     desired.addresses = addresses.map(|ip| Address { link: name.to_owned(), net: IpNet::from(ip) }).collect();
