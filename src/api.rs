@@ -25,7 +25,7 @@ pub use explain::{CounterRow, Explanation, KeyState, Outcome, Step, StepCode};
 pub use problem::{Problem, ProblemCode};
 pub use rows::{DropRow, PeerRow, RouteRow};
 pub use shown::{LONGEST_NAME, is_name, is_unfit, shown, shown_lines};
-pub use status::{FastPathStatus, Status, ThreadRow};
+pub use status::{FastPathStatus, GroStatus, Status, ThreadRow};
 
 /// A request to the daemon. No request changes anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

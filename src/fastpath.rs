@@ -159,6 +159,14 @@ impl FastPath {
         self.pins.interfaces(Role::Underlay)
     }
 
+    /// Whether a program, ours or that of an earlier process, merges what arrives at the interface
+    /// with this index.
+    #[must_use]
+    pub fn merges_at(&self, index: u32) -> bool {
+        let link = crate::sys::bpf::pinned_link(&self.pins.link(Role::Gro, index));
+        link.is_ok_and(|link| link.interface == index)
+    }
+
     /// What was counted since the maps were made.
     ///
     /// # Errors

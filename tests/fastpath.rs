@@ -9,6 +9,8 @@ mod carried;
 mod differential;
 #[path = "fastpath/forged.rs"]
 mod forged;
+#[path = "fastpath/gro.rs"]
+mod gro;
 #[path = "fastpath/off.rs"]
 mod off;
 #[path = "fastpath/oracle.rs"]

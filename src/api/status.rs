@@ -40,6 +40,24 @@ pub struct FastPathStatus {
     pub egress_packets: u64,
     /// Number of packets that it has received.
     pub ingress_packets: u64,
+    /// The veth pair that merges TCP segments.
+    #[serde(default)]
+    pub gro: GroStatus,
+}
+
+/// The veth pair that merges TCP segments, on underlays that deliver them one by one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroStatus {
+    /// Whether single segments go through it.
+    pub is_used: bool,
+    /// Why they do or do not.
+    pub reason: String,
+    /// Number of segments that have left it.
+    pub segments: u64,
+    /// Number of packets and super packets as which they left it.
+    pub packets: u64,
+    /// Number of super packets among them.
+    pub super_packets: u64,
 }
 
 /// State of the daemon, its place in the cluster and its sums of packets.

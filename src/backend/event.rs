@@ -20,6 +20,8 @@ pub enum Event {
         /// What is wrong and how to fix it; `None` if the problem is over.
         cause: Option<String>,
     },
+    /// What the kernel should hold has changed: the reconciler has to be told.
+    Desired,
     /// The path MTU of a peer has changed: the map has to be applied again.
     PathMtu {
         /// Address of the peer on the underlay.

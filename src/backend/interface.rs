@@ -196,6 +196,14 @@ impl Backend {
         }
     }
 
+    /// A network device has changed, come or gone.
+    pub fn link_changed(&mut self, name: &str) {
+        match self {
+            Self::Userspace(userspace) => userspace.link_changed(name),
+            Self::Null(_) => {}
+        }
+    }
+
     /// This host's address or MTU has changed. The map has to be applied again afterwards. If new
     /// sockets cannot be opened, everything stays as it was.
     pub fn relocate(&mut self, local: &Local) -> Result<(), BackendError> {

@@ -15,10 +15,11 @@ mod publisher;
 mod running;
 pub(super) mod sockets;
 mod tun;
+mod veth_pair;
 
 pub use choice::NoRing;
 pub(super) use device::desired;
-pub use device::{DeviceError, is_ours as is_own_device};
+pub use device::{DeviceError, is_ours_or_beside as is_own_device};
 pub use encryption::EncryptionError;
 pub(super) use prepared::{
     Prepared, check_credentials, check_encryption_port, check_fast_path, check_port, overhead,

@@ -4,7 +4,7 @@ use super::ask::Ask;
 use super::error::CliError;
 use super::output::print;
 use super::table::Table;
-use crate::api::{FastPathStatus, Request, Status, ThreadRow};
+use crate::api::{FastPathStatus, GroStatus, Request, Status, ThreadRow};
 
 /// Asks and prints.
 pub(super) fn status(ask: &Ask) -> Result<(), CliError> {
@@ -29,6 +29,9 @@ fn table(status: &Status) -> Table {
         row("threads", &text);
     }
     row("fast path", &fast_path(&status.fast_path));
+    if status.fast_path.is_on {
+        row("GRO pair", &gro(&status.fast_path.gro));
+    }
     row("store", &format!("{}; map {} s old", status.store, status.map_age_seconds));
     if let Some(seconds) = status.lease_expires_seconds {
         row("lease", &lease(seconds));
@@ -57,6 +60,14 @@ fn fast_path(fast: &FastPathStatus) -> String {
         text = format!("{text}; beside it at {}", fast.others.join("; "));
     }
     text
+}
+
+fn gro(gro: &GroStatus) -> String {
+    let state = if gro.is_used { "used" } else { "not used" };
+    let GroStatus { segments, packets, .. } = gro;
+    let merged =
+        if *segments > 0 { format!("; {segments} segments became {packets} packets") } else { String::new() };
+    format!("{state}: {}{merged}", gro.reason)
 }
 
 /// The threads with the same scheduling together.

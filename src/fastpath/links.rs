@@ -127,8 +127,11 @@ pub(super) fn state(ebpf: &mut Ebpf, place: &Place) -> Result<HookState, FastPat
     let name = place.role.program();
     let info = object::program(ebpf, name)?.info().map_err(FastPathError::program(name))?;
     let (_, hook) = place.role.hook();
-    let found = bpf::programs(place.index, hook)
-        .map_err(|error| FastPathError::Query { name: place.interface.clone(), error })?;
+    let found = match bpf::programs(place.index, hook) {
+        // The fast path works without the veth pair, which any program may remove.
+        Err(error) if place.role == Role::Gro && error.raw_os_error() == Some(libc::ENODEV) => Vec::new(),
+        found => found.map_err(|error| FastPathError::Query { name: place.interface.clone(), error })?,
+    };
     let (ours, others): (Vec<u32>, Vec<u32>) =
         found.iter().map(|attached| attached.program).partition(|program| *program == info.id());
     let (role, interface) = (place.role, place.interface.clone());

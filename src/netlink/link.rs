@@ -52,6 +52,13 @@ impl Netlink {
         Ok(self.links().await?.into_iter().find(|link| link.name == name))
     }
 
+    /// The device with an index, if it exists.
+    pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        let dump = self.handle.link().get().match_index(index).execute();
+        let found: Result<Vec<LinkMessage>, _> = dump.try_collect().await;
+        Ok(found.map_err(failed("ask for a device"))?.into_iter().map(link).next())
+    }
+
     /// Sets MTU and state (up or down) of a device.
     pub async fn set_link(&self, index: u32, mtu: u32, up: bool) -> Result<(), NetlinkError> {
         let message = LinkUnspec::new_with_index(index).mtu(mtu);

@@ -45,7 +45,13 @@ pub async fn clean(config: &Config, dry_run: bool) -> Result<Vec<Cleaned>, NodeE
         add(format!("mount of a bpffs at {}", directory.display()), problem);
     }
     let netlink = Netlink::new()?;
+    let mut gone = Vec::new();
     for link in netlink.links().await?.iter().filter(|link| is_own_device(link)) {
+        // The other end of a veth pair went with the first one.
+        if gone.contains(&link.index) {
+            continue;
+        }
+        gone.extend(link.peer);
         let problem =
             if dry_run { None } else { netlink.delete(link.index).await.err().map(|e| e.to_string()) };
         add(format!("device {} with its addresses and routes", link.name), problem);

@@ -12,6 +12,7 @@ use super::service_manager::{SignalName, notify};
 use crate::api::ProblemCode;
 use crate::backend::{BackendError, DuplicateSubnet, Event, Renewal, Stop};
 use crate::config::{Config, Sources};
+use crate::netlink::Notice;
 use crate::route::{Change, Remark, RemarkKind};
 use crate::store::Update;
 
@@ -53,6 +54,9 @@ impl Node {
                 () = sleep_until(self.map.due()), if self.map.is_pending() => self.publish(),
                 notice = self.reconciler.changed() => {
                     self.reconciler.note(&notice);
+                    if let Notice::Link { name, .. } = &notice {
+                        self.backend.link_changed(name);
+                    }
                     if self.public_address.concerns(&notice) {
                         self.follow_underlay().await?;
                     }
@@ -61,7 +65,7 @@ impl Node {
                     self.reconciler.repair().await;
                     self.report(false);
                 }
-                event = self.backend.event() => self.backend_event(event)?,
+                event = self.backend.event() => self.backend_event(event).await?,
                 signal = self.signals.next() => {
                     if signal == SignalName::Hangup {
                         self.reload(sources, &reconfigure);
@@ -88,7 +92,7 @@ impl Node {
         Ok(())
     }
 
-    fn backend_event(&mut self, event: Event) -> Result<(), NodeError> {
+    async fn backend_event(&mut self, event: Event) -> Result<(), NodeError> {
         match event {
             Event::Failed(error) => Err(error.into()),
             Event::Problem { code, object, cause } => {
@@ -98,6 +102,10 @@ impl Node {
                     None => problems.end(code, &object),
                 }
                 self.report(false);
+                Ok(())
+            }
+            Event::Desired => {
+                self.change_desired().await;
                 Ok(())
             }
             Event::PathMtu { peer, mtu } => {

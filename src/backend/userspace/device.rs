@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use super::choice::Choice;
 use super::tun::Tun;
+use super::veth_pair::VethPair;
 use crate::desired::{ALIAS, Address, Desired, Link as LinkRow, LinkKind, ROUTE_PROTOCOL, Route, Sysctl};
 use crate::netlink::{Link, Netlink, NetlinkError};
 use crate::packet::Family;
@@ -91,8 +92,13 @@ pub(super) struct Device {
 }
 
 /// Whether this program made the device.
-pub fn is_ours(link: &Link) -> bool {
+fn is_ours(link: &Link) -> bool {
     link.is_tun && link.alias == ALIAS
+}
+
+/// Whether this program made the device, or the veth pair beside it.
+pub fn is_ours_or_beside(link: &Link) -> bool {
+    is_ours(link) || link.is_veth && link.alias == ALIAS
 }
 
 /// Makes or adopts the device `name`, and marks it as ours.
@@ -166,8 +172,14 @@ impl Device {
         }
     }
 
-    /// Removes the device, its addresses and its routes.
+    /// Removes the device, its addresses and its routes, and the veth pair beside it.
     pub(super) async fn remove(self) {
+        let pair = self.netlink.link(&VethPair::of(&self.name).near).await.ok().flatten();
+        if let Some(near) = pair.filter(is_ours_or_beside)
+            && let Err(error) = self.netlink.delete(near.index).await
+        {
+            tracing::warn!(device = near.name, %error, "veth pair not removed; `hopsack clean` removes it");
+        }
         let found = self.netlink.link(&self.name).await.ok().flatten();
         let exists = found.is_some_and(|link| link.index == self.index);
         if exists && let Err(error) = self.netlink.delete(self.index).await {

@@ -8,10 +8,14 @@
 //! Packets of a peer leave by it only if its last answer said that it receives by it, and if a
 //! transfer to its overlay address by this very way was whole ([`canary`]).
 //!
+//! Where TCP arrives in single segments, a veth pair merges them ([`gro`], [`VethPair`]). The
+//! reconciler keeps the pair; this module lets the program use it while it is there.
+//!
 //! Invariant: whatever fails, the engine carries the packets: there is one state [`State::Off`],
 //! with a reason, and all others fall back to it.
 
 mod canary;
+mod gro;
 mod part;
 mod peers;
 mod self_test;
@@ -23,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use canary::Canary;
+use gro::GroChoice;
 pub(super) use part::FastPathPart;
 use part::{Facts, Shared};
 pub(super) use self_test::self_test;
@@ -30,11 +35,14 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
 use super::paths::Health;
 use super::peer_routes::UnderlayDevice;
+use super::veth_pair::{Ends, VethPair};
 use crate::api::ProblemCode;
 use crate::backend::event::{Event, Stop};
+use crate::desired::Desired;
 use crate::engine::EngineView;
-use crate::fastpath::{FastPath, FastPathError, Interfaces, Settings, routes_of};
+use crate::fastpath::{FastPath, FastPathError, Interfaces, Role, Settings, routes_of};
 use crate::forward::VerifySource;
+use crate::netlink::Netlink;
 use crate::route::Local;
 use crate::sys::bpf::{interface_index, interface_name, interface_runs};
 
@@ -59,6 +67,8 @@ pub(super) struct Start {
     pub(super) directory: PathBuf,
     /// Name of the overlay device.
     pub(super) overlay: String,
+    /// The kernel of this host.
+    pub(super) netlink: Netlink,
     pub(super) local: Local,
     pub(super) verify: VerifySource,
     /// Ports from which the workers send.
@@ -77,6 +87,15 @@ pub(super) struct FastPathDriver {
     attached: BTreeMap<String, u32>,
     /// The settings in force.
     settings: Option<Settings>,
+    /// The veth pair that merges segments, and whether it is to be used.
+    pair: VethPair,
+    choice: GroChoice,
+    /// The pair to the far end of which the program is attached.
+    merging: Option<Ends>,
+    /// The pair into which the program sends segments.
+    used: Option<Ends>,
+    /// Whether the reconciler was told that the pair must exist.
+    is_pair_desired: bool,
     tick: Interval,
     is_tick: bool,
     /// Position of the peer whose traffic is looked for next.
@@ -97,6 +116,11 @@ impl FastPathDriver {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut driver = Self {
+            pair: VethPair::of(&start.overlay),
+            choice: GroChoice::default(),
+            merging: None,
+            used: None,
+            is_pair_desired: false,
             start,
             view,
             health,
@@ -116,6 +140,7 @@ impl FastPathDriver {
         if let Err(reason) = may.and_then(|()| driver.open().map_err(|error| error.to_string())) {
             driver.turn_off(reason);
         }
+        driver.is_pair_desired = driver.wants_pair();
         driver
     }
 
@@ -129,6 +154,11 @@ impl FastPathDriver {
                 .filter_map(|index| Some((index, interface_name(index).ok()?)))
                 .collect();
             self.shared.peers().adopt(fast.routes(), &underlays);
+            let ends = self.pair.ends().filter(|ends| fast.merges_at(ends.far));
+            if ends.is_some() {
+                self.choice = GroChoice::adopted();
+                (self.merging, self.used) = (ends, ends);
+            }
         }
         self.shared.set(Facts::on());
         *self.shared.fast() = Some(fast);
@@ -137,7 +167,17 @@ impl FastPathDriver {
 
     /// What the fast path reports.
     pub(super) fn part(&self) -> FastPathPart {
-        FastPathPart::new(self.shared.clone(), self.view.clone())
+        FastPathPart::new(self.shared.clone(), self.view.clone(), self.start.netlink.clone())
+    }
+
+    /// What the kernel should hold for the fast path.
+    pub(super) fn desired(&self) -> Desired {
+        self.pair.desired(self.wants_pair())
+    }
+
+    /// The pair stays until the program is detached from it.
+    fn wants_pair(&self) -> bool {
+        self.choice.is_pair() || self.merging.is_some()
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -149,6 +189,8 @@ impl FastPathDriver {
         self.health.set_fast(false);
         self.attached.clear();
         self.settings = None;
+        self.choice = GroChoice::default();
+        (self.merging, self.used) = (None, None);
         let fast = self.shared.fast().take();
         if let Some(fast) = fast {
             self.retry_at = Some(Instant::now() + RETRY);
@@ -248,11 +290,11 @@ impl FastPathDriver {
         }
     }
 
-    /// Does what is due. Returns a problem that has begun, or is over.
+    /// Does what is due. Returns what the node should know.
     pub(super) fn step(&mut self) -> Option<Event> {
         let is_tick = std::mem::take(&mut self.is_tick);
         if !self.is_on() && !self.try_again() {
-            return None;
+            return self.desired_changed();
         }
         while let Some((peer, result)) = self.canary.take_result() {
             if self.shared.peers().canary_ended(peer, result) {
@@ -272,12 +314,19 @@ impl FastPathDriver {
         }
         self.look();
         self.find_traffic();
+        self.choose();
         self.canary.serve(&self.view, &self.start.local);
         let due = self.shared.peers().due_canaries(&self.view.table(), &self.start.local);
         for (peer, from, to) in due {
             self.canary.begin(peer, from, to);
         }
-        self.check_missed()
+        self.desired_changed().or_else(|| self.check_missed())
+    }
+
+    fn desired_changed(&mut self) -> Option<Event> {
+        let wants = self.wants_pair();
+        let is_other = std::mem::replace(&mut self.is_pair_desired, wants) != wants;
+        is_other.then_some(Event::Desired)
     }
 
     /// Starts a fast path that has failed again, if it is time to. Returns whether it is on.
@@ -332,11 +381,14 @@ impl FastPathDriver {
     /// Keeps the program working and attached.
     fn look(&mut self) {
         let mut others = Vec::new();
-        let mut is_whole = true;
+        let (mut is_whole, mut is_merging) = (true, false);
         let looked = self.with(|fast| {
             fast.renew(VALID_FOR)?;
             for hook in fast.hooks()? {
-                is_whole &= hook.is_attached;
+                match hook.role {
+                    Role::Gro => is_merging = hook.is_attached,
+                    Role::Overlay | Role::Underlay => is_whole &= hook.is_attached,
+                }
                 let numbers = hook.others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 if !hook.others.is_empty() {
                     others.push(format!("{}: programs {numbers} of others", hook.interface));
@@ -344,6 +396,16 @@ impl FastPathDriver {
             }
             Ok(())
         });
+        // A pair that is gone is the reconciler's to mend; a program that is gone is ours.
+        let is_taken = looked && self.used.is_some() && !is_merging && self.pair.ends() == self.used;
+        if is_taken {
+            tracing::warn!("the kernel fast path was detached from the veth pair: attached again");
+            self.shared.count_repair();
+            self.merging = None;
+        }
+        if looked {
+            self.follow_pair();
+        }
         if looked && !is_whole {
             tracing::warn!("the kernel fast path was detached: it is attached again");
             self.shared.count_repair();
@@ -386,18 +448,84 @@ impl FastPathDriver {
     }
 
     fn attach_to(&mut self, underlays: BTreeMap<String, u32>) {
-        let interfaces = Interfaces {
-            overlay: self.start.overlay.clone(),
-            underlays: underlays.keys().cloned().collect(),
-            gro: None,
-        };
-        if !self.configure() || !self.with(|fast| fast.attach(&interfaces)) {
+        if !self.configure() || !self.link(&underlays) {
             return;
         }
-        tracing::info!(devices = interfaces.underlays.join(" "), "kernel fast path attached");
-        self.shared.set_devices(interfaces.underlays);
+        let devices: Vec<String> = underlays.keys().cloned().collect();
+        tracing::info!(devices = devices.join(" "), "kernel fast path attached");
+        self.shared.set_devices(devices);
         self.health.set_fast(!underlays.is_empty());
         self.attached = underlays;
+    }
+
+    /// Makes the links to these devices, and to the far end of the veth pair.
+    fn link(&mut self, underlays: &BTreeMap<String, u32>) -> bool {
+        let mut interfaces = Interfaces {
+            overlay: self.start.overlay.clone(),
+            underlays: underlays.keys().cloned().collect(),
+            gro: self.merging.map(|_| self.pair.far.clone()),
+        };
+        let is_linked = self.with(|fast| match fast.attach(&interfaces) {
+            // The pair may have gone just now.
+            Err(error) if interfaces.gro.take().is_some() => {
+                tracing::debug!(%error, "the veth pair cannot be used");
+                fast.attach(&interfaces)
+            }
+            result => result,
+        });
+        self.merging = self.merging.filter(|_| interfaces.gro.is_some());
+        is_linked
+    }
+
+    /// Decides whether single segments go through the veth pair.
+    fn choose(&mut self) {
+        let counters = self.shared.fast().as_ref().and_then(|fast| fast.counters().ok());
+        let Some(counters) = counters else { return };
+        let (ingress, now) = (&counters.ingress, Instant::now());
+        self.shared.losses().counted(ingress.segments.to_pair, ingress.segments.from_pair, now);
+        if self.choice.look(ingress, now) {
+            let pair = if self.choice.is_pair() { "chosen" } else { "left" };
+            tracing::info!(reason = self.choice.reason(), "veth pair that merges segments: {pair}");
+            self.follow_pair();
+        }
+        let is_waiting = self.choice.is_pair() && self.used.is_none();
+        let wait = if is_waiting { "; the pair is not ready yet" } else { "" };
+        self.shared.set_gro(self.used.map(|ends| ends.near), format!("{}{wait}", self.choice.reason()));
+    }
+
+    /// A device has changed, come or gone.
+    pub(super) fn link_changed(&mut self, name: &str) {
+        if self.pair.has(name) {
+            self.follow_pair();
+        }
+    }
+
+    /// Uses the veth pair if it is chosen and there, and only while the program is attached to its
+    /// far end. A pair that is left keeps the program for another second: some packets may still be
+    /// in it.
+    fn follow_pair(&mut self) {
+        if self.attached.is_empty() {
+            return;
+        }
+        let found = if self.choice.is_pair() { self.pair.ends() } else { None };
+        let must_leave = self.used.is_some() && (self.used != found || self.merging != found);
+        if must_leave {
+            self.used = None;
+            if !self.configure() || !self.choice.is_pair() {
+                return;
+            }
+        }
+        if self.merging != found {
+            self.merging = found;
+            let underlays = self.attached.clone();
+            if !self.link(&underlays) {
+                return;
+            }
+        }
+        if self.used != self.merging {
+            self.used = self.merging;
+            self.configure();
+        }
     }
 
     /// Puts the settings into force.
@@ -423,7 +551,7 @@ impl FastPathDriver {
             port,
             verify_source,
             overlay,
-            gro: None,
+            gro: self.used.map(|ends| ends.near),
             ports,
             public_v4: public.v4,
             public_v6: public.v6,

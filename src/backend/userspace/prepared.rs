@@ -160,6 +160,7 @@ impl Prepared {
         let start = fastpath::Start {
             directory: config.node.bpf_dir(),
             overlay: config.overlay.device.clone(),
+            netlink: device.netlink().clone(),
             local: local.clone(),
             verify: options.verify,
             ports,

@@ -96,7 +96,12 @@ impl Userspace {
 
     pub(in crate::backend) fn desired(&self) -> Desired {
         let Parts { device, publisher, .. } = &self.parts;
-        device::desired(device.name(), publisher.local(), publisher.networks())
+        let desired = device::desired(device.name(), publisher.local(), publisher.networks());
+        desired.merge(self.fast.desired())
+    }
+
+    pub(in crate::backend) fn link_changed(&mut self, name: &str) {
+        self.fast.link_changed(name);
     }
 
     pub(in crate::backend) fn apply(&mut self, rib: &Rib, changed_at: &[Instant]) {

@@ -152,12 +152,17 @@ impl Node {
         let local = Local { mtu, ..self.local.clone() };
         self.backend.relocate(&local)?;
         self.local = local;
-        let files = subnet_env::desired(&self.config.node, &self.networks, &self.local);
-        let desired = self.map.desired(&self.backend).merge(files);
-        // Until the device really has the MTU, the reconciler's own problem says so.
-        let _ = self.reconciler.change(desired).await;
+        self.change_desired().await;
         self.relocated();
         Ok(())
+    }
+
+    /// Brings the kernel to what is desired from now on. Until all is in place, the reconciler's
+    /// own problems say what is not.
+    pub(in crate::node) async fn change_desired(&mut self) {
+        let files = subnet_env::desired(&self.config.node, &self.networks, &self.local);
+        let desired = self.map.desired(&self.backend).merge(files);
+        let _ = self.reconciler.change(desired).await;
     }
 
     /// Puts a new address or MTU into effect.

@@ -7,11 +7,13 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::super::veth_pair::Losses;
 use super::peers::FastPeers;
-use crate::api::{CounterRow, Explanation, FastPathStatus, PeerRow, Status, StepCode};
+use crate::api::{CounterRow, Explanation, FastPathStatus, GroStatus, PeerRow, Status, StepCode};
 use crate::engine::EngineView;
 use crate::fastpath::{Counters, Direction, FastPath, Reason};
 use crate::forward::{DropReason, Hop, Peer};
+use crate::netlink::Netlink;
 use crate::observe::{Drops, Encoder, Part, Pending};
 
 /// What the driver and its reports share.
@@ -20,6 +22,7 @@ pub(super) struct Shared {
     fast: Mutex<Option<FastPath>>,
     peers: Mutex<FastPeers>,
     facts: Mutex<Facts>,
+    losses: Mutex<Losses>,
 }
 
 /// What the driver knows about the fast path.
@@ -34,6 +37,10 @@ pub(super) struct Facts {
     others: Vec<String>,
     /// How often it had to be attached again.
     repairs: u64,
+    /// Whether single segments go through the veth pair, and why.
+    gro: (bool, String),
+    /// Interface index of its near end, as long as they do.
+    near: Option<u32>,
 }
 
 impl Facts {
@@ -71,6 +78,15 @@ impl Shared {
         self.facts().others = others;
     }
 
+    pub(super) fn set_gro(&self, near: Option<u32>, reason: String) {
+        let mut facts = self.facts();
+        (facts.gro, facts.near) = ((near.is_some(), reason), near);
+    }
+
+    pub(super) fn losses(&self) -> MutexGuard<'_, Losses> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn count_repair(&self) {
         self.facts().repairs += 1;
     }
@@ -82,11 +98,20 @@ impl Shared {
 pub(in crate::backend::userspace) struct FastPathPart {
     shared: Arc<Shared>,
     view: EngineView,
+    netlink: Netlink,
 }
 
 impl FastPathPart {
-    pub(super) fn new(shared: Arc<Shared>, view: EngineView) -> Self {
-        Self { shared, view }
+    pub(super) fn new(shared: Arc<Shared>, view: EngineView, netlink: Netlink) -> Self {
+        Self { shared, view, netlink }
+    }
+
+    /// Asks the near end of the veth pair for what it has dropped.
+    async fn ask_pair(&self) {
+        let Some(near) = self.shared.facts().near else { return };
+        if let Ok(Some(link)) = self.netlink.link_by_index(near).await {
+            self.shared.losses().dropped(near, link.tx_dropped);
+        }
     }
 
     fn counters(&self) -> Counters {
@@ -103,7 +128,7 @@ impl FastPathPart {
 
 impl Part for FastPathPart {
     fn status(&self, status: &mut Status) {
-        let Facts { is_on, reason, devices, others, repairs } = self.shared.facts().clone();
+        let Facts { is_on, reason, devices, others, repairs, gro, .. } = self.shared.facts().clone();
         let Counters { egress, ingress } = self.counters();
         status.egress_packets += egress.packets;
         status.egress_bytes += egress.bytes;
@@ -111,6 +136,14 @@ impl Part for FastPathPart {
         status.ingress_bytes += ingress.bytes;
         let table = self.view.table();
         let peers = table.peers().iter().filter(|peer| self.hindrance(peer).is_none()).count();
+        let segments = ingress.segments;
+        let gro = GroStatus {
+            is_used: gro.0,
+            reason: gro.1,
+            segments: segments.from_pair,
+            packets: segments.merged,
+            super_packets: segments.super_packets,
+        };
         status.fast_path = FastPathStatus {
             is_on,
             reason,
@@ -120,6 +153,7 @@ impl Part for FastPathPart {
             peers,
             egress_packets: egress.packets,
             ingress_packets: ingress.packets,
+            gro,
         };
     }
 
@@ -138,7 +172,11 @@ impl Part for FastPathPart {
         for (direction, Direction { unmarkable: packets, .. }) in directions(&counters) {
             drops.add(direction, unmarkable.label(), *packets, unmarkable.sentence());
         }
-        Box::pin(std::future::ready(()))
+        Box::pin(async {
+            self.ask_pair().await;
+            let meaning = "the veth pair that merges TCP segments was full, or was removed meanwhile";
+            drops.add("ingress", "fast_gro_full", self.shared.losses().packets(), meaning);
+        })
     }
 
     fn explain<'a>(&'a self, explanation: &'a mut Explanation) -> Pending<'a> {
@@ -185,7 +223,18 @@ impl Part for FastPathPart {
             "Packets and super packets that the kernel left to the engine",
             reasons,
         )?;
-        let repairs = self.shared.facts().repairs;
+        let Facts { repairs, gro: (is_used, _), .. } = self.shared.facts().clone();
+        let help = "Whether single TCP segments go through the veth pair that merges them";
+        encoder.gauge("fast_gro", help, i64::from(is_used))?;
+        let segments = counters.ingress.segments;
+        let help = "TCP segments that have entered this pair";
+        encoder.counter("fast_gro_entered", help, segments.to_pair)?;
+        let help = "TCP segments that have left this pair";
+        encoder.counter("fast_gro_segments", help, segments.from_pair)?;
+        let help = "Packets and super packets as which they left it";
+        encoder.counter("fast_gro_merged", help, segments.merged)?;
+        let help = "TCP segments that were lost in it";
+        encoder.counter("fast_gro_dropped", help, self.shared.losses().packets())?;
         encoder.counter("fast_repairs", "Times that the kernel fast path had to be attached again", repairs)
     }
 }
