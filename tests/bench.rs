@@ -206,8 +206,7 @@ fn interrupted_bench_leaves_nothing() {
 
 #[test]
 fn short_soak_passes() {
-    let extra_config = "[dataplane]\nfast_path = \"off\"\n".to_owned();
-    let options = Options { extra_config, ..Options::unique("soak", HOPSACK) };
+    let options = Options { fast_path: false, ..Options::unique("soak", HOPSACK) };
     let name = options.name.clone();
     let plan = SoakPlan {
         time: Duration::from_secs(3),

@@ -18,13 +18,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
+use hopsack::api::Request;
 use hopsack::lab::traffic::{Amount, Flow, Transfer};
-use hopsack::lab::{Lab, Options};
+use hopsack::lab::{Lab, Options, Store};
 use hopsack::packet::Family;
 use hopsack::sys::bpf::{Hook, interface_index, pinned_link, programs};
 use hopsack::sys::netns::in_netns;
 use serde_json::Value;
-use support::{HOPSACK, Scrape, eventually, json, run, text};
+use support::{HOPSACK, Scrape, edit, eventually, json, run, text};
 
 const READY: Duration = Duration::from_secs(10);
 /// Datagrams in a burst, and the time between two bursts: 20,000 in a second.
@@ -400,6 +401,44 @@ fn fast_path_follows_the_underlay() {
     back("interface replaced");
     let underlay = format!("underlay-{}", index(&lab, 1, "eth0"));
     assert!(links(&lab, 1).iter().any(|(name, _)| *name == underlay), "{:?}", links(&lab, 1));
+    traffic.end();
+}
+
+#[test]
+fn fast_path_follows_another_address() {
+    let store = Store::Etcd { members: 1 };
+    let options = Options { hosts: 2, store, ..Options::unique("moved", HOPSACK) };
+    let lab =
+        Lab::up(options).expect("these tests need root, /dev/net/tun, etcd, ip and ping: run scripts/test");
+    let (host, daemon) = (lab.host(1).netns.clone(), lab.daemon(1));
+    // The lab configures the address; this host has to find it.
+    edit(&daemon.config_path(), "public_ip  = \"192.0.2.1\"\n", "");
+    daemon.terminate().expect("it ends");
+    daemon.start().expect("started");
+    daemon.wait_ready(READY).expect("ready");
+    eventually("both use the fast path", || all_send_fast(&lab));
+    let traffic = Traffic::start(&lab);
+    for (gone, new) in [(1, 101), (101, 1)] {
+        let move_address =
+            format!("ip addr del 192.0.2.{gone}/24 dev eth0 && ip addr add 192.0.2.{new}/24 dev eth0");
+        run(&host, &["sh", "-c", &move_address]);
+        let begin = Instant::now();
+        let is_moved = || {
+            let peers: Value = lab.daemon(2).query(Request::Peers).expect("it answers");
+            let peer = &peers[0];
+            peer["endpoint"] == format!("192.0.2.{new}:8285") && peer["path"] == "kernel"
+        };
+        while !(is_moved() && all_send_fast(&lab)) {
+            assert!(begin.elapsed() < Duration::from_secs(40), "{} {}", status(&lab, 1), status(&lab, 2));
+            sleep(Duration::from_millis(50));
+        }
+        println!("another address: by the fast path again after {:.1} s", begin.elapsed().as_secs_f64());
+        eventually("bytes flow", || {
+            let before = traffic.tcp.received();
+            sleep(Duration::from_millis(500));
+            traffic.tcp.received() > before
+        });
+    }
     traffic.end();
 }
 

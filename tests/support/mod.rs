@@ -44,10 +44,11 @@ pub const FAST: &str = "fast";
 /// A lab as [`lab`] makes it, with this engine in every daemon and without the kernel fast path.
 /// With [`FAST`], the engine is the default, and on an IPv4 underlay all packets go by the kernel.
 pub fn lab_on(engine: &str, label: &str, hosts: u8, underlay: Family) -> Lab {
-    let (engine_key, fast_path) = if engine == FAST { ("auto", "auto") } else { (engine, "off") };
-    let config = format!("[dataplane]\nengine = \"{engine_key}\"\nfast_path = \"{fast_path}\"\n");
-    let lab = lab_with(&config, &format!("{label}-{engine}"), hosts, underlay);
-    if engine == FAST && underlay == Family::V4 {
+    let (engine_key, fast_path) = if engine == FAST { ("auto", true) } else { (engine, false) };
+    let extra_config = format!("[dataplane]\nengine = \"{engine_key}\"\n");
+    let named = Options::unique(&format!("{label}-{engine}"), HOPSACK);
+    let lab = Lab::up(Options { hosts, underlay, extra_config, fast_path, ..named }).expect(NEEDS);
+    if fast_path && underlay == Family::V4 {
         eventually("all packets go by the kernel fast path", || {
             (1..=lab.hosts().len()).all(|host| {
                 let peers = lab.daemon(host).status().expect("it answers")["fast_path"]["peers"].clone();

@@ -168,7 +168,8 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 pub(super) fn run_soak(args: SoakArgs) -> Result<(), LabError> {
     let mut options = options(&args.name, 2, false, StoreArg::File)?;
-    options.extra_config = format!("[dataplane]\nengine = {:?}\nfast_path = \"off\"\n", args.engine);
+    options.extra_config = format!("[dataplane]\nengine = {:?}\n", args.engine);
+    options.fast_path = false;
     prepare(&mut options, "soak")?;
     let plan = SoakPlan {
         time: Duration::from_secs_f64(args.minutes * 60.0),
