@@ -1,10 +1,7 @@
 //! Daemons on an underlay that delivers single segments: the veth pair is chosen, kept and adopted.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use hopsack::fastpath::prepare;
 use hopsack::lab::traffic::{Amount, Flow, Transfer};
 use hopsack::lab::{Lab, Options};
 use hopsack::packet::Family;
@@ -67,25 +64,6 @@ fn ends(transfer: Transfer) {
     transfer.wait().expect("not one reset, not one wrong byte");
 }
 
-/// A bpffs for the pins of a daemon. The one that the daemon itself mounts ends with it, because
-/// `ip netns exec` gives it a mount namespace.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(lab: &Lab, number: usize) -> Self {
-        let config = lab.daemon(number).config_path();
-        let directory = config.parent().expect("a directory").join("run/bpf");
-        prepare(&directory).expect(NEEDS);
-        Self(directory)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
-    }
-}
-
 #[test]
 fn pair_is_chosen_for_single_segments_and_mended() {
     let lab = lab("gro", true);
@@ -146,9 +124,6 @@ fn pair_is_chosen_for_single_segments_and_mended() {
 #[test]
 fn next_daemon_adopts_the_pair_and_clean_removes_it() {
     let lab = lab("gro-adopt", true);
-    let _mounted = Mounted::new(&lab, 2);
-    lab.daemon(2).terminate().expect("stopped");
-    lab.daemon(2).start().expect("started");
     let host = lab.host(2).netns.clone();
     let transfer = transfer(&lab);
     eventually("the pair is used", || is_used(&lab));

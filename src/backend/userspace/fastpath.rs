@@ -8,26 +8,28 @@
 //! Packets of a peer leave by it only if its last answer said that it receives by it, and if a
 //! transfer to its overlay address by this very way was whole ([`canary`]).
 //!
-//! Where TCP arrives in single segments, a veth pair merges them ([`gro`], [`VethPair`]). The
+//! Where TCP arrives in single segments, a veth pair merges them ([`merging`]). The
 //! reconciler keeps the pair; this module lets the program use it while it is there.
 //!
 //! Invariant: whatever fails, the engine carries the packets: there is one state [`State::Off`],
 //! with a reason, and all others fall back to it.
 
+mod attachment;
 mod canary;
 mod gro;
+mod merging;
 mod part;
 mod peers;
 mod self_test;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use canary::Canary;
-use gro::GroChoice;
+use merging::Merging;
 pub(super) use part::FastPathPart;
 use part::{Facts, Shared};
 pub(super) use self_test::self_test;
@@ -35,16 +37,15 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
 use super::paths::Health;
 use super::peer_routes::UnderlayDevice;
-use super::veth_pair::{Ends, VethPair};
 use crate::api::ProblemCode;
 use crate::backend::event::{Event, Stop};
 use crate::desired::Desired;
 use crate::engine::EngineView;
-use crate::fastpath::{FastPath, FastPathError, Interfaces, Role, Settings, routes_of};
+use crate::fastpath::{FastPath, FastPathError, Settings, routes_of};
 use crate::forward::VerifySource;
 use crate::netlink::Netlink;
 use crate::route::Local;
-use crate::sys::bpf::{interface_index, interface_name, interface_runs};
+use crate::sys::bpf::interface_name;
 
 /// Time between two looks at the hooks, the counters and the canaries.
 const TICK: Duration = Duration::from_secs(1);
@@ -87,15 +88,8 @@ pub(super) struct FastPathDriver {
     attached: BTreeMap<String, u32>,
     /// The settings in force.
     settings: Option<Settings>,
-    /// The veth pair that merges segments, and whether it is to be used.
-    pair: VethPair,
-    choice: GroChoice,
-    /// The pair to the far end of which the program is attached.
-    merging: Option<Ends>,
-    /// The pair into which the program sends segments.
-    used: Option<Ends>,
-    /// Whether the reconciler was told that the pair must exist.
-    is_pair_desired: bool,
+    /// The veth pair that merges segments.
+    merging: Merging,
     tick: Interval,
     is_tick: bool,
     /// Position of the peer whose traffic is looked for next.
@@ -116,11 +110,7 @@ impl FastPathDriver {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut driver = Self {
-            pair: VethPair::of(&start.overlay),
-            choice: GroChoice::default(),
-            merging: None,
-            used: None,
-            is_pair_desired: false,
+            merging: Merging::new(&start.overlay),
             start,
             view,
             health,
@@ -140,7 +130,6 @@ impl FastPathDriver {
         if let Err(reason) = may.and_then(|()| driver.open().map_err(|error| error.to_string())) {
             driver.turn_off(reason);
         }
-        driver.is_pair_desired = driver.wants_pair();
         driver
     }
 
@@ -154,11 +143,7 @@ impl FastPathDriver {
                 .filter_map(|index| Some((index, interface_name(index).ok()?)))
                 .collect();
             self.shared.peers().adopt(fast.routes(), &underlays);
-            let ends = self.pair.ends().filter(|ends| fast.merges_at(ends.far));
-            if ends.is_some() {
-                self.choice = GroChoice::adopted();
-                (self.merging, self.used) = (ends, ends);
-            }
+            self.merging.adopt(&fast);
         }
         self.shared.set(Facts::on());
         *self.shared.fast() = Some(fast);
@@ -172,12 +157,7 @@ impl FastPathDriver {
 
     /// What the kernel should hold for the fast path.
     pub(super) fn desired(&self) -> Desired {
-        self.pair.desired(self.wants_pair())
-    }
-
-    /// The pair stays until the program is detached from it.
-    fn wants_pair(&self) -> bool {
-        self.choice.is_pair() || self.merging.is_some()
+        self.merging.desired()
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -189,8 +169,7 @@ impl FastPathDriver {
         self.health.set_fast(false);
         self.attached.clear();
         self.settings = None;
-        self.choice = GroChoice::default();
-        (self.merging, self.used) = (None, None);
+        self.merging.stop();
         let fast = self.shared.fast().take();
         if let Some(fast) = fast {
             self.retry_at = Some(Instant::now() + RETRY);
@@ -324,9 +303,7 @@ impl FastPathDriver {
     }
 
     fn desired_changed(&mut self) -> Option<Event> {
-        let wants = self.wants_pair();
-        let is_other = std::mem::replace(&mut self.is_pair_desired, wants) != wants;
-        is_other.then_some(Event::Desired)
+        self.merging.has_desired_changed().then_some(Event::Desired)
     }
 
     /// Starts a fast path that has failed again, if it is time to. Returns whether it is on.
@@ -349,72 +326,6 @@ impl FastPathDriver {
         }
     }
 
-    /// Looks at the devices that the maps name: packets to a device that is gone or
-    /// down are lost. Returns whether the routes change.
-    fn follow_devices(&mut self) -> bool {
-        let used = self.settings.as_ref().map(|settings| settings.overlay);
-        let overlay = interface_index(&self.start.overlay);
-        if used.is_some() && used != overlay.ok() {
-            self.turn_off(format!("the overlay device {} is gone", self.start.overlay));
-            return false;
-        }
-        let devices = self.shared.peers().devices();
-        let is_down = |(name, index): &(&String, &u32)| {
-            !is_there(name, **index) || !interface_runs(name).is_ok_and(|runs| runs)
-        };
-        let down: BTreeSet<u32> = devices.iter().filter(is_down).map(|(_, index)| *index).collect();
-        let has_changed = self.shared.peers().set_down(&down);
-        if has_changed {
-            tracing::info!(
-                down = down.len(),
-                "underlay devices of the kernel fast path went down or came up"
-            );
-        }
-        // A device that is made again has another index, and needs a link of its own.
-        let is_lost = self.attached.iter().any(|(name, index)| !is_there(name, *index));
-        if is_lost {
-            self.attach();
-        }
-        has_changed
-    }
-
-    /// Keeps the program working and attached.
-    fn look(&mut self) {
-        let mut others = Vec::new();
-        let (mut is_whole, mut is_merging) = (true, false);
-        let looked = self.with(|fast| {
-            fast.renew(VALID_FOR)?;
-            for hook in fast.hooks()? {
-                match hook.role {
-                    Role::Gro => is_merging = hook.is_attached,
-                    Role::Overlay | Role::Underlay => is_whole &= hook.is_attached,
-                }
-                let numbers = hook.others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                if !hook.others.is_empty() {
-                    others.push(format!("{}: programs {numbers} of others", hook.interface));
-                }
-            }
-            Ok(())
-        });
-        // A pair that is gone is the reconciler's to mend; a program that is gone is ours.
-        let is_taken = looked && self.used.is_some() && !is_merging && self.pair.ends() == self.used;
-        if is_taken {
-            tracing::warn!("the kernel fast path was detached from the veth pair: attached again");
-            self.shared.count_repair();
-            self.merging = None;
-        }
-        if looked {
-            self.follow_pair();
-        }
-        if looked && !is_whole {
-            tracing::warn!("the kernel fast path was detached: it is attached again");
-            self.shared.count_repair();
-            let attached = std::mem::take(&mut self.attached);
-            self.attach_to(attached);
-        }
-        self.shared.set_others(others);
-    }
-
     /// Marks the peers to which the program sends: their paths are probed as those of the engine
     /// are.
     fn find_traffic(&mut self) {
@@ -432,139 +343,6 @@ impl FastPathDriver {
             }
             Ok(())
         });
-    }
-
-    /// Attaches the program to the devices that lead to peers. If no device does for a while, it
-    /// stays where it is.
-    fn attach(&mut self) {
-        let mut underlays = self.shared.peers().devices();
-        if underlays.is_empty() {
-            underlays.clone_from(&self.attached);
-        }
-        underlays.retain(|name, index| is_there(name, *index));
-        if underlays != self.attached {
-            self.attach_to(underlays);
-        }
-    }
-
-    fn attach_to(&mut self, underlays: BTreeMap<String, u32>) {
-        if !self.configure() || !self.link(&underlays) {
-            return;
-        }
-        let devices: Vec<String> = underlays.keys().cloned().collect();
-        tracing::info!(devices = devices.join(" "), "kernel fast path attached");
-        self.shared.set_devices(devices);
-        self.health.set_fast(!underlays.is_empty());
-        self.attached = underlays;
-    }
-
-    /// Makes the links to these devices, and to the far end of the veth pair.
-    fn link(&mut self, underlays: &BTreeMap<String, u32>) -> bool {
-        let mut interfaces = Interfaces {
-            overlay: self.start.overlay.clone(),
-            underlays: underlays.keys().cloned().collect(),
-            gro: self.merging.map(|_| self.pair.far.clone()),
-        };
-        let is_linked = self.with(|fast| match fast.attach(&interfaces) {
-            // The pair may have gone just now.
-            Err(error) if interfaces.gro.take().is_some() => {
-                tracing::debug!(%error, "the veth pair cannot be used");
-                fast.attach(&interfaces)
-            }
-            result => result,
-        });
-        self.merging = self.merging.filter(|_| interfaces.gro.is_some());
-        is_linked
-    }
-
-    /// Decides whether single segments go through the veth pair.
-    fn choose(&mut self) {
-        let counters = self.shared.fast().as_ref().and_then(|fast| fast.counters().ok());
-        let Some(counters) = counters else { return };
-        let (ingress, now) = (&counters.ingress, Instant::now());
-        self.shared.losses().counted(ingress.segments.to_pair, ingress.segments.from_pair, now);
-        if self.choice.look(ingress, now) {
-            let pair = if self.choice.is_pair() { "chosen" } else { "left" };
-            tracing::info!(reason = self.choice.reason(), "veth pair that merges segments: {pair}");
-            self.follow_pair();
-        }
-        let is_waiting = self.choice.is_pair() && self.used.is_none();
-        let wait = if is_waiting { "; the pair is not ready yet" } else { "" };
-        self.shared.set_gro(self.used.map(|ends| ends.near), format!("{}{wait}", self.choice.reason()));
-    }
-
-    /// A device has changed, come or gone.
-    pub(super) fn link_changed(&mut self, name: &str) {
-        if self.pair.has(name) {
-            self.follow_pair();
-        }
-    }
-
-    /// Uses the veth pair if it is chosen and there, and only while the program is attached to its
-    /// far end. A pair that is left keeps the program for another second: some packets may still be
-    /// in it.
-    fn follow_pair(&mut self) {
-        if self.attached.is_empty() {
-            return;
-        }
-        let found = if self.choice.is_pair() { self.pair.ends() } else { None };
-        let must_leave = self.used.is_some() && (self.used != found || self.merging != found);
-        if must_leave {
-            self.used = None;
-            if !self.configure() || !self.choice.is_pair() {
-                return;
-            }
-        }
-        if self.merging != found {
-            self.merging = found;
-            let underlays = self.attached.clone();
-            if !self.link(&underlays) {
-                return;
-            }
-        }
-        if self.used != self.merging {
-            self.used = self.merging;
-            self.configure();
-        }
-    }
-
-    /// Puts the settings into force.
-    fn configure(&mut self) -> bool {
-        let Start { overlay, local, verify, ports, .. } = &self.start;
-        let IpAddr::V4(address) = local.public else {
-            let reason = check_underlay(local.public).err().unwrap_or_default();
-            self.turn_off(reason);
-            return false;
-        };
-        let public = self.view.table().own_public();
-        let (port, verify_source) = (local.port, *verify == VerifySource::Subnet);
-        let ports = Settings::spread(ports);
-        let overlay = match interface_index(overlay) {
-            Ok(index) => index,
-            Err(error) => {
-                self.turn_off(format!("the overlay device {overlay} is gone: {error}"));
-                return false;
-            }
-        };
-        let settings = Settings {
-            address,
-            port,
-            verify_source,
-            overlay,
-            gro: self.used.map(|ends| ends.near),
-            ports,
-            public_v4: public.v4,
-            public_v6: public.v6,
-        };
-        if self.settings.as_ref() == Some(&settings) {
-            return true;
-        }
-        let is_set = self.with(|fast| {
-            fast.set(&settings)?;
-            fast.renew(VALID_FOR)
-        });
-        self.settings = is_set.then_some(settings);
-        is_set
     }
 
     /// Tells of datagrams that the daemon took instead of the program.
@@ -608,9 +386,4 @@ pub(super) fn check_underlay(public: IpAddr) -> Result<(), String> {
         IpAddr::V4(_) => Ok(()),
         IpAddr::V6(_) => Err("the underlay is IPv6, for which the fast path is not built".to_owned()),
     }
-}
-
-/// Whether the interface of this name has this index.
-fn is_there(name: &str, index: u32) -> bool {
-    interface_index(name).is_ok_and(|found| found == index)
 }

@@ -19,8 +19,9 @@ use crate::route::{Local, Protection};
 
 /// Canaries that are begun in a tick at most.
 const CANARIES: usize = 8;
-/// Time after which a canary that was lost is tried again.
-const RETRY: Duration = Duration::from_secs(30);
+/// Time after which a canary that was lost is tried again: at first, and at most. A peer that has
+/// just started, or moved, may not know this host yet.
+const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
 /// What is known of one peer.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +33,8 @@ struct FastPeer {
     /// Whether this device is down or gone.
     is_down: bool,
     canary: CanaryState,
+    /// Canaries in a row that were lost.
+    lost: u32,
 }
 
 /// The trial transfer to a peer.
@@ -107,7 +110,7 @@ impl FastPeers {
         let peer = self.0.entry(peer).or_default();
         let is_new = peer.is_fast != is_fast;
         if is_new {
-            (peer.is_fast, peer.canary) = (is_fast, CanaryState::Due);
+            (peer.is_fast, peer.canary, peer.lost) = (is_fast, CanaryState::Due, 0);
         }
         is_new
     }
@@ -134,8 +137,16 @@ impl FastPeers {
         };
         let is_ok = result.is_ok();
         peer.canary = match result {
-            Ok(()) => CanaryState::Arrived,
-            Err(why) => CanaryState::Lost { retry_at: Instant::now() + RETRY, why },
+            Ok(()) => {
+                peer.lost = 0;
+                CanaryState::Arrived
+            }
+            Err(why) => {
+                let [first, most] = RETRY;
+                let pause = first.saturating_mul(1 << peer.lost.min(10)).min(most);
+                peer.lost = peer.lost.saturating_add(1);
+                CanaryState::Lost { retry_at: Instant::now() + pause, why }
+            }
         };
         is_ok
     }
