@@ -43,7 +43,7 @@ pub use ingress::{Arrival, IngressState, ingress};
 pub use last_seen::LastSeen;
 pub use output::{Exit, Reservation, ToNet, ToTun};
 pub use path_mtu::{PathLimits, PathSource};
-pub use path_search::PathSearch;
+pub use path_search::{PathSearch, ProbePart};
 pub use peers::{Peer, Peers};
 pub use sessions::Sessions;
 pub use table::{Hop, Table};

@@ -10,6 +10,7 @@
 
 mod answers;
 mod path;
+mod probing;
 mod sender;
 
 use std::collections::BTreeMap;
@@ -273,18 +274,19 @@ impl Task {
         }
     }
 
-    /// Makes the next round of probes where one is due.
+    /// Sends the probes that are due.
     fn probe(&mut self, table: &Table, now: Nanos) {
-        let due = self.paths.iter_mut().filter(|(_, path)| path.ends_round(now)).take(SEARCHES);
+        let due = self.paths.iter_mut().filter(|(_, path)| path.has_probes(now)).take(SEARCHES);
         for (address, path) in due {
-            if let Some(mtu) = path.end_round() {
+            let requests = path.probes(now);
+            if let Some(mtu) = path.take_change() {
                 let overhead = u32::from(outer_overhead(Family::of(*address)));
                 let mtu = mtu.map(|payload| u32::from(payload) + overhead);
                 // The receiver is gone only if the backend has stopped.
                 let _ = self.reports.send((*address, PathChange::Mtu(mtu)));
             }
             let Some(peer) = table.peer_by_address(*address) else { continue };
-            for request in path.probes(now) {
+            for request in requests {
                 let length = usize::from(request.length);
                 // One that does not leave is as good as a lost one.
                 let _ = self.sender.send(peer, request, length, now);

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::answers::Answers;
-use crate::forward::PathSearch;
+use super::probing::{Probe, Probing};
 use crate::packet::control::{Control, Kind, LEN};
 use crate::time::Nanos;
 
@@ -19,16 +19,10 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const LOSSES: u32 = 3;
 /// A peer has traffic for this long after its last packet.
 const IDLE_AFTER: Duration = Duration::from_secs(10);
-/// How long a round of probes waits for answers at least. A slower path takes four round trips.
-const ROUND: Duration = Duration::from_millis(200);
-/// Time between two probes of the length in force, to peers with traffic.
-const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
-/// Time after which a longer length is tried again.
-const RAISE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long an error of the kernel or of an ICMP message is shown.
 const REFUSAL_SHOWN: Duration = Duration::from_secs(10);
 /// Requests that wait for an answer at most.
-const OUTSTANDING: usize = 128;
+const OUTSTANDING: usize = 256;
 /// Keep-alives that the loss is counted over.
 const WINDOW: u32 = 32;
 
@@ -51,7 +45,7 @@ pub(in crate::backend::userspace) struct PathHealth {
 #[derive(Debug)]
 pub(super) struct Path {
     answers: Answers,
-    search: PathSearch,
+    probing: Probing,
     outstanding: VecDeque<Request>,
     asked_at: Nanos,
     used_at: Option<Nanos>,
@@ -69,19 +63,6 @@ pub(super) struct Path {
     /// How many keep-alives are in `lost`.
     counted: u32,
     refused: Option<(i32, Nanos)>,
-    /// When the round of probes, or the pause after it, ends; `None` before the first answer of the
-    /// peer.
-    round_ends: Option<Nanos>,
-    /// Whether `round_ends` is the end of a pause.
-    is_resting: bool,
-    /// Whether probes were sent in this round.
-    has_probes: bool,
-    round_began: Nanos,
-    acknowledged: Option<u16>,
-    /// When a longer length is tried next.
-    raise_at: Nanos,
-    /// The path MTU that was reported last.
-    reported: Option<u16>,
 }
 
 /// A request that waits for its answer.
@@ -89,15 +70,15 @@ pub(super) struct Path {
 struct Request {
     nonce: u64,
     at: Nanos,
-    /// Length of the datagram, if it is a probe.
-    probe: Option<u16>,
+    /// `None`: it is a keep-alive.
+    probe: Option<Probe>,
 }
 
 impl Path {
     pub(super) fn new(top: u16, now: Nanos) -> Self {
         Self {
             answers: Answers::new(now),
-            search: PathSearch::new(top),
+            probing: Probing::new(top, now),
             outstanding: VecDeque::new(),
             asked_at: Nanos::ZERO,
             used_at: None,
@@ -108,23 +89,12 @@ impl Path {
             lost: 0,
             counted: 0,
             refused: None,
-            round_ends: None,
-            is_resting: false,
-            has_probes: false,
-            round_began: Nanos::ZERO,
-            acknowledged: None,
-            raise_at: now + RAISE_INTERVAL,
-            reported: None,
         }
     }
 
     /// The links at the ends of the path take datagrams of this length.
     pub(super) fn set_top(&mut self, top: u16) {
-        if self.search.top() != top {
-            self.search = PathSearch::new(top);
-            self.round_ends = self.round_ends.map(|_| Nanos::ZERO);
-            self.acknowledged = None;
-        }
+        self.probing.set_top(top);
     }
 
     /// The lease of the peer says that it answers.
@@ -139,8 +109,8 @@ impl Path {
 
     /// A packet was sent to the peer.
     pub(super) fn used(&mut self, now: Nanos) {
-        if self.is_idle(now) && self.is_resting {
-            self.round_ends = Some(now);
+        if self.is_idle(now) {
+            self.probing.used_again(now);
         }
         self.used_at = Some(now);
     }
@@ -163,7 +133,7 @@ impl Path {
         self.request(None, now)
     }
 
-    fn request(&mut self, probe: Option<u16>, now: Nanos) -> Control {
+    fn request(&mut self, probe: Option<Probe>, now: Nanos) -> Control {
         let mut random = [0; 8];
         // Without randomness the nonce is guessable, as any number would be.
         let _ = aws_lc_rs::rand::fill(&mut random);
@@ -172,7 +142,7 @@ impl Path {
             self.outstanding.pop_front();
         }
         self.outstanding.push_back(Request { nonce, at: now, probe });
-        let length = probe.unwrap_or(u16::try_from(LEN).unwrap_or(0));
+        let length = probe.map_or(0, |probe| probe.length).max(u16::try_from(LEN).unwrap_or(0));
         Control { kind: Kind::Request, is_fast: false, length, nonce }
     }
 
@@ -185,7 +155,7 @@ impl Path {
         (self.heard_at, self.must_answer, self.is_fast) = (now, true, Some(reply.is_fast));
         self.refused = None;
         match request.probe {
-            Some(length) => self.acknowledged = self.acknowledged.max(Some(length)),
+            Some(probe) => self.probing.answered(probe, now),
             None => {
                 self.count(false);
                 let rtt = now.since(request.at);
@@ -195,8 +165,7 @@ impl Path {
                 self.rtt = Some(self.rtt.map_or(rtt, smoothed));
             }
         }
-        // From its first answer on, the path is probed.
-        self.round_ends.get_or_insert(now);
+        self.probing.heard(now);
     }
 
     /// Counts requests that have waited too long as lost.
@@ -236,60 +205,34 @@ impl Path {
         let lost = (self.lost & window).count_ones() * 100 / self.counted.max(1);
         PathHealth {
             rtt: self.rtt,
-            is_probed: self.search.learned().is_some(),
+            is_probed: self.probing.is_known(),
             loss_percent: u8::try_from(lost).unwrap_or(100),
             silent_for: (self.must_answer && self.is_silent()).then(|| now.since(self.heard_at)),
             refused: self.refused.filter(is_shown).map(|(errno, _)| errno),
         }
     }
 
-    /// Whether a round of probes is over, or the first one may begin.
-    pub(super) fn ends_round(&self, now: Nanos) -> bool {
-        self.round_ends.is_some_and(|ends| now >= ends)
+    /// The longest datagram that the path takes, if that has changed since the last call.
+    pub(super) fn take_change(&mut self) -> Option<Option<u16>> {
+        self.probing.take_change()
     }
 
-    /// Ends a round. Returns the longest datagram that the path takes, if that has changed.
-    pub(super) fn end_round(&mut self) -> Option<Option<u16>> {
-        let acknowledged = self.acknowledged.take();
-        let had_probes = std::mem::take(&mut self.has_probes);
-        if acknowledged == Some(self.search.top()) && self.search.raised().is_some() {
-            self.search.raise();
-        } else if had_probes && self.heard_at >= self.round_began {
-            // If the peer does not answer at all, that says nothing about its path's MTU.
-            self.search.round(acknowledged);
-        }
-        // The length in force stays until another one is found.
-        let before = self.reported.filter(|_| self.search.is_searching());
-        let learned = self.search.learned().or(before);
-        (learned != self.reported).then(|| {
-            self.reported = learned;
-            learned
-        })
-    }
-
-    /// Begins a round, or a pause. Returns the probes of the round.
+    /// The probes that are due: a round, if the last one is over, and a pair. To be called every
+    /// 100 ms.
     pub(super) fn probes(&mut self, now: Nanos) -> Vec<Control> {
-        let is_urgent = self.search.is_urgent();
-        let may_rest = !is_urgent && (!self.is_resting || self.is_idle(now));
-        if may_rest || self.is_silent() {
-            self.is_resting = true;
-            self.round_ends = Some(now + CONFIRM_INTERVAL);
-            return Vec::new();
+        let mut probes = Vec::new();
+        if self.probing.ends_round(now) {
+            let (is_idle, is_silent) = (self.is_idle(now), self.is_silent());
+            self.probing.end_round(self.heard_at, is_idle, now);
+            probes.extend(self.probing.begin_round(self.rtt, (is_idle, is_silent), now));
         }
-        self.is_resting = false;
-        (self.has_probes, self.round_began) = (true, now);
-        let wait = self.rtt.map_or(ROUND, |rtt| (rtt * 4).clamp(ROUND, TIMEOUT));
-        self.round_ends = Some(now + wait);
-        let raised = self.search.raised().filter(|_| now >= self.raise_at);
-        if raised.is_some() {
-            self.raise_at = now + RAISE_INTERVAL;
-        }
-        let lengths: Vec<u16> = self.search.probes().chain(raised).collect();
-        // Each is sent twice, so that a single loss does not count.
-        let twice = lengths.iter().chain(&lengths);
-        // The shortest one shows that the peer answers at all.
-        let shortest = u16::try_from(LEN).unwrap_or(0);
-        twice.chain([&shortest]).map(|length| self.request(Some(*length), now)).collect()
+        probes.extend(self.probing.pair(now).into_iter().flatten());
+        probes.into_iter().map(|probe| self.request(Some(probe), now)).collect()
+    }
+
+    /// Whether [`Path::probes`] has something to do.
+    pub(super) fn has_probes(&self, now: Nanos) -> bool {
+        self.probing.ends_round(now) || self.probing.has_pair()
     }
 }
 
@@ -306,19 +249,28 @@ mod tests {
     /// Lets time pass in steps of 100 ms. The path takes datagrams of `takes` bytes; 0: nothing
     /// arrives. Returns the reported path MTUs.
     fn pass(path: &mut Path, millis: std::ops::Range<u64>, takes: u16) -> Vec<Option<u16>> {
+        pass_by(path, millis, takes, true)
+    }
+
+    /// As [`pass`], without traffic.
+    fn pass_idle(path: &mut Path, millis: std::ops::Range<u64>, takes: u16) -> Vec<Option<u16>> {
+        pass_by(path, millis, takes, false)
+    }
+
+    fn pass_by(path: &mut Path, millis: std::ops::Range<u64>, takes: u16, is_used: bool) -> Vec<Option<u16>> {
         let mut reports = Vec::new();
         for millis in millis.step_by(100) {
             let now = at(millis);
             path.expire(now);
-            path.used(now);
+            if is_used {
+                path.used(now);
+            }
             let mut asked = Vec::new();
             if path.is_due(now) {
                 asked.push(path.keep_alive(now));
             }
-            if path.ends_round(now) {
-                reports.extend(path.end_round());
-                asked.extend(path.probes(now));
-            }
+            asked.extend(path.probes(now));
+            reports.extend(path.take_change());
             let arrived = asked.into_iter().filter(|request| request.length <= takes);
             arrived.for_each(|request| path.answered(request.reply(false), at(millis + 5)));
         }
@@ -330,10 +282,23 @@ mod tests {
         let mut path = Path::new(1472, at(0));
         assert_eq!(pass(&mut path, 0..3000, 9000), [Some(1472)]);
         assert_eq!(path.health(at(3000)).rtt, Some(Duration::from_millis(5)));
-        let narrow = pass(&mut path, 3000..20_000, 1272);
-        assert_eq!(narrow, [Some(1272)]);
-        assert_eq!(path.health(at(20_000)).silent_for, None);
-        assert_eq!(pass(&mut path, 20_000..100_000, 9000), [Some(1472)], "it is tried again");
+        let narrow = pass(&mut path, 3000..12_000, 1272);
+        assert_eq!(narrow, [Some(1272)], "within 10 s");
+        assert_eq!(path.health(at(12_000)).silent_for, None);
+        assert_eq!(pass(&mut path, 12_000..120_000, 1272), []);
+        assert_eq!(pass(&mut path, 120_000..190_000, 1400), [Some(1400)], "less than the top");
+        assert_eq!(pass(&mut path, 190_000..220_000, 9000), [Some(1472)], "soon after a change");
+    }
+
+    /// A path without traffic is tried again when it is used.
+    #[test]
+    fn idle_path_is_raised_when_it_is_used() {
+        let mut path = Path::new(1472, at(0));
+        pass(&mut path, 0..12_000, 972);
+        pass(&mut path, 12_000..40_000, 972);
+        assert_eq!(path.health(at(40_000)).silent_for, None);
+        assert_eq!(pass_idle(&mut path, 40_000..41_000, 1400), []);
+        assert_eq!(pass(&mut path, 60_000..62_000, 1400), [Some(1400)]);
     }
 
     #[test]
