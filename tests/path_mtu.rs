@@ -6,14 +6,14 @@ use std::net::UdpSocket;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use hopsack::lab::Lab;
 use hopsack::lab::ping::{Ping, ping};
 use hopsack::lab::traffic::{Amount, Flow, Transfer};
+use hopsack::lab::{Lab, Options};
 use hopsack::packet::Family;
 use hopsack::sys::netns::in_netns;
-use support::encrypted::{READY, explain, of_peer, pair, wait_keys, within};
+use support::encrypted::{READY, explain, of_peer, pair, started, wait_keys, within};
 use support::narrow::{NarrowPath, forge_frag_needed};
-use support::{Scrape, eventually, lab_with, run};
+use support::{HOPSACK, Scrape, attempt, edit, eventually, lab_with, run};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const SOME_BYTES: Amount = Amount::Bytes(3_000_000);
@@ -198,6 +198,69 @@ fn silently_narrow_path_is_found() {
         let _ = ping(&lab.pod(1).netns, one);
         of_peer(&lab, 1, 2, "mtu") == 1450 - 28 - 28
     });
+}
+
+/// A path that silently drops what is longer than 1,000 bytes has no way for IPv6, because nothing
+/// on it fragments. The host says so, until the path is wider.
+#[test]
+fn silently_narrow_path_has_no_ipv6() {
+    let lab = support::lab("silent6", 2, Family::V4);
+    within(20, "the wide path is known", || of_peer(&lab, 1, 2, "mtu_source") == "probe");
+    run(&lab.underlay_netns(), &["ip", "link", "set", "h2", "mtu", "1000"]);
+    // A bridge fragments where packet filters see its packets.
+    let _ = attempt(&lab.underlay_netns(), &["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"]);
+    let one = |family| Ping { count: 1, ..Ping::to(lab.pod(2).address(family)) };
+    let pinged = |family| ping(&lab.pod(1).netns, one(family)).expect("ping runs").is_whole();
+    within(40, "the problem is told", || {
+        pinged(Family::V4);
+        has_problem(&lab, 1, "narrow_path")
+    });
+    assert!(of_peer(&lab, 1, 2, "trouble").as_str().is_some_and(|text| text.contains("fragments")));
+    let explained = || {
+        let request = format!(r#"{{"command":"explain","address":"{}"}}"#, lab.pod(2).v6);
+        lab.daemon(1).ask(&request).expect("the daemon answers")
+    };
+    assert_eq!(explained()["drop"], "narrow_path");
+    assert!(explained()["mtu"].as_u64().is_some_and(|mtu| mtu < 1000));
+    assert!(!pinged(Family::V6));
+    tcp_passes(&lab, [1, 2], Family::V4);
+    run(&lab.underlay_netns(), &["ip", "link", "set", "h2", "mtu", "1500"]);
+    within(30, "the problem is over", || {
+        pinged(Family::V4);
+        !has_problem(&lab, 1, "narrow_path")
+    });
+    tcp_passes(&lab, [1, 2], Family::V6);
+    within(60, "the whole length is in force", || explained()["mtu"] == 1472);
+}
+
+/// All datagrams leave by the port of the cluster, the probes too.
+fn fixed_port_is_probed(engine: &str) {
+    let options = Options::unique(&format!("fixed-{engine}"), HOPSACK);
+    let extra_config = format!("[dataplane]\nengine = \"{engine}\"\n");
+    let lab = Lab::create(Options { hosts: 2, extra_config, ..options }).expect("a lab");
+    for host in 1..=2 {
+        edit(&lab.daemon(host).config_path(), "[overlay]\n", "[overlay]\nsource_port = \"fixed\"\n");
+    }
+    let lab = started(lab);
+    let rules = "table inet fixed { chain c { type filter hook input priority 0; \
+                 udp dport 8285 udp sport != 8285 drop; }; }";
+    (1..=2).for_each(|host| drop(run(&lab.host(host).netns, &["nft", rules])));
+    within(20, "the path is probed", || of_peer(&lab, 1, 2, "mtu_source") == "probe");
+    for family in FAMILIES {
+        tcp_passes(&lab, [1, 2], family);
+        tcp_passes(&lab, [2, 1], family);
+    }
+    assert_eq!(Scrape::of(&lab.host(2).netns).dropped("ingress", "socket_queue_full"), 0);
+}
+
+#[test]
+fn fixed_port_is_probed_by_the_batch_engine() {
+    fixed_port_is_probed("batch");
+}
+
+#[test]
+fn fixed_port_is_probed_by_the_simple_engine() {
+    fixed_port_is_probed("simple");
 }
 
 /// A stranger fills the queue before host 2, which then drops most long datagrams, and few short

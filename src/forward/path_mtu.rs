@@ -45,7 +45,7 @@ impl PathSource {
 }
 
 /// What limits the datagrams to one peer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathLimits {
     /// MTU of the route to the peer: bytes of underlay packet.
     pub route: Option<u32>,
@@ -53,6 +53,14 @@ pub struct PathLimits {
     pub probe: Option<u32>,
     /// Longest inner packet that the QUIC connection takes, in bytes.
     pub quic: Option<u16>,
+    /// Whether datagrams that are longer than the path arrive in fragments.
+    pub fragments: bool,
+}
+
+impl Default for PathLimits {
+    fn default() -> Self {
+        Self { route: None, probe: None, quic: None, fragments: true }
+    }
 }
 
 impl PathLimits {
@@ -87,14 +95,14 @@ mod tests {
 
     #[test]
     fn smallest_limit_is_in_force() {
-        let limits = PathLimits { route: Some(1400), quic: Some(1200), probe: None };
+        let limits = PathLimits { route: Some(1400), quic: Some(1200), ..PathLimits::default() };
         let inner = |own, protection| limits.inner(own, Family::V4, protection);
         assert_eq!(inner(1472, Protection::Clear), (1372, PathSource::Route), "no packet goes by QUIC");
         assert_eq!(inner(1300, Protection::Clear), (1300, PathSource::Interface));
         assert_eq!(inner(1434, Protection::Quic), (1200, PathSource::Quic));
         let route = PathLimits { route: Some(1400), ..PathLimits::default() };
         assert_eq!(route.inner(1434, Family::V6, Protection::Sealed).0, 1400 - 48 - 28);
-        let probed = PathLimits { probe: Some(1500), quic: Some(1200), route: None };
+        let probed = PathLimits { probe: Some(1500), quic: Some(1200), ..PathLimits::default() };
         assert_eq!(probed.inner(1472, Family::V4, Protection::Clear), (1472, PathSource::Probe));
         assert_eq!(probed.inner(1434, Family::V4, Protection::Sealed), (1434, PathSource::Interface));
         assert_eq!(PathLimits::default().inner(1472, Family::V4, Protection::Clear).1, PathSource::Interface);

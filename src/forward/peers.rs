@@ -16,7 +16,7 @@ use super::path_mtu::{PathLimits, PathSource};
 use super::sessions::Sessions;
 use super::traffic::Traffic;
 use crate::packet::{Family, min_mtu};
-use crate::route::{Abilities, Adjacency, Protection, Public};
+use crate::route::{Abilities, Adjacency, Protection, Public, UnreachableReason};
 use crate::seal::{self, Session};
 
 /// No announcement makes the MTU for a host smaller: IPv6 needs links of this MTU (RFC 8200).
@@ -41,6 +41,8 @@ pub struct Peer {
     pub mtu_source: PathSource,
     /// The longest inner packet that our own interface allows, in bytes.
     pub own_mtu: u16,
+    /// Whether datagrams that are longer than the path arrive in fragments.
+    pub fragments: bool,
     /// What the host accepts in addition to bare IPv4 packets; nothing for a plain flanneld.
     pub abilities: Abilities,
     /// How packets to and from the host are protected.
@@ -64,6 +66,7 @@ impl Peer {
             widest_mtu: mtu,
             mtu_source,
             own_mtu: mtu,
+            fragments: true,
             abilities,
             protection,
             session: None,
@@ -86,22 +89,34 @@ impl Peer {
 
     /// The longest inner packet of a family that is sent to the host, in bytes. It is never less
     /// than [`min_mtu`]: what does not fit the path leaves in a datagram that may be fragmented.
-    /// Only a QUIC connection cannot fragment.
+    /// A QUIC connection cannot fragment, and some paths lose fragments.
     #[must_use]
     #[inline]
     pub fn longest(&self, family: Family) -> u16 {
         match self.protection {
-            Protection::Quic => self.mtu,
-            Protection::Clear | Protection::Sealed => self.mtu.max(min_mtu(family).min(self.own_mtu)),
+            Protection::Clear | Protection::Sealed if self.fragments => {
+                self.mtu.max(min_mtu(family).min(self.own_mtu))
+            }
+            Protection::Clear | Protection::Sealed | Protection::Quic => self.mtu,
         }
     }
 
     /// Whether packets of a family have no way to the host, because the path is narrower than the
-    /// family's smallest MTU and the QUIC connection cannot fragment.
+    /// family's smallest MTU and fragments do not arrive.
     #[must_use]
     #[inline]
     pub fn is_too_narrow(&self, family: Family) -> bool {
         self.longest(family) < min_mtu(family).min(self.own_mtu)
+    }
+
+    /// Why packets of a family have no way to the host, if they have none.
+    #[must_use]
+    pub fn narrow_reason(&self, family: Family) -> Option<UnreachableReason> {
+        let reason = match self.protection {
+            Protection::Quic => UnreachableReason::NarrowPath(self.mtu),
+            Protection::Clear | Protection::Sealed => UnreachableReason::LostFragments(self.mtu),
+        };
+        self.is_too_narrow(family).then_some(reason)
     }
 
     /// Bytes by which datagrams to the host are longer than their content.
@@ -200,6 +215,7 @@ impl Peers {
                 peer.widest_mtu = peer.widest_mtu.min(widest);
                 let (mtu, source) = limits.inner(peer.own_mtu, underlay, peer.protection);
                 peer.limit(mtu, source);
+                peer.fragments = limits.fragments;
             }
         }
     }

@@ -14,9 +14,7 @@ use super::path_mtu::PathLimits;
 use super::peers::{Peer, Peers};
 use super::sessions::Sessions;
 use crate::packet::Family;
-use crate::route::{
-    self, Compiled, Fib, Local, Networks, Public, Remark, Rib, Target, Unreachable, UnreachableReason,
-};
+use crate::route::{self, Compiled, Fib, Local, Networks, Public, Remark, Rib, Target, Unreachable};
 
 /// Where a destination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,12 +94,11 @@ impl Table {
     /// narrow for IPv6 and cannot be helped, the peer's IPv6 subnets have no route.
     pub fn limit_mtus(&mut self, paths: &BTreeMap<IpAddr, PathLimits>) {
         self.peers.limit_mtus(paths);
-        let narrow = self.peers.all().iter().filter(|peer| peer.is_too_narrow(Family::V6));
-        for peer in narrow {
+        for peer in self.peers.all() {
+            let Some(reason) = peer.narrow_reason(Family::V6) else { continue };
             let is_v6 = |subnet: &&IpNet| matches!(subnet, IpNet::V6(_));
             let subnets: Vec<IpNet> = peer.subnets.iter().filter(is_v6).copied().collect();
             if !subnets.is_empty() {
-                let reason = UnreachableReason::NarrowPath(peer.mtu);
                 self.unreachable.push(Unreachable { name: peer.name.clone(), subnets, reason });
             }
         }

@@ -70,4 +70,10 @@ pub enum UnreachableReason {
          cannot fragment: raise the MTU of the path, or set security.mode = \"sealed\" on both hosts"
     )]
     NarrowPath(u16),
+    /// The path is too narrow for IPv6, and fragments of longer datagrams are lost.
+    #[error(
+        "its path takes inner packets of {0} bytes, fewer than the 1280 that IPv6 needs, and fragments of longer \
+         datagrams do not arrive: raise the MTU of the path, or set it on the route to the host (ip route ... mtu)"
+    )]
+    LostFragments(u16),
 }

@@ -108,14 +108,14 @@ pub fn receive_trains(socket: &UdpSocket) -> io::Result<()> {
 
 /// Makes the kernel choose among the `count` sockets that share the address of this one, which must
 /// all be bound. A datagram goes to socket (the sum of both addresses - (its source port - `port`))
-/// modulo `count`, in the order of binding. If there is one socket more than `count`, it gets the
-/// datagrams with the UDP checksum 0 (IPv4).
+/// modulo `count`, in the order of binding. With `has_more`, the socket that is bound next gets the
+/// datagrams with the UDP checksum 0 (IPv4). Any further socket receives nothing.
 ///
 /// The kernel's own hash could give both ports of a peer with two workers to one socket. A TUN
 /// sends the packets of a flow to the queue that its answers were written to, so every flow would
 /// end up at that worker. With this rule, worker `w` of a peer gets its answers from the same
 /// worker that it sends to, and peers with only one port are spread by their addresses.
-pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize) -> io::Result<()> {
+pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize, has_more: bool) -> io::Result<()> {
     // The offsets of the last words of source and destination address, and of the source port.
     let (src, dst, source_port) = if socket.local_addr()?.is_ipv4() { (12, 16, 20) } else { (20, 36, 40) };
     let count = u32::try_from(count).map_err(io::Error::other)?;
@@ -130,10 +130,9 @@ pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize) -> io:
     let to_x = statement(libc::BPF_MISC | libc::BPF_TAX, 0);
     let has_checksum =
         libc::sock_filter { jf: 1, ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0) };
-    let mut program = [
-        load(libc::BPF_H, source_port + 6),
-        has_checksum,
-        statement(libc::BPF_RET | libc::BPF_K, count),
+    let without_checksum =
+        [load(libc::BPF_H, source_port + 6), has_checksum, statement(libc::BPF_RET | libc::BPF_K, count)];
+    let by_port = [
         load(libc::BPF_H, source_port),
         statement(libc::BPF_ALU | libc::BPF_SUB | libc::BPF_K, port.into()),
         modulo,
@@ -149,6 +148,7 @@ pub fn choose_by_source_port(socket: &UdpSocket, port: u16, count: usize) -> io:
         modulo,
         statement(libc::BPF_RET | libc::BPF_A, 0),
     ];
+    let mut program: Vec<_> = without_checksum.into_iter().filter(|_| has_more).chain(by_port).collect();
     let length = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
     let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
     let length = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(io::Error::other)?;
@@ -260,7 +260,8 @@ mod tests {
             let address = first.local_addr().expect("bound");
             let others = (1..3).map(|_| bind_shared(address).expect("bound"));
             let sockets: Vec<UdpSocket> = std::iter::once(first).chain(others).collect();
-            choose_by_source_port(&sockets[0], address.port(), 3).expect("SO_ATTACH_REUSEPORT_CBPF");
+            choose_by_source_port(&sockets[0], address.port(), 3, false).expect("SO_ATTACH_REUSEPORT_CBPF");
+            let silent = bind_shared(address).expect("bound");
             for _ in 0..20 {
                 let sender = UdpSocket::bind((host, 0)).expect("bound");
                 let port = u32::from(sender.local_addr().expect("bound").port());
@@ -269,6 +270,7 @@ mod tests {
                 for (n, socket) in (0..).zip(&sockets) {
                     assert_eq!(socket.recv(&mut [0; 9]).is_ok(), n == chosen, "from {port} to socket {n}");
                 }
+                assert!(silent.recv(&mut [0; 9]).is_err(), "one more socket receives nothing");
             }
         }
     }

@@ -60,7 +60,7 @@ impl FibPart {
         explanation.host = Some(name.clone());
         explanation.announced = Some(announced(peer));
         explanation.next_hop = Some(peer.endpoint.to_string());
-        explanation.mtu = Some(peer.mtu);
+        explanation.mtu = Some(peer.longest(Family::of(explanation.address)));
         explanation.mtu_source = Some(self.mtu_source(peer).to_owned());
         explanation.transport = Some(transport(peer).to_owned());
         explanation.encryption = match (peer.protection, self.policy.mode, peer.abilities.secure) {

@@ -9,6 +9,7 @@
 //! [`SEARCHES`] peers are probed at the same time, however many peers there are.
 
 mod answers;
+mod fragments;
 mod path;
 mod probing;
 mod sender;
@@ -26,11 +27,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::sockets::ControlSocket;
+use super::sockets::ControlSockets;
 use crate::engine::{ControlArrival, EngineView};
 use crate::forward::{Peer, Table};
 use crate::packet::control::Kind;
-use crate::packet::{Family, outer_overhead};
+use crate::packet::{Family, min_mtu, outer_overhead};
 use crate::route::Protection;
 use crate::sys::now;
 use crate::time::Nanos;
@@ -101,6 +102,8 @@ impl Health {
 pub(super) enum PathChange {
     /// Its MTU was learned: bytes of underlay packet. `None`: it is not known any more.
     Mtu(Option<u32>),
+    /// Whether datagrams that are longer than the path arrive in fragments.
+    Fragments(bool),
     /// The peer receives by the kernel fast path, or does not any more.
     Fast(bool),
 }
@@ -109,14 +112,14 @@ pub(super) enum PathChange {
 #[derive(Debug)]
 pub(super) struct Paths {
     reports: mpsc::UnboundedReceiver<(IpAddr, PathChange)>,
-    sockets: mpsc::UnboundedSender<ControlSocket>,
+    sockets: mpsc::UnboundedSender<ControlSockets>,
     health: Arc<Health>,
     task: JoinHandle<()>,
 }
 
 impl Paths {
     /// Starts the task, which sends by `socket` to the peers of `view`'s engine.
-    pub(super) fn start(view: EngineView, socket: ControlSocket) -> Self {
+    pub(super) fn start(view: EngineView, socket: ControlSockets) -> Self {
         let (sender, reports) = mpsc::unbounded_channel();
         let (sockets, new_sockets) = mpsc::unbounded_channel();
         let health = Arc::<Health>::default();
@@ -137,7 +140,7 @@ impl Paths {
     }
 
     /// From now on the task sends by another socket.
-    pub(super) fn relocate(&self, socket: ControlSocket) {
+    pub(super) fn relocate(&self, socket: ControlSockets) {
         // The task ends only with this value.
         let _ = self.sockets.send(socket);
     }
@@ -167,7 +170,7 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut sockets: mpsc::UnboundedReceiver<ControlSocket>) {
+    async fn run(mut self, mut sockets: mpsc::UnboundedReceiver<ControlSockets>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (inbox, mut arrivals) = (self.view.control_inbox().clone(), Vec::new());
@@ -235,6 +238,7 @@ impl Task {
     fn follow(&mut self, table: &Table, now: Nanos) {
         let is_there = |address: &IpAddr| table.peer_by_address(*address).is_some_and(answers_control);
         self.paths.retain(|address, _| is_there(address));
+        let is_fast = self.health.is_fast.load(Ordering::Relaxed);
         for peer in table.peers().iter().filter(|peer| answers_control(peer)) {
             let path = self.paths.entry(peer.endpoint.ip()).or_insert_with(|| Path::new(top(peer), now));
             path.set_top(top(peer));
@@ -243,6 +247,7 @@ impl Task {
                 path.set_announced();
             }
             path.expire(now);
+            path.set_may_be_used(is_fast && path.is_fast() == Some(true));
             if peer.take_traffic() {
                 path.used(now);
             }
@@ -279,17 +284,39 @@ impl Task {
         let due = self.paths.iter_mut().filter(|(_, path)| path.has_probes(now)).take(SEARCHES);
         for (address, path) in due {
             let requests = path.probes(now);
+            let Some(peer) = table.peer_by_address(*address) else { continue };
             if let Some(mtu) = path.take_change() {
                 let overhead = u32::from(outer_overhead(Family::of(*address)));
                 let mtu = mtu.map(|payload| u32::from(payload) + overhead);
                 // The receiver is gone only if the backend has stopped.
                 let _ = self.reports.send((*address, PathChange::Mtu(mtu)));
             }
-            let Some(peer) = table.peer_by_address(*address) else { continue };
             for request in requests {
                 let length = usize::from(request.length);
                 // One that does not leave is as good as a lost one.
                 let _ = self.sender.send(peer, request, length, now);
+            }
+        }
+        self.probe_fragments(table, now);
+    }
+
+    /// Sends probes that must be fragmented to peers with a path that is too narrow for IPv6.
+    fn probe_fragments(&mut self, table: &Table, now: Nanos) {
+        let mut left = SEARCHES;
+        for (address, path) in &mut self.paths {
+            let Some(peer) = table.peer_by_address(*address) else { continue };
+            let has_v6 = peer.abilities.ipv6 && peer.subnets.iter().any(|subnet| subnet.addr().is_ipv6());
+            let needed = min_mtu(Family::V6).min(peer.own_mtu).saturating_add(overhead(peer));
+            let probe =
+                if left > 0 { path.fragment_probe(if has_v6 { needed } else { 0 }, now) } else { None };
+            if let Some(request) = probe {
+                left -= 1;
+                // One that does not leave is as good as a lost one.
+                let _ = self.sender.send_in_fragments(peer, request, needed.into(), now);
+            }
+            if let Some(arrive) = path.take_fragments_change() {
+                // The receiver is gone only if the backend has stopped.
+                let _ = self.reports.send((*address, PathChange::Fragments(arrive)));
             }
         }
     }
@@ -307,5 +334,10 @@ fn answers_control(peer: &Peer) -> bool {
 
 /// The longest datagram to a peer that the links at both ends take.
 fn top(peer: &Peer) -> u16 {
-    peer.widest_mtu.saturating_add(u16::try_from(peer.overhead()).unwrap_or(u16::MAX))
+    peer.widest_mtu.saturating_add(overhead(peer))
+}
+
+/// Bytes by which datagrams to a peer are longer than their content.
+fn overhead(peer: &Peer) -> u16 {
+    u16::try_from(peer.overhead()).unwrap_or(u16::MAX)
 }

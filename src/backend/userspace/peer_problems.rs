@@ -11,7 +11,6 @@ use super::paths::PathHealth;
 use crate::api::ProblemCode;
 use crate::forward::{Peer, Table};
 use crate::packet::Family;
-use crate::route::UnreachableReason;
 
 /// All problems, by kind: name and sentence of each peer that has one. A packet filter of this host
 /// is one problem of the host, and is not listed here.
@@ -34,8 +33,7 @@ pub(super) fn list(
 
 /// Why the peer gets no IPv6.
 pub(super) fn narrow_path(peer: &Peer) -> Option<String> {
-    let reason = UnreachableReason::NarrowPath(peer.mtu);
-    peer.is_too_narrow(Family::V6).then(|| format!("{} gets no IPv6: {reason}", peer.name))
+    peer.narrow_reason(Family::V6).map(|reason| format!("{} gets no IPv6: {reason}", peer.name))
 }
 
 /// That the peer does not answer.

@@ -115,8 +115,8 @@ impl Prepared {
         let Setup { name, networks, local, underlay_mtu } = setup;
         let address = SocketAddr::new(local.public, local.port);
         let sockets = sockets::open_patiently(&choice, address, config.overlay.spread_ports).await?;
-        let control = sockets::control(address, config.overlay.spread_ports, &sockets)?;
         let (ports, missed) = (sockets::ports(&sockets), sockets::missed(&choice, address)?);
+        let control = sockets::control(&choice, address, config.overlay.spread_ports, &sockets)?;
         let (device, tun) = device::open(&config.overlay.device, &choice).await?;
         let shared = tun.try_clone().map_err(BackendError::NoWorker)?;
 

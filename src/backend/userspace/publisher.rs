@@ -55,11 +55,14 @@ impl Publisher {
         let table = self.view.table();
         let protection = table.peer_by_address(peer)?.protection;
         let limits = self.paths.entry(peer).or_default();
-        let inner = |limits: &PathLimits| limits.inner(self.local.mtu, Family::of(peer), protection);
-        let (before, _) = inner(limits);
+        let inner = |limits: &PathLimits| {
+            let (mtu, _) = limits.inner(self.local.mtu, Family::of(peer), protection);
+            (mtu, limits.fragments)
+        };
+        let before = inner(limits);
         change(limits);
-        let (after, _) = inner(limits);
-        (before != after).then_some(after)
+        let after = inner(limits);
+        (before != after).then_some(after.0)
     }
 
     pub(super) fn local(&self) -> &Local {

@@ -17,7 +17,7 @@ use super::paths::{PathChange, Paths};
 use super::peer_problems;
 use super::peer_routes::{PeerRoute, PeerRoutes};
 use super::publisher::Publisher;
-use super::sockets::{self, ControlSocket};
+use super::sockets::{self, ControlSockets};
 use super::tun::Tun;
 use crate::api::ProblemCode;
 use crate::backend::error::BackendError;
@@ -67,7 +67,7 @@ impl Userspace {
         parts: Parts,
         spread_ports: bool,
         verify: VerifySource,
-        control: ControlSocket,
+        control: ControlSockets,
         (missed, start, may): (Option<(MissedReceiver, UdpSocket)>, fastpath::Start, Result<(), String>),
     ) -> Self {
         let Parts { engine, publisher, device, .. } = &parts;
@@ -150,6 +150,11 @@ impl Userspace {
                             return Event::PathMtu { peer, mtu };
                         }
                     }
+                    PathChange::Fragments(arrive) => {
+                        if let Some(mtu) = publisher.change_path(peer, |limits| limits.fragments = arrive) {
+                            return Event::PathMtu { peer, mtu };
+                        }
+                    }
                     PathChange::Fast(is_fast) => self.fast.peer_is_fast(peer, is_fast),
                 },
                 () = self.fast.wait() => {
@@ -176,11 +181,11 @@ impl Userspace {
         if local.public != publisher.local().public {
             let address = SocketAddr::new(local.public, local.port);
             let sockets = sockets::open(choice, address, self.spread_ports)?;
-            let control = sockets::control(address, self.spread_ports, &sockets)?;
             ports = Some(sockets::ports(&sockets));
             if let (Some(missed), Some(socket)) = (&self.missed, sockets::missed(choice, address)?) {
                 missed.relocate(socket);
             }
+            let control = sockets::control(choice, address, self.spread_ports, &sockets)?;
             let tun = tun.try_clone().map_err(BackendError::NoWorker)?;
             let io = tun.join(choice, sockets);
             engine.replace(io).map_err(BackendError::NoWorker)?;

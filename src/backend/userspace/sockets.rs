@@ -83,9 +83,16 @@ pub(super) fn open(choice: &Choice, address: SocketAddr, spread: bool) -> Result
     let alone = bind(address)?;
     let failed = |error| SocketError::Open { address, error };
     if choice.engine == EngineKind::Simple {
-        udp::allow_fragments(&alone).map_err(failed)?;
-        let send = alone.try_clone().map_err(failed)?;
-        return Ok(vec![Sockets { receive: alone, send }]);
+        // With a fixed port, the sockets for control messages share it.
+        let receive = if spread {
+            alone
+        } else {
+            drop(alone);
+            udp::bind_shared(address).map_err(failed)?
+        };
+        udp::allow_fragments(&receive).map_err(failed)?;
+        let send = receive.try_clone().map_err(failed)?;
+        return Ok(vec![Sockets { receive, send }]);
     }
     drop(alone);
     let receive = |_| {
@@ -100,7 +107,7 @@ pub(super) fn open(choice: &Choice, address: SocketAddr, spread: bool) -> Result
     };
     let receive: Vec<UdpSocket> =
         (0..choice.workers).map(receive).collect::<io::Result<_>>().map_err(failed)?;
-    if let Err(error) = udp::choose_by_source_port(&receive[0], address.port(), choice.workers) {
+    if let Err(error) = choose(choice, address, &receive[0]) {
         tracing::warn!(%error, "a peer's workers may share one of ours: the kernel distributes by hash");
     }
     let both = |(number, receive): (usize, UdpSocket)| {
@@ -120,37 +127,59 @@ pub(super) fn missed(choice: &Choice, address: SocketAddr) -> Result<Option<UdpS
     udp::bind_shared(address).map(Some).map_err(|error| SocketError::Open { address, error })
 }
 
+/// Makes the kernel choose among the sockets of the workers, and give [`missed`] its share.
+fn choose(choice: &Choice, address: SocketAddr, first: &UdpSocket) -> io::Result<()> {
+    match choice.engine {
+        EngineKind::Simple => udp::choose_by_source_port(first, address.port(), 1, false),
+        EngineKind::Batch | EngineKind::Uring => {
+            udp::choose_by_source_port(first, address.port(), choice.workers, true)
+        }
+    }
+}
+
 /// The ports from which the workers send.
 pub(super) fn ports(workers: &[Sockets]) -> Vec<u16> {
     let address = |sockets: &Sockets| sockets.send.local_addr().ok();
     workers.iter().filter_map(address).map(|address| address.port()).collect()
 }
 
-/// The socket for control messages.
+/// The sockets for control messages. They receive nothing but ICMP errors.
 #[derive(Debug)]
-pub(super) struct ControlSocket {
-    pub(super) socket: UdpSocket,
-    /// Whether its datagrams are never fragmented, so that they can probe a path.
-    pub(super) may_probe: bool,
+pub(super) struct ControlSockets {
+    /// Its datagrams are never fragmented, so that they can probe a path. `None`: it cannot be had.
+    pub(super) probing: Option<UdpSocket>,
+    /// Its datagrams may be fragmented, as those of the workers.
+    pub(super) fragmenting: UdpSocket,
 }
 
-/// Opens the socket for control messages: with a port of its own, or, if all datagrams must leave
-/// by the cluster's port, as the socket of the first of `workers` once more.
+/// Opens the sockets for control messages: with ports of their own, or with the cluster's port, if
+/// all datagrams must leave by it. All other sockets must be open, because those that share the
+/// port and are bound last receive nothing.
 pub(super) fn control(
+    choice: &Choice,
     address: SocketAddr,
     spread: bool,
     workers: &[Sockets],
-) -> Result<ControlSocket, SocketError> {
-    let open = || match workers.first().filter(|_| !spread) {
-        Some(first) => Ok(ControlSocket { socket: first.send.try_clone()?, may_probe: false }),
-        None => {
-            let socket = udp::bind(SocketAddr::new(address.ip(), 0))?;
-            udp::receive_nothing(&socket)?;
-            udp::keep_errors(&socket)?;
-            Ok(ControlSocket { socket, may_probe: true })
-        }
+) -> Result<ControlSockets, SocketError> {
+    let open = || {
+        let socket =
+            if spread { udp::bind(SocketAddr::new(address.ip(), 0))? } else { udp::bind_shared(address)? };
+        udp::receive_nothing(&socket)?;
+        io::Result::Ok(socket)
     };
-    open().map_err(|error| SocketError::Open { address, error })
+    let both = || {
+        let is_chosen =
+            spread || workers.first().is_some_and(|first| choose(choice, address, &first.receive).is_ok());
+        if let Some(first) = workers.first().filter(|_| !is_chosen) {
+            // The kernel would give one more socket its share of what arrives.
+            return Ok(ControlSockets { probing: None, fragmenting: first.send.try_clone()? });
+        }
+        let (probing, fragmenting) = (open()?, open()?);
+        udp::keep_errors(&probing)?;
+        udp::allow_fragments(&fragmenting)?;
+        Ok(ControlSockets { probing: Some(probing), fragmenting })
+    };
+    both().map_err(|error| SocketError::Open { address, error })
 }
 
 /// Binds one socket that does not share its port.

@@ -21,6 +21,7 @@ fn peer(n: u8) -> Peer {
         mtu: 1472,
         mtu_source: PathSource::Interface,
         widest_mtu: 1472,
+        fragments: true,
         own_mtu: 1472,
         abilities,
         protection: Protection::Clear,

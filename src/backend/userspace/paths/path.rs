@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::answers::Answers;
-use super::probing::{Probe, Probing};
+use super::fragments::Fragments;
+use super::probing::{Probe, Probing, Usage};
 use crate::packet::control::{Control, Kind, LEN};
 use crate::time::Nanos;
 
@@ -46,9 +47,12 @@ pub(in crate::backend::userspace) struct PathHealth {
 pub(super) struct Path {
     answers: Answers,
     probing: Probing,
+    fragments: Fragments,
     outstanding: VecDeque<Request>,
     asked_at: Nanos,
     used_at: Option<Nanos>,
+    /// Whether the kernel fast path may carry packets to the peer, which nobody sees.
+    may_be_used: bool,
     /// When the last answer came, or when the path was new.
     heard_at: Nanos,
     /// Whether the peer must answer: its own lease says so, or it has answered before. A map file
@@ -70,8 +74,16 @@ pub(super) struct Path {
 struct Request {
     nonce: u64,
     at: Nanos,
-    /// `None`: it is a keep-alive.
-    probe: Option<Probe>,
+    purpose: Purpose,
+}
+
+/// Why a request is sent.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    KeepAlive,
+    Probe(Probe),
+    /// It shows whether fragments arrive.
+    Fragments,
 }
 
 impl Path {
@@ -79,9 +91,11 @@ impl Path {
         Self {
             answers: Answers::new(now),
             probing: Probing::new(top, now),
+            fragments: Fragments::default(),
             outstanding: VecDeque::new(),
             asked_at: Nanos::ZERO,
             used_at: None,
+            may_be_used: false,
             heard_at: now,
             must_answer: false,
             rtt: None,
@@ -109,14 +123,33 @@ impl Path {
 
     /// A packet was sent to the peer.
     pub(super) fn used(&mut self, now: Nanos) {
-        if self.is_idle(now) {
+        if !self.is_used(now) {
             self.probing.used_again(now);
+            self.fragments.used_again();
         }
         self.used_at = Some(now);
     }
 
+    /// The kernel fast path may carry packets to the peer, or cannot.
+    pub(super) fn set_may_be_used(&mut self, may_be_used: bool) {
+        self.may_be_used = may_be_used;
+    }
+
+    /// Whether the peer has had no traffic lately.
     pub(super) fn is_idle(&self, now: Nanos) -> bool {
-        self.used_at.is_none_or(|used| now.since(used) > IDLE_AFTER)
+        self.usage(now) == Usage::Idle
+    }
+
+    fn usage(&self, now: Nanos) -> Usage {
+        match self.may_be_used {
+            _ if self.is_used(now) => Usage::Used,
+            true => Usage::Unknown,
+            false => Usage::Idle,
+        }
+    }
+
+    fn is_used(&self, now: Nanos) -> bool {
+        self.used_at.is_some_and(|used| now.since(used) <= IDLE_AFTER)
     }
 
     pub(super) fn is_due(&self, now: Nanos) -> bool {
@@ -130,10 +163,10 @@ impl Path {
     /// The next keep-alive.
     pub(super) fn keep_alive(&mut self, now: Nanos) -> Control {
         self.asked_at = now;
-        self.request(None, now)
+        self.request(Purpose::KeepAlive, 0, now)
     }
 
-    fn request(&mut self, probe: Option<Probe>, now: Nanos) -> Control {
+    fn request(&mut self, purpose: Purpose, length: u16, now: Nanos) -> Control {
         let mut random = [0; 8];
         // Without randomness the nonce is guessable, as any number would be.
         let _ = aws_lc_rs::rand::fill(&mut random);
@@ -141,8 +174,8 @@ impl Path {
         if self.outstanding.len() == OUTSTANDING {
             self.outstanding.pop_front();
         }
-        self.outstanding.push_back(Request { nonce, at: now, probe });
-        let length = probe.map_or(0, |probe| probe.length).max(u16::try_from(LEN).unwrap_or(0));
+        self.outstanding.push_back(Request { nonce, at: now, purpose });
+        let length = length.max(u16::try_from(LEN).unwrap_or(0));
         Control { kind: Kind::Request, is_fast: false, length, nonce }
     }
 
@@ -154,9 +187,10 @@ impl Path {
         let Some(request) = self.outstanding.remove(at) else { return };
         (self.heard_at, self.must_answer, self.is_fast) = (now, true, Some(reply.is_fast));
         self.refused = None;
-        match request.probe {
-            Some(probe) => self.probing.answered(probe, now),
-            None => {
+        match request.purpose {
+            Purpose::Probe(probe) => self.probing.answered(probe, now),
+            Purpose::Fragments => self.fragments.answered(),
+            Purpose::KeepAlive => {
                 self.count(false);
                 let rtt = now.since(request.at);
                 // It falls quickly: the first answers of a peer that is just starting come late.
@@ -174,7 +208,7 @@ impl Path {
             && now.since(oldest.at) >= TIMEOUT
         {
             self.outstanding.pop_front();
-            if oldest.probe.is_none() {
+            if matches!(oldest.purpose, Purpose::KeepAlive) {
                 self.count(true);
             }
         }
@@ -222,12 +256,29 @@ impl Path {
     pub(super) fn probes(&mut self, now: Nanos) -> Vec<Control> {
         let mut probes = Vec::new();
         if self.probing.ends_round(now) {
-            let (is_idle, is_silent) = (self.is_idle(now), self.is_silent());
-            self.probing.end_round(self.heard_at, is_idle, now);
-            probes.extend(self.probing.begin_round(self.rtt, (is_idle, is_silent), now));
+            let (usage, is_silent) = (self.usage(now), self.is_silent());
+            self.probing.end_round(self.heard_at, usage, now);
+            probes.extend(self.probing.begin_round(self.rtt, (usage, is_silent), now));
         }
         probes.extend(self.probing.pair(now).into_iter().flatten());
-        probes.into_iter().map(|probe| self.request(Some(probe), now)).collect()
+        let request = |probe: Probe| self.request(Purpose::Probe(probe), probe.length, now);
+        probes.into_iter().map(request).collect()
+    }
+
+    /// The next probe that must be fragmented, if the path is narrower than `needed` bytes and a
+    /// probe is due.
+    pub(super) fn fragment_probe(&mut self, needed: u16, now: Nanos) -> Option<Control> {
+        if self.probing.in_force() >= needed {
+            self.fragments.forget();
+            return None;
+        }
+        let is_due = !self.is_silent() && self.fragments.is_due(self.is_idle(now), now);
+        is_due.then(|| self.request(Purpose::Fragments, needed, now))
+    }
+
+    /// Whether fragments arrive, if that has changed since the last call.
+    pub(super) fn take_fragments_change(&mut self) -> Option<bool> {
+        self.fragments.take_change()
     }
 
     /// Whether [`Path::probes`] has something to do.

@@ -15,12 +15,23 @@ const ROUND: Duration = Duration::from_millis(200);
 const LONGEST_ROUND: Duration = Duration::from_secs(1);
 /// Time between two probes of the length in force, to peers with traffic.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(2);
+/// The same, to peers to which nobody counts the packets.
+const UNKNOWN_INTERVAL: Duration = Duration::from_secs(5);
 /// Time from a change of the path MTU until a longer length is tried. It doubles with each try.
 const RAISE_SOON: Duration = Duration::from_secs(1);
 /// Longest time between two tries, to peers with traffic.
 const RAISE_INTERVAL: Duration = Duration::from_secs(60);
 /// Longest time between two tries, to peers without traffic.
 const RAISE_IDLE: Duration = Duration::from_secs(600);
+
+/// Whether a path has traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Usage {
+    Used,
+    /// The kernel fast path may carry packets, which nobody counts.
+    Unknown,
+    Idle,
+}
 
 /// A probe that was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +83,11 @@ impl Probing {
         }
     }
 
+    /// The longest datagram that is sent in one piece.
+    pub(super) fn in_force(&self) -> u16 {
+        self.search.in_force()
+    }
+
     /// Whether probes have shown what the path takes.
     pub(super) fn is_known(&self) -> bool {
         self.search.learned().is_some()
@@ -104,13 +120,13 @@ impl Probing {
 
     /// Ends a round. `heard_at`: when the last answer of the peer came. If it does not answer at
     /// all, that says nothing about its path's MTU.
-    pub(super) fn end_round(&mut self, heard_at: Nanos, is_idle: bool, now: Nanos) {
+    pub(super) fn end_round(&mut self, heard_at: Nanos, usage: Usage, now: Nanos) {
         if !self.is_resting && heard_at >= self.round_began {
             self.search.end_round();
         }
         if let Some(from) = self.raise_from.filter(|_| !self.search.is_raising()) {
             self.raise_from = None;
-            let longest = if is_idle { RAISE_IDLE } else { RAISE_INTERVAL };
+            let longest = if usage == Usage::Idle { RAISE_IDLE } else { RAISE_INTERVAL };
             let has_raised = self.search.in_force() > from;
             self.raise_wait = if has_raised { RAISE_SOON } else { (self.raise_wait * 2).min(longest) };
             self.raise_at = now + self.raise_wait;
@@ -131,7 +147,7 @@ impl Probing {
     pub(super) fn begin_round(
         &mut self,
         rtt: Option<Duration>,
-        (is_idle, is_silent): (bool, bool),
+        (usage, is_silent): (Usage, bool),
         now: Nanos,
     ) -> Vec<Probe> {
         let may_raise = !is_silent && !self.search.is_urgent() && now >= self.raise_at;
@@ -139,10 +155,12 @@ impl Probing {
             self.search.raise();
             self.raise_from = self.search.is_raising().then(|| self.search.in_force());
         }
-        let may_rest = !self.search.is_urgent() && (!self.is_resting || is_idle);
+        let may_rest = !self.search.is_urgent() && (!self.is_resting || usage == Usage::Idle);
         if may_rest || is_silent {
             self.is_resting = true;
-            self.round_ends = Some(now + CONFIRM_INTERVAL.min(self.raise_wait));
+            let pause = if usage == Usage::Used { CONFIRM_INTERVAL } else { UNKNOWN_INTERVAL };
+            let is_narrow = self.search.in_force() < self.search.top();
+            self.round_ends = Some(now + if is_narrow { pause.min(self.raise_wait) } else { pause });
             return Vec::new();
         }
         (self.is_resting, self.round_began) = (false, now);

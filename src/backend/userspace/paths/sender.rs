@@ -1,8 +1,10 @@
 //! Sends control messages, sealed if the peer's packets are.
+//!
+//! Invariant: a probe of the path is never fragmented, and nothing else is sent as one.
 
 use std::net::{IpAddr, UdpSocket};
 
-use super::super::sockets::ControlSocket;
+use super::super::sockets::ControlSockets;
 use crate::forward::{Peer, Train};
 use crate::packet::control::{Control, LEN};
 use crate::seal::OVERHEAD;
@@ -12,10 +14,9 @@ use crate::time::Nanos;
 /// Errors that one look takes from the socket at most.
 const MOST_ERRORS: usize = 64;
 
-/// The socket for control messages.
+/// The sockets for control messages.
 pub(super) struct Sender {
-    socket: UdpSocket,
-    may_probe: bool,
+    sockets: ControlSockets,
     /// The number of the key that control messages are sealed with: it comes after those of the
     /// workers.
     key: usize,
@@ -24,14 +25,13 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    pub(super) fn new(control: ControlSocket, workers: usize) -> Self {
-        let ControlSocket { socket, may_probe } = control;
-        Self { socket, may_probe, key: workers, message: Vec::new(), sealed: Vec::new() }
+    pub(super) fn new(sockets: ControlSockets, workers: usize) -> Self {
+        Self { sockets, key: workers, message: Vec::new(), sealed: Vec::new() }
     }
 
-    /// Whether its datagrams are never fragmented, so that they can probe a path.
+    /// Whether there is a socket that can probe a path.
     pub(super) fn may_probe(&self) -> bool {
-        self.may_probe
+        self.sockets.probing.is_some()
     }
 
     /// Sends a message that fills a datagram of `length` bytes, or has no padding. An error is the
@@ -39,8 +39,29 @@ impl Sender {
     pub(super) fn send(
         &mut self,
         peer: &Peer,
-        mut message: Control,
+        message: Control,
         length: usize,
+        now: Nanos,
+    ) -> Result<(), i32> {
+        self.send_by(peer, message, (length, false), now)
+    }
+
+    /// Sends a message that fills a datagram of `length` bytes, which may be fragmented.
+    pub(super) fn send_in_fragments(
+        &mut self,
+        peer: &Peer,
+        message: Control,
+        length: usize,
+        now: Nanos,
+    ) -> Result<(), i32> {
+        self.send_by(peer, message, (length, true), now)
+    }
+
+    fn send_by(
+        &mut self,
+        peer: &Peer,
+        mut message: Control,
+        (length, may_fragment): (usize, bool),
         now: Nanos,
     ) -> Result<(), i32> {
         let content = length.saturating_sub(peer.overhead()).max(LEN);
@@ -59,7 +80,8 @@ impl Sender {
                 sealed.map_err(|_| libc::ENOKEY)?.bytes
             }
         };
-        let send = || self.socket.send_to(datagram, peer.endpoint).map(drop);
+        let socket = if may_fragment { &self.sockets.fragmenting } else { socket(&self.sockets) };
+        let send = || socket.send_to(datagram, peer.endpoint).map(drop);
         // The socket also reports an ICMP error about an earlier datagram by its next call.
         let sent = send().or_else(|_| send());
         sent.map_err(|error| error.raw_os_error().unwrap_or(0))
@@ -67,7 +89,12 @@ impl Sender {
 
     /// Peers of which ICMP messages say that they refuse our datagrams, since the last call.
     pub(super) fn refused(&self) -> impl Iterator<Item = (IpAddr, i32)> {
-        let errors = std::iter::from_fn(|| udp::take_error(&self.socket)).take(MOST_ERRORS);
+        let errors = std::iter::from_fn(|| udp::take_error(socket(&self.sockets))).take(MOST_ERRORS);
         errors.filter(|(_, errno)| *errno != libc::EMSGSIZE).map(|(to, errno)| (to.ip(), errno))
     }
+}
+
+/// The socket for messages that are short, or must not be fragmented.
+fn socket(sockets: &ControlSockets) -> &UdpSocket {
+    sockets.probing.as_ref().unwrap_or(&sockets.fragmenting)
 }
