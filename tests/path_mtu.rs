@@ -11,7 +11,7 @@ use hopsack::lab::traffic::{Amount, Flow, Transfer};
 use hopsack::lab::{Lab, Options};
 use hopsack::packet::Family;
 use hopsack::sys::netns::in_netns;
-use support::encrypted::{READY, explain, of_peer, pair, started, wait_keys, within};
+use support::encrypted::{READY, explain, keys, of_peer, pair, started, wait_keys, within};
 use support::narrow::{NarrowPath, forge_frag_needed};
 use support::{HOPSACK, Scrape, attempt, edit, eventually, lab_with, run};
 
@@ -326,4 +326,43 @@ fn unreachable_peer_is_named_until_it_answers() {
     within(20, "all is well again", || {
         !has_problem(&lab, 1, "send_refused") && !has_problem(&lab, 1, "peer_silent")
     });
+}
+
+/// A host that encrypts, and cannot be reached, is named. The keys expire meanwhile, and nothing
+/// ends the problem but the way back.
+fn unreachable_peer_that_encrypts_is_named(mode: &str) {
+    let lab = pair("mute", mode, "rekey_seconds = 4\n");
+    let one = Ping { count: 1, ..Ping::to(lab.pod(2).v4) };
+    within(20, "packets pass", || ping(&lab.pod(1).netns, one).expect("ping runs").is_whole());
+    // An idle peer may be without a connection: this one has packets.
+    let rules = "table inet mute { chain c { type filter hook input priority 0; iifname eth0 meta l4proto udp drop; }; }";
+    run(&lab.host(2).netns, &["nft", rules]);
+    within(40, "the silence is a problem", || {
+        let _ = ping(&lab.pod(1).netns, one);
+        has_problem(&lab, 1, "peer_silent")
+    });
+    assert!(of_peer(&lab, 1, 2, "silent_seconds").is_number());
+    assert_eq!(Scrape::of(&lab.host(1).netns).get("hopsack_silent_peers"), 1);
+    within(40, "the keys have expired", || keys(&lab, 1, 2).is_none());
+    let trouble = || of_peer(&lab, 1, 2, "trouble").as_str().map(str::to_owned);
+    within(5, "the reason is named", || trouble().is_some_and(|why| why.contains("no encrypted connection")));
+    for _ in 0..8 {
+        assert!(has_problem(&lab, 1, "peer_silent"), "the cause lasts");
+        sleep(Duration::from_millis(500));
+    }
+    run(&lab.host(2).netns, &["nft", "delete table inet mute"]);
+    within(40, "the problem is over", || {
+        let _ = ping(&lab.pod(1).netns, one);
+        !has_problem(&lab, 1, "peer_silent")
+    });
+}
+
+#[test]
+fn unreachable_peer_that_seals_is_named() {
+    unreachable_peer_that_encrypts_is_named("sealed");
+}
+
+#[test]
+fn unreachable_peer_by_quic_is_named() {
+    unreachable_peer_that_encrypts_is_named("quic");
 }

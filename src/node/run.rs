@@ -206,6 +206,10 @@ impl Node {
             if code == ProblemCode::SendRefused {
                 found.splice(0..0, refused.clone());
             }
+            // Without a link, nothing else can be said of the way.
+            if code == ProblemCode::PeerSilent && self.reports.problems().has(ProblemCode::UnderlayLink) {
+                found.clear();
+            }
             self.reports.problems().replace(code, found);
         }
         self.report(false);

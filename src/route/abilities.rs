@@ -26,6 +26,9 @@ pub struct Abilities {
     pub secure: Option<Announced>,
     /// MTU of its link to the other hosts, in bytes of the whole IP packet; `None`: not announced.
     pub link_mtu: Option<u16>,
+    /// Whether the host has announced nothing, and these are only assumed: a map file does not say
+    /// which version a host runs.
+    pub is_assumed: bool,
 }
 
 impl Abilities {
@@ -39,6 +42,7 @@ impl Abilities {
         fast: false,
         secure: None,
         link_mtu: None,
+        is_assumed: false,
     };
 
     /// Longest datagram that the host's link takes on an underlay of this family, in bytes of UDP

@@ -26,7 +26,7 @@ pub use error::EncryptionError;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::observe::Part;
-use crate::quic::{self, QuicEvent};
+use crate::quic::{self, QuicEvent, QuicStatus};
 use crate::route::{Announced, Mode};
 
 /// Whether the port of the endpoint can be opened, if this host encrypts. It is closed again.
@@ -106,6 +106,14 @@ impl Encryption {
         match self {
             Self::Off => Ok(None),
             Self::On(endpoint) => endpoint.renew(config, reconnect),
+        }
+    }
+
+    /// The state of the connections, if there can be any.
+    pub(super) fn connections(&self) -> Option<Arc<QuicStatus>> {
+        match self {
+            Self::Off => None,
+            Self::On(endpoint) => Some(endpoint.connections()),
         }
     }
 

@@ -199,7 +199,9 @@ impl Part for FibPart {
                 mtu_source: self.mtu_source(peer).to_owned(),
                 trouble: self.trouble(peer),
                 rtt_ms: path.and_then(|path| path.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
-                loss_percent: path.map(|path| path.loss_percent),
+                loss_percent: path
+                    .filter(|_| peer.protection != Protection::Quic)
+                    .map(|path| path.loss_percent),
                 silent_seconds: path.and_then(|path| path.silent_for).map(|silent| silent.as_secs()),
                 path: String::new(),
                 path_reason: None,

@@ -32,6 +32,7 @@ use crate::engine::{ControlArrival, EngineView};
 use crate::forward::{Peer, Table};
 use crate::packet::control::Kind;
 use crate::packet::{Family, min_mtu, outer_overhead};
+use crate::quic::QuicStatus;
 use crate::route::Protection;
 use crate::sys::now;
 use crate::time::Nanos;
@@ -118,8 +119,13 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// Starts the task, which sends by `socket` to the peers of `view`'s engine.
-    pub(super) fn start(view: EngineView, socket: ControlSockets) -> Self {
+    /// Starts the task, which sends by `socket` to the peers of `view`'s engine. `connections`: the
+    /// encrypted ones.
+    pub(super) fn start(
+        view: EngineView,
+        socket: ControlSockets,
+        connections: Option<Arc<QuicStatus>>,
+    ) -> Self {
         let (sender, reports) = mpsc::unbounded_channel();
         let (sockets, new_sockets) = mpsc::unbounded_channel();
         let health = Arc::<Health>::default();
@@ -129,6 +135,7 @@ impl Paths {
             paths: BTreeMap::new(),
             reports: sender,
             health: health.clone(),
+            connections,
             ticks: 0,
         };
         Self { reports, sockets, health, task: tokio::spawn(task.run(new_sockets)) }
@@ -166,6 +173,7 @@ struct Task {
     paths: BTreeMap<IpAddr, Path>,
     reports: mpsc::UnboundedSender<(IpAddr, PathChange)>,
     health: Arc<Health>,
+    connections: Option<Arc<QuicStatus>>,
     ticks: u32,
 }
 
@@ -236,15 +244,16 @@ impl Task {
 
     /// Forgets peers that are gone, and begins with new ones.
     fn follow(&mut self, table: &Table, now: Nanos) {
-        let is_there = |address: &IpAddr| table.peer_by_address(*address).is_some_and(answers_control);
+        let is_there = |address: &IpAddr| table.peer_by_address(*address).is_some_and(is_watched);
         self.paths.retain(|address, _| is_there(address));
         let is_fast = self.health.is_fast.load(Ordering::Relaxed);
-        for peer in table.peers().iter().filter(|peer| answers_control(peer)) {
+        for peer in table.peers().iter().filter(|peer| is_watched(peer)) {
             let path = self.paths.entry(peer.endpoint.ip()).or_insert_with(|| Path::new(top(peer), now));
-            path.set_top(top(peer));
-            // Every version that writes its link's MTU into its lease answers control messages.
-            if peer.abilities.link_mtu.is_some() {
-                path.set_announced();
+            if answers_control(peer) {
+                path.set_top(top(peer));
+                if !peer.abilities.is_assumed {
+                    path.set_announced();
+                }
             }
             path.expire(now);
             path.set_may_be_used(is_fast && path.is_fast() == Some(true));
@@ -269,6 +278,12 @@ impl Task {
             else {
                 continue;
             };
+            if !answers_control(peer) {
+                let connections = self.connections.as_ref();
+                let is_connected = connections.is_some_and(|known| known.peer(address).since.is_some());
+                path.connected(is_connected || peer.can_seal(), now);
+                continue;
+            }
             let request = path.keep_alive(now);
             if let Err(errno) = self.sender.send(peer, request, 0, now)
                 && errno != libc::ENOKEY
@@ -283,8 +298,10 @@ impl Task {
     fn probe(&mut self, table: &Table, now: Nanos) {
         let due = self.paths.iter_mut().filter(|(_, path)| path.has_probes(now)).take(SEARCHES);
         for (address, path) in due {
+            let Some(peer) = table.peer_by_address(*address).filter(|peer| answers_control(peer)) else {
+                continue;
+            };
             let requests = path.probes(now);
-            let Some(peer) = table.peer_by_address(*address) else { continue };
             if let Some(mtu) = path.take_change() {
                 let overhead = u32::from(outer_overhead(Family::of(*address)));
                 let mtu = mtu.map(|payload| u32::from(payload) + overhead);
@@ -304,7 +321,9 @@ impl Task {
     fn probe_fragments(&mut self, table: &Table, now: Nanos) {
         let mut left = SEARCHES;
         for (address, path) in &mut self.paths {
-            let Some(peer) = table.peer_by_address(*address) else { continue };
+            let Some(peer) = table.peer_by_address(*address).filter(|peer| answers_control(peer)) else {
+                continue;
+            };
             let has_v6 = peer.abilities.ipv6 && peer.subnets.iter().any(|subnet| subnet.addr().is_ipv6());
             let needed = min_mtu(Family::V6).min(peer.own_mtu).saturating_add(overhead(peer));
             let probe =
@@ -320,6 +339,12 @@ impl Task {
             }
         }
     }
+}
+
+/// Whether this host can know if it reaches a peer: the peer answers control messages, or there is
+/// an encrypted connection to it.
+fn is_watched(peer: &Peer) -> bool {
+    peer.protection != Protection::Clear || peer.abilities.control
 }
 
 /// Whether a peer can be sent control messages, and answers them.

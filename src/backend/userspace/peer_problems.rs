@@ -11,6 +11,7 @@ use super::paths::PathHealth;
 use crate::api::ProblemCode;
 use crate::forward::{Peer, Table};
 use crate::packet::Family;
+use crate::route::Protection;
 
 /// All problems, by kind: name and sentence of each peer that has one. A packet filter of this host
 /// is one problem of the host, and is not listed here.
@@ -18,9 +19,16 @@ pub(super) fn list(
     table: &Table,
     health: &BTreeMap<IpAddr, PathHealth>,
 ) -> Vec<(ProblemCode, Vec<(String, String)>)> {
+    let mut names: BTreeMap<&str, usize> = BTreeMap::new();
+    table.peers().iter().for_each(|peer| *names.entry(&peer.name).or_default() += 1);
+    // Two hosts may have one name.
+    let object = |peer: &Peer| match names.get(peer.name.as_str()) {
+        Some(2..) => format!("{} ({})", peer.name, peer.endpoint.ip()),
+        _ => peer.name.clone(),
+    };
     let of = |sentence: &dyn Fn(&Peer) -> Option<String>| {
         let peers = table.peers().iter();
-        peers.filter_map(|peer| Some((peer.name.clone(), sentence(peer)?))).collect()
+        peers.filter_map(|peer| Some((object(peer), sentence(peer)?))).collect()
     };
     let is_far = |path: &PathHealth| path.refused != Some(libc::EPERM);
     let path = |peer: &Peer| health.get(&peer.endpoint.ip()).copied();
@@ -36,17 +44,41 @@ pub(super) fn narrow_path(peer: &Peer) -> Option<String> {
     peer.narrow_reason(Family::V6).map(|reason| format!("{} gets no IPv6: {reason}", peer.name))
 }
 
-/// That the peer does not answer.
-pub(super) fn silent(peer: &Peer, path: PathHealth) -> Option<String> {
-    let (name, port) = (&peer.name, peer.endpoint.port());
-    path.silent_for.map(|_| format!("{name} does not answer: UDP {port} may be blocked on the way"))
+/// That the peer does not answer. Where datagrams are refused, that is the cause.
+fn silent(peer: &Peer, path: PathHealth) -> Option<String> {
+    let name = &peer.name;
+    path.silent_for.filter(|_| path.refused.is_none())?;
+    let port = blocked_port(peer);
+    Some(match is_by_connection(peer) {
+        false => format!("{name} does not answer: UDP {port} may be blocked on the way"),
+        true => format!("there is no encrypted connection to {name}: UDP {port} may be blocked on the way"),
+    })
 }
 
 /// For how long the peer has not answered.
 pub(super) fn silent_since(peer: &Peer, path: PathHealth) -> Option<String> {
-    let seconds = path.silent_for?.as_secs();
-    let (name, port) = (&peer.name, peer.endpoint.port());
-    Some(format!("{name} has not answered for {seconds} s: UDP {port} may be blocked on the way"))
+    let name = &peer.name;
+    if path.is_unheard {
+        return Some(format!("{name} has not answered yet"));
+    }
+    let (seconds, port) = (path.silent_for?.as_secs(), blocked_port(peer));
+    Some(match is_by_connection(peer) {
+        false => format!("{name} has not answered for {seconds} s: UDP {port} may be blocked on the way"),
+        true => format!(
+            "there has been no encrypted connection to {name} for {seconds} s: UDP {port} may be blocked on the way"
+        ),
+    })
+}
+
+/// Whether packets to the peer need an encrypted connection at this moment.
+fn is_by_connection(peer: &Peer) -> bool {
+    peer.protection != Protection::Clear && !peer.can_seal()
+}
+
+/// The port that may be blocked if the peer does not answer.
+fn blocked_port(peer: &Peer) -> u16 {
+    let quic = peer.abilities.secure.filter(|_| is_by_connection(peer)).map(|secure| secure.port);
+    quic.unwrap_or(peer.endpoint.port())
 }
 
 /// Why datagrams to the peer are refused.

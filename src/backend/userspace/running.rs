@@ -70,9 +70,9 @@ impl Userspace {
         control: ControlSockets,
         (missed, start, may): (Option<(MissedReceiver, UdpSocket)>, fastpath::Start, Result<(), String>),
     ) -> Self {
-        let Parts { engine, publisher, device, .. } = &parts;
+        let Parts { engine, publisher, device, encryption, .. } = &parts;
         let peer_routes = PeerRoutes::start(engine.view(), device.netlink().clone());
-        let paths = Paths::start(engine.view(), control);
+        let paths = Paths::start(engine.view(), control, encryption.connections());
         let policies = (publisher.local().policy, verify);
         let health = paths.health().clone();
         let start_missed =

@@ -276,7 +276,7 @@ impl Taken {
             let announced = security.get_ref().announced();
             announced.map_err(|fix| (security.span(), MapProblem::Security(name.clone(), fix)))
         });
-        let abilities = Abilities { secure: secure.transpose()?, ..Abilities::OURS };
+        let abilities = Abilities { secure: secure.transpose()?, is_assumed: true, ..Abilities::OURS };
         // The names differ, so they can stand for the nodes' ids and for the keys.
         let origin =
             Origin { key: name.clone(), node: Some(name.clone()), created: 0, has_invalid_name: false };

@@ -172,7 +172,9 @@ impl Attributes {
             Some(_) => return Err(AttributesError::NotAString("BackendType")),
         };
         let data = field(&object, "BackendData").and_then(Value::as_object);
-        let announced = data.and_then(|data| field(data, "Security")).map(security);
+        // As elsewhere in Go's JSON, null is the same as no member.
+        let announced = data.and_then(|data| field(data, "Security")).filter(|value| !value.is_null());
+        let announced = announced.map(security);
         let mut identity = data.map(identity).transpose()?.flatten();
         let secure = announced.flatten();
         // Without a node id the announcement belongs to no daemon that this version knows.

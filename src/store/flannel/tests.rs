@@ -84,6 +84,15 @@ fn attributes_are_those_of_flannel_byte_for_byte() {
 }
 
 #[test]
+fn null_is_no_announcement_of_encryption() {
+    let value =
+        r#"{"PublicIP":"192.0.2.3","BackendData":{"NodeID":"7","Abilities":["ipv6"],"Security":null}}"#;
+    let read = Attributes::parse(value.as_bytes()).expect("a lease");
+    assert!(!read.has_unreadable_security);
+    assert_eq!(read.identity.expect("ours").abilities.secure, None);
+}
+
+#[test]
 fn values_of_flanneld_are_read() {
     let read = |text: &str| Attributes::parse(text.as_bytes()).expect(text).lease(&[net("10.1.2.0/24")], 7);
     let udp = read(r#"{"PublicIP":"192.168.64.3","PublicIPv6":null}"#);
@@ -218,7 +227,17 @@ proptest! {
             fingerprint: Fingerprint(print),
         });
         let identity = identity.map(|(id, name, [ipv6, control, bundles, sealed, ecn, fast])| {
-            let abilities = Abilities { ipv6, control, bundles, sealed, ecn, fast, secure, link_mtu };
+            let abilities = Abilities {
+                ipv6,
+                control,
+                bundles,
+                sealed,
+                ecn,
+                fast,
+                secure,
+                link_mtu,
+                is_assumed: false,
+            };
             Identity { id, name, abilities }
         });
         let backend = String::new();

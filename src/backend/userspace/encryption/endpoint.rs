@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::observe::Part;
 use crate::pki::reset_key;
-use crate::quic::{Quic, QuicEvent, QuicOptions, QuicPart};
+use crate::quic::{Quic, QuicEvent, QuicOptions, QuicPart, QuicStatus};
 use crate::route::{Announced, Policy};
 
 /// A running endpoint.
@@ -69,6 +69,10 @@ impl Endpoint {
 
     pub(super) fn part(&self) -> Arc<dyn Part> {
         Arc::new(QuicPart::new(self.quic.status().clone(), self.policy))
+    }
+
+    pub(super) fn connections(&self) -> Arc<QuicStatus> {
+        self.quic.status().clone()
     }
 
     pub(super) fn refresh(&self) {

@@ -20,8 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const LOSSES: u32 = 3;
 /// A peer has traffic for this long after its last packet.
 const IDLE_AFTER: Duration = Duration::from_secs(10);
-/// How long an error of the kernel or of an ICMP message is shown.
-const REFUSAL_SHOWN: Duration = Duration::from_secs(10);
+/// A connection with packets in this time is expected to be made again if it is lost.
+const EXPECTED_FOR: Duration = Duration::from_secs(20);
 /// Requests that wait for an answer at most.
 const OUTSTANDING: usize = 256;
 /// Keep-alives that the loss is counted over.
@@ -38,7 +38,9 @@ pub(in crate::backend::userspace) struct PathHealth {
     pub(in crate::backend::userspace) loss_percent: u8,
     /// For how long the peer has not answered, if it cannot be reached.
     pub(in crate::backend::userspace) silent_for: Option<Duration>,
-    /// Why datagrams to the peer were refused a moment ago: an error number.
+    /// Whether the peer has never answered, and need not: it may run another version.
+    pub(in crate::backend::userspace) is_unheard: bool,
+    /// Why datagrams to the peer are refused: an error number.
     pub(in crate::backend::userspace) refused: Option<i32>,
 }
 
@@ -210,7 +212,24 @@ impl Path {
             self.outstanding.pop_front();
             if matches!(oldest.purpose, Purpose::KeepAlive) {
                 self.count(true);
+                // It was lost, but not refused.
+                self.refused = self.refused.filter(|(_, at)| *at >= oldest.at);
             }
+        }
+    }
+
+    /// Looks whether there is a connection to a peer that is not sent keep-alives. To be called
+    /// when [`Path::is_due`]. A connection that is not needed may be closed.
+    pub(super) fn connected(&mut self, is_connected: bool, now: Nanos) {
+        self.asked_at = now;
+        let was_used = self.used_at.is_some_and(|used| now.since(used) < EXPECTED_FOR);
+        let was_lost = self.counted > 0 && self.lost & 1 == 1;
+        if is_connected {
+            self.heard_at = now;
+            self.count(false);
+        } else if was_used || was_lost {
+            self.must_answer = true;
+            self.count(true);
         }
     }
 
@@ -219,9 +238,13 @@ impl Path {
         self.counted = (self.counted + 1).min(WINDOW);
     }
 
-    /// The kernel has refused a datagram, or an ICMP message says that the peer has.
+    /// The kernel has refused a datagram, or an ICMP message says that the peer has. This is known
+    /// until the peer answers, or a later keep-alive is lost without being refused.
     pub(super) fn refused(&mut self, errno: i32, now: Nanos) {
-        self.refused = Some((errno, now));
+        // A full queue of an interface refuses nothing for long.
+        if errno != libc::ENOBUFS {
+            self.refused = Some((errno, now));
+        }
     }
 
     /// Whether the peer receives by the kernel fast path; `None` before its first answer.
@@ -234,7 +257,6 @@ impl Path {
     }
 
     pub(super) fn health(&self, now: Nanos) -> PathHealth {
-        let is_shown = |(_, at): &(i32, Nanos)| now.since(*at) < REFUSAL_SHOWN;
         let window = if self.counted == 0 { 0 } else { u32::MAX >> (WINDOW - self.counted) };
         let lost = (self.lost & window).count_ones() * 100 / self.counted.max(1);
         PathHealth {
@@ -242,7 +264,8 @@ impl Path {
             is_probed: self.probing.is_known(),
             loss_percent: u8::try_from(lost).unwrap_or(100),
             silent_for: (self.must_answer && self.is_silent()).then(|| now.since(self.heard_at)),
-            refused: self.refused.filter(is_shown).map(|(errno, _)| errno),
+            is_unheard: !self.must_answer && self.is_silent(),
+            refused: self.refused.map(|(errno, _)| errno),
         }
     }
 
@@ -362,6 +385,42 @@ mod tests {
         assert!(health.loss_percent > 80);
         assert_eq!(pass(&mut path, 60_000..70_000, 9000), []);
         assert_eq!(path.health(at(70_000)).silent_for, None);
+    }
+
+    /// Keep-alives to many dead peers are rare. In between, the reason stays known.
+    #[test]
+    fn refusal_is_known_until_a_later_loss_or_an_answer() {
+        let mut path = Path::new(1472, at(0));
+        let refused = |path: &Path, millis| path.health(at(millis)).refused;
+        path.keep_alive(at(0));
+        path.refused(libc::ECONNREFUSED, at(1));
+        path.expire(at(1000));
+        assert_eq!(refused(&path, 90_000), Some(libc::ECONNREFUSED));
+        path.keep_alive(at(90_000));
+        path.expire(at(91_000));
+        assert_eq!(refused(&path, 91_000), None, "it was lost, but not refused");
+        path.refused(libc::EPERM, at(92_000));
+        let request = path.keep_alive(at(93_000));
+        path.answered(request.reply(false), at(93_001));
+        assert_eq!(refused(&path, 93_001), None);
+    }
+
+    /// An idle connection may end. One with packets must not, until it is there again.
+    #[test]
+    fn lost_connection_is_silence_only_if_it_was_used() {
+        let mut path = Path::new(1472, at(0));
+        let silent = |path: &Path, seconds: u64| path.health(at(seconds * 1000)).silent_for.is_some();
+        (0..10).for_each(|n| path.connected(true, at(n * 2000)));
+        (10..30).for_each(|n| path.connected(false, at(n * 2000)));
+        assert!(!silent(&path, 60), "it was idle");
+        path.connected(true, at(60_000));
+        path.used(at(61_000));
+        (31..34).for_each(|n| path.connected(false, at(n * 2000)));
+        assert!(silent(&path, 68));
+        (34..99).for_each(|n| path.connected(false, at(n * 2000)));
+        assert!(silent(&path, 200), "the cause lasts");
+        path.connected(true, at(200_000));
+        assert!(!silent(&path, 200));
     }
 
     #[test]
