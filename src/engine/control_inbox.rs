@@ -21,6 +21,8 @@ const MOST: usize = 512;
 pub struct ControlArrival {
     /// Address of the peer that has sent it.
     pub from: IpAddr,
+    /// The port that it was sent from.
+    pub port: u16,
     /// The message.
     pub message: Control,
     /// When a worker received it.
@@ -72,7 +74,7 @@ mod tests {
     fn full_inbox_takes_no_more() {
         let inbox = ControlInbox::default();
         let message = Control { kind: Kind::Request, is_fast: false, length: 12, nonce: 7 };
-        let arrival = ControlArrival { from: [192, 0, 2, 1].into(), message, at: Nanos(1) };
+        let arrival = ControlArrival { from: [192, 0, 2, 1].into(), port: 8285, message, at: Nanos(1) };
         (0..MOST + 9).for_each(|_| inbox.put(arrival));
         let mut taken = Vec::new();
         inbox.take(&mut taken);

@@ -127,7 +127,7 @@ impl Worker {
             counters.tun_reads.add(1);
             let packet = &buffer[..length];
             let mut net = Net { socket, account, outgoing, sealed, now, slow_path };
-            let mut device = Device { tun, account, control_inbox, now };
+            let mut device = Device { tun, account, control_inbox, now, from_port: 0 };
             egress(table, Frame::Bare(packet), now, egress_state, counters, &mut net, &mut device);
         }
         Ok(())
@@ -139,7 +139,7 @@ impl Worker {
         let Self { tun, socket, table, verify, account, receiver, ingress_state, control_inbox, .. } = self;
         let (table, counters, now) = (table.load(), &account.counters, now());
         ingress_state.set_time(now);
-        let mut device = Device { tun, account, control_inbox, now };
+        let mut device = Device { tun, account, control_inbox, now, from_port: 0 };
         for _ in 0..BURST {
             counters.system_calls.add(1);
             match receiver.receive(socket, 1) {
@@ -154,6 +154,7 @@ impl Worker {
                 counters.ingress.drop(DropReason::UnknownPeer);
                 continue;
             };
+            device.from_port = from.port();
             let arrival = Arrival { from: from.ip(), ecn: received.ecn, train: received.train };
             ingress(table, arrival, *verify, ingress_state, counters, &mut device);
         }
@@ -260,6 +261,8 @@ struct Device<'a> {
     account: &'a Account,
     control_inbox: &'a ControlInbox,
     now: Nanos,
+    /// The source port of the datagram that is being taken.
+    from_port: u16,
 }
 
 impl ToTun for Device<'_> {
@@ -285,6 +288,6 @@ impl ToTun for Device<'_> {
     }
 
     fn control(&mut self, from: IpAddr, message: Control) {
-        self.control_inbox.put(ControlArrival { from, message, at: self.now });
+        self.control_inbox.put(ControlArrival { from, port: self.from_port, message, at: self.now });
     }
 }

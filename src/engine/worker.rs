@@ -190,7 +190,8 @@ impl<I: PacketIo> Parts<I> {
         ingress_state.set_time(now);
         ingress_state.mark_next_bulk(budgets[1].warns());
         let (mut count, mut bytes) = (0, 0);
-        let mut to_tun = MergeForTun { io, endpoints, pending, control_inbox, table, now, failed: None };
+        let mut to_tun =
+            MergeForTun { io, endpoints, pending, control_inbox, table, now, from_port: 0, failed: None };
         for message in I::messages(buffers) {
             let Received { from, ecn, train } = match message {
                 Ok(message) => message,
@@ -206,6 +207,7 @@ impl<I: PacketIo> Parts<I> {
                 counters.ingress.drop_many(DropReason::UnknownPeer, train.count());
                 continue;
             };
+            to_tun.from_port = from.port();
             let arrival = Arrival { from: from.ip(), ecn, train };
             ingress(table, arrival, *verify, ingress_state, counters, &mut to_tun);
         }
@@ -271,6 +273,8 @@ struct MergeForTun<'a, I> {
     control_inbox: &'a ControlInbox,
     table: &'a Table,
     now: Nanos,
+    /// The source port of the datagrams that are being taken.
+    from_port: u16,
     /// The error of a flush. The worker ends with it.
     failed: Option<WorkerError>,
 }
@@ -293,6 +297,6 @@ impl<I: PacketIo> ToTun for MergeForTun<'_, I> {
     fn reply(&mut self, _error: &[u8]) {}
 
     fn control(&mut self, from: IpAddr, message: Control) {
-        self.control_inbox.put(ControlArrival { from, message, at: self.now });
+        self.control_inbox.put(ControlArrival { from, port: self.from_port, message, at: self.now });
     }
 }

@@ -198,20 +198,20 @@ impl Task {
     }
 
     /// Handles a message of a peer.
-    fn arrived(&mut self, table: &Table, ControlArrival { from, message, at }: ControlArrival) {
+    fn arrived(&mut self, table: &Table, ControlArrival { from, port, message, at }: ControlArrival) {
         let Some(peer) = table.peer_by_address(from).filter(|peer| answers_control(peer)) else { return };
         let path = self.paths.entry(from).or_insert_with(|| Path::new(top(peer), at));
         match message.kind {
             Kind::Reply => {
                 let was_fast = path.is_fast();
-                path.answered(message, at);
+                path.answered(message, port, at);
                 if let Some(is_fast) = path.is_fast().filter(|is_fast| was_fast != Some(*is_fast)) {
                     // The receiver is gone only if the backend has stopped.
                     let _ = self.reports.send((from, PathChange::Fast(is_fast)));
                 }
             }
             Kind::Request => {
-                if path.may_answer(at) {
+                if path.may_answer(port, at) {
                     let is_fast = self.health.is_fast_for(from, at);
                     // A lost answer is as good as a lost question.
                     let _ = self.sender.send(peer, message.reply(is_fast), 0, at);

@@ -119,8 +119,8 @@ impl Path {
     }
 
     /// Whether a request of the peer is answered.
-    pub(super) fn may_answer(&mut self, now: Nanos) -> bool {
-        self.answers.allow(now)
+    pub(super) fn may_answer(&mut self, port: u16, now: Nanos) -> bool {
+        self.answers.allow(port, now)
     }
 
     /// A packet was sent to the peer.
@@ -181,12 +181,13 @@ impl Path {
         Control { kind: Kind::Request, is_fast: false, length, nonce }
     }
 
-    /// A reply has come.
-    pub(super) fn answered(&mut self, reply: Control, now: Nanos) {
+    /// A reply has come from this port.
+    pub(super) fn answered(&mut self, reply: Control, port: u16, now: Nanos) {
         let Some(at) = self.outstanding.iter().position(|request| request.nonce == reply.nonce) else {
             return;
         };
         let Some(request) = self.outstanding.remove(at) else { return };
+        self.answers.know(port);
         (self.heard_at, self.must_answer, self.is_fast) = (now, true, Some(reply.is_fast));
         self.refused = None;
         match request.purpose {
@@ -252,8 +253,10 @@ impl Path {
         self.is_fast
     }
 
-    fn is_silent(&self) -> bool {
-        self.counted >= LOSSES && self.lost.trailing_ones() >= LOSSES
+    /// Whether keep-alives are lost, and nothing else was answered meanwhile.
+    fn is_silent(&self, now: Nanos) -> bool {
+        let are_lost = self.counted >= LOSSES && self.lost.trailing_ones() >= LOSSES;
+        are_lost && now.since(self.heard_at) >= INTERVAL
     }
 
     pub(super) fn health(&self, now: Nanos) -> PathHealth {
@@ -263,8 +266,8 @@ impl Path {
             rtt: self.rtt,
             is_probed: self.probing.is_known(),
             loss_percent: u8::try_from(lost).unwrap_or(100),
-            silent_for: (self.must_answer && self.is_silent()).then(|| now.since(self.heard_at)),
-            is_unheard: !self.must_answer && self.is_silent(),
+            silent_for: (self.must_answer && self.is_silent(now)).then(|| now.since(self.heard_at)),
+            is_unheard: !self.must_answer && self.is_silent(now),
             refused: self.refused.map(|(errno, _)| errno),
         }
     }
@@ -279,7 +282,7 @@ impl Path {
     pub(super) fn probes(&mut self, now: Nanos) -> Vec<Control> {
         let mut probes = Vec::new();
         if self.probing.ends_round(now) {
-            let (usage, is_silent) = (self.usage(now), self.is_silent());
+            let (usage, is_silent) = (self.usage(now), self.is_silent(now));
             self.probing.end_round(self.heard_at, usage, now);
             probes.extend(self.probing.begin_round(self.rtt, (usage, is_silent), now));
         }
@@ -295,7 +298,7 @@ impl Path {
             self.fragments.forget();
             return None;
         }
-        let is_due = !self.is_silent() && self.fragments.is_due(self.is_idle(now), now);
+        let is_due = !self.is_silent(now) && self.fragments.is_due(self.is_idle(now), now);
         is_due.then(|| self.request(Purpose::Fragments, needed, now))
     }
 
@@ -346,7 +349,7 @@ mod tests {
             asked.extend(path.probes(now));
             reports.extend(path.take_change());
             let arrived = asked.into_iter().filter(|request| request.length <= takes);
-            arrived.for_each(|request| path.answered(request.reply(false), at(millis + 5)));
+            arrived.for_each(|request| path.answered(request.reply(false), 8285, at(millis + 5)));
         }
         reports
     }
@@ -401,7 +404,7 @@ mod tests {
         assert_eq!(refused(&path, 91_000), None, "it was lost, but not refused");
         path.refused(libc::EPERM, at(92_000));
         let request = path.keep_alive(at(93_000));
-        path.answered(request.reply(false), at(93_001));
+        path.answered(request.reply(false), 8285, at(93_001));
         assert_eq!(refused(&path, 93_001), None);
     }
 
@@ -427,9 +430,9 @@ mod tests {
     fn foreign_replies_are_ignored() {
         let mut path = Path::new(1472, at(0));
         let request = path.keep_alive(at(0));
-        path.answered(Control { nonce: !request.nonce, ..request.reply(false) }, at(1));
+        path.answered(Control { nonce: !request.nonce, ..request.reply(false) }, 8285, at(1));
         assert_eq!(path.health(at(1)).rtt, None);
-        path.answered(request.reply(false), at(2));
+        path.answered(request.reply(false), 8285, at(2));
         assert_eq!(path.health(at(2)).rtt, Some(Duration::from_millis(2)));
     }
 
@@ -438,7 +441,7 @@ mod tests {
         let mut path = Path::new(1472, at(0));
         for is_fast in [true, false, true] {
             let request = path.keep_alive(at(0));
-            path.answered(request.reply(is_fast), at(1));
+            path.answered(request.reply(is_fast), 8285, at(1));
             assert_eq!(path.is_fast(), Some(is_fast));
         }
         path.keep_alive(at(2));
