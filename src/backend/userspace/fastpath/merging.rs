@@ -46,7 +46,6 @@ impl Merging {
             self.choice = GroChoice::adopted();
             (self.attached, self.used) = (ends, ends);
         }
-        self.is_desired = self.is_wanted();
     }
 
     /// The fast path is off.
