@@ -23,7 +23,7 @@ use hopsack::sys::udp;
 use seccomp::{When, refuse};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use support::host::{Host, OPTIONS, host, table};
-use support::{HOPSACK, attempt, eventually, lab_on, run};
+use support::{HOPSACK, attempt, eventually, lab, lab_on, run};
 
 fn packets_pass(lab: &Lab) -> bool {
     ping(&lab.pod(1).netns, Ping { count: 3, ..Ping::to(lab.pod(2).v4) }).expect("ping runs").is_whole()
@@ -59,7 +59,7 @@ fn batch_engine_runs_if_io_uring_is_forbidden() {
 #[test]
 fn engine_carries_packets_if_bpf_is_forbidden() {
     with_refused(libc::SYS_bpf, When::Always, libc::EPERM, || {
-        let lab = lab_on("auto", "no-bpf", 2, Family::V4);
+        let lab = lab("no-bpf", 2, Family::V4);
         assert!(packets_pass(&lab));
         let fast = lab.daemon(1).status().expect("it answers")["fast_path"].clone();
         let reason = fast["reason"].as_str().expect("text");

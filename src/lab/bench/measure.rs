@@ -327,6 +327,9 @@ fn start(topology: &SharedTopology<'_>) -> Result<Transfer, LabError> {
     Ok(transfer)
 }
 
+/// How much longer a flood may become until a datagram arrives during it.
+const FLOOD_STRETCH: u32 = 16;
+
 /// Measures floods and paced datagrams. The CPU usage is that of the flood, because the rates of
 /// the search differ between systems.
 fn datagrams(
@@ -337,9 +340,16 @@ fn datagrams(
     times: Times,
     interrupt: &Interrupt,
 ) -> Result<Outcome, LabError> {
-    let meter = UsageMeter::start(topology, counters);
-    let mut usage = CpuUsage::default();
-    let flood = udp::trial(topology.pods(), shape, None, times.many, interrupt, || usage = meter.stop())?;
+    let (mut usage, mut time) = (CpuUsage::default(), times.many);
+    // On a busy machine a short flood may end before its first datagram has arrived.
+    let flood = loop {
+        let meter = UsageMeter::start(topology, counters);
+        let flood = udp::trial(topology.pods(), shape, None, time, interrupt, || usage = meter.stop())?;
+        if flood.delivered > 0.0 || time >= times.many * FLOOD_STRETCH {
+            break flood;
+        }
+        time *= 2;
+    };
     let mut search = Search::after(flood);
     while let Some(rate) = search.next() {
         search.observe(udp::trial(topology.pods(), shape, Some(rate), times.trial, interrupt, || ())?);

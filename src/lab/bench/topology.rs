@@ -156,7 +156,13 @@ impl<'a> SharedTopology<'a> {
                 }
                 Carrier::Flannel | Carrier::Tunnel(_) | Carrier::WireGuard(_) => {}
                 Carrier::Hopsack(_) => {
-                    self.lab.daemon(number).remove()?;
+                    self.lab.daemon(number).terminate()?;
+                    let removed = self.lab.daemon(number).remove();
+                    // A program that does not work has left nothing.
+                    let device = programs::exec(&host.netns, &["ip", "link", "show", "hopsack0"])?;
+                    if device.status.success() {
+                        removed?;
+                    }
                 }
             }
         }
