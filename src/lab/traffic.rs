@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::error::LabError;
 use super::site::Pod;
 use crate::packet::Family;
+use crate::sys::limit_rate;
 use crate::sys::netns::in_netns;
 
 /// Time that each end waits for the other before it fails. TCP itself retransmits for longer.
@@ -133,6 +134,15 @@ impl Transfer {
         let [sender, _] = &self.sockets;
         let set = socket2::SockRef::from(sender).set_tcp_congestion(name.as_bytes());
         set.map_err(LabError::io(format!("use {name} for a TCP connection")))
+    }
+
+    /// Limits the sender to so many bytes a second.
+    ///
+    /// # Errors
+    /// The kernel does not pace TCP.
+    pub fn limit_rate(&self, bytes_per_second: u32) -> Result<(), LabError> {
+        let [sender, _] = &self.sockets;
+        limit_rate(sender, bytes_per_second).map_err(LabError::io("limit the rate of a TCP connection"))
     }
 
     /// Number of bytes that have arrived so far.

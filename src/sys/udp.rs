@@ -202,7 +202,7 @@ pub fn keep_errors(socket: &UdpSocket) -> io::Result<()> {
     }
 }
 
-fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+pub(super) fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(io::Error::other)?;
     // SAFETY: the option value is one c_int that lives across the call, and `length` is its size.
     let result = unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), length) };
