@@ -130,6 +130,9 @@ fn matrix(
                     notes.refuse(system, refusal);
                     continue;
                 }
+                if *underlay != Underlay::Pass {
+                    topology.warm_up(system)?;
+                }
                 if system == System::Auto {
                     let status: Status = lab.daemon(1).query(Request::Status)?;
                     machine.auto = Some(status.engine);

@@ -18,12 +18,14 @@ use super::super::options::Store;
 use super::super::ping::{Ping, ping};
 use super::super::programs;
 use super::super::site::{Host, Pod};
+use super::super::traffic::{Amount, Flow, Transfer};
 use super::flannel::{self, Flanneld};
 use super::keep_awake::KeepAwake;
 use super::system::{Carrier, System};
 use super::tunnel::{Kind, Tunnel};
 use super::wireguard::{Program, WireGuard};
 use crate::api::{FastPathStatus, Request, Status};
+use crate::packet::Family;
 use crate::sys::netns::in_netns;
 
 /// Largest super packet of a pod in bytes, for all systems: what hopsack's CNI plugin sets. It has
@@ -34,6 +36,9 @@ const GSO_MAX_BYTES: u32 = 62_000;
 /// Kernel settings of the pods: TCP must not reuse metrics that it learned with the previous
 /// system.
 const POD_SYSCTLS: [(&str, &str); 1] = [("ipv4/tcp_no_metrics_save", "1")];
+
+/// Longest time in which the fast path decides about its veth pair.
+const WARM_UP: Duration = Duration::from_secs(6);
 
 /// TCP congestion control for all systems: the default of the kernel, independent of this machine's
 /// setting.
@@ -297,6 +302,26 @@ impl<'a> SharedTopology<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Lets the fast path find out whether TCP arrives in single segments: it looks at a transfer for
+    /// a few seconds before it takes its veth pair into use.
+    pub(super) fn warm_up(&self, system: System) -> Result<(), LabError> {
+        if !matches!(system, System::Auto | System::Fast) {
+            return Ok(());
+        }
+        let ([from, to], begin) = (self.pods(), Instant::now());
+        let amount = Amount::Time(WARM_UP);
+        let transfer = Transfer::start(Flow { from, to, family: Family::V4, amount, verify: false })?;
+        while begin.elapsed() < WARM_UP {
+            let fast = self.lab.daemon(2).query::<Status>(Request::Status)?.fast_path;
+            if !fast.is_on || fast.gro.is_used {
+                break;
+            }
+            self.lab.options().interrupt.sleep(START_CHECK_INTERVAL)?;
+        }
+        transfer.finish();
+        transfer.wait().map(|_| ())
     }
 
     fn check_routes(&self, system: System) -> Result<(), LabError> {
