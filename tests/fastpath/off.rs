@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use hopsack::lab::ping::{Ping, ping};
 use hopsack::lab::{Lab, Options};
@@ -33,6 +34,20 @@ fn carries_by_the_engine(lab: &Lab, reason: &str) {
     assert_eq!(fast_path(lab, 2)["peers"], 0);
 }
 
+/// The main thread of a daemon that has nothing to do sleeps. By then it knows routes and peers.
+fn is_idle(lab: &Lab) {
+    let pid = lab.daemon(1).pid().expect("it runs");
+    let run_time = || -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).expect("it exists");
+        stat.split(' ').next().expect("a number").parse().expect("nanoseconds")
+    };
+    std::thread::sleep(Duration::from_secs(2));
+    let before = run_time();
+    std::thread::sleep(Duration::from_secs(1));
+    let spent = Duration::from_nanos(run_time() - before);
+    assert!(spent < Duration::from_millis(300), "it ran for {spent:?} of a second");
+}
+
 /// The finding of `hopsack check` on the first host, run by a program with arguments.
 fn check(lab: &Lab, before: &[&str]) -> Value {
     let config = lab.daemon(1).config_path().display().to_string();
@@ -58,6 +73,7 @@ fn configuration_and_underlay_can_rule_it_out() {
     ] {
         let lab = Lab::up(options).expect("a lab");
         carries_by_the_engine(&lab, reason);
+        is_idle(&lab);
         let finding = check(&lab, &[]);
         assert!(is_found(&finding, reason), "{finding}");
         assert_eq!(finding["warning"], reason != "dataplane.fast_path", "{finding}");

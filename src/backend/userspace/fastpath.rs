@@ -257,6 +257,9 @@ impl FastPathDriver {
     }
 
     fn apply_soon(&mut self) {
+        if !self.is_on() {
+            return;
+        }
         self.apply_at.get_or_insert_with(|| Instant::now() + GATHER);
     }
 
@@ -273,6 +276,8 @@ impl FastPathDriver {
     pub(super) fn step(&mut self) -> Option<Event> {
         let is_tick = std::mem::take(&mut self.is_tick);
         if !self.is_on() && !self.try_again() {
+            // What is due without a fast path would be due again at once, for ever.
+            self.apply_at = None;
             return self.desired_changed();
         }
         while let Some((peer, result)) = self.canary.take_result() {
