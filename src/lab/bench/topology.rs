@@ -304,8 +304,8 @@ impl<'a> SharedTopology<'a> {
         Ok(())
     }
 
-    /// Lets the fast path find out whether TCP arrives in single segments: it looks at a transfer for
-    /// a few seconds before it takes its veth pair into use.
+    /// Lets the fast path find out whether TCP arrives in single segments: it looks at a transfer
+    /// for a few seconds before it takes its veth pair into use.
     pub(super) fn warm_up(&self, system: System) -> Result<(), LabError> {
         if !matches!(system, System::Auto | System::Fast) {
             return Ok(());
