@@ -18,7 +18,7 @@
 /// Pairs of probes in a trial. If a full queue drops nine of ten long probes, all 60 are lost with
 /// a probability of 0.2 %.
 const PAIRS: u32 = 60;
-/// Pairs in a trial of a path whose last trials have shown that loss has another reason.
+/// Pairs in a trial of a path on which the last trials have found another reason for loss.
 const MOST_PAIRS: u32 = 4 * PAIRS;
 /// Probes of different length in a round of the search.
 const PROBES: u16 = 8;

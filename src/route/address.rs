@@ -69,7 +69,7 @@ impl<'a> Address<'a> {
         self.leases.iter().map(|(lease, _)| *lease).find(differs)
     }
 
-    /// A lease whose announcement of encryption this version cannot read.
+    /// A lease with an announcement of encryption that this version cannot read.
     fn unreadable(&self) -> Option<&'a Lease> {
         let leases = self.leases.iter().map(|(lease, _)| *lease);
         // The speaker is one only if all are.

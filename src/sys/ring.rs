@@ -191,10 +191,9 @@ impl Ring {
     }
 
     fn push(&mut self, entry: &Entry) -> io::Result<()> {
-        // SAFETY: the entry points to messages of a batch, to their headers, or to buffers. The
-        // function that pushes it borrows these until its call of `enter` has returned. By then the
-        // kernel has executed the request, which may not wait, or the ring has failed and is never
-        // entered again.
+        // SAFETY: the function that pushes the entry borrows the messages, headers or buffers that
+        // it points to until its call of `enter` has returned. By then the kernel has executed the
+        // request, which may not wait, or the ring has failed and is never entered again.
         unsafe { self.io.submission().push(entry) }
             .map_err(|_| io::Error::other("more requests than a ring has entries"))
     }

@@ -56,7 +56,7 @@ const VALID_FOR: Duration = Duration::from_secs(24 * 3600);
 const GATHER: Duration = Duration::from_millis(50);
 /// Time after which a fast path that has failed is started again.
 const RETRY: Duration = Duration::from_secs(60);
-/// Peers whose traffic is looked for in a tick.
+/// Peers for which a tick looks whether there is traffic.
 const TRAFFIC_LOOKS: usize = 500;
 /// For how long missed datagrams are a problem after the last one.
 const MISSED_SHOWN: u32 = 10;
@@ -92,7 +92,7 @@ pub(super) struct FastPathDriver {
     merging: Merging,
     tick: Interval,
     is_tick: bool,
-    /// Position of the peer whose traffic is looked for next.
+    /// Position of the peer that is looked at next for traffic.
     looked_at: usize,
     /// When the routes are written again, because something about a peer has changed.
     apply_at: Option<Instant>,

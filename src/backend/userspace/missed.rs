@@ -34,7 +34,8 @@ const DENIED_FOR: Duration = Duration::from_secs(60);
 struct Misses(BTreeMap<IpAddr, (Nanos, Nanos)>);
 
 impl Misses {
-    /// Adds peers whose datagrams were missed now. Returns those that have to send by their engine.
+    /// Adds the senders of datagrams that were missed now. Returns those that have to send by their
+    /// engine.
     fn add(&mut self, senders: &BTreeSet<IpAddr>, now: Nanos) -> Vec<IpAddr> {
         self.0.retain(|_, (_, last)| now.since(*last) <= PAUSE);
         let mut lasting = Vec::new();

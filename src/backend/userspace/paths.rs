@@ -43,7 +43,7 @@ const TICK: Duration = Duration::from_millis(100);
 const KEEP_ALIVES: usize = 5;
 /// Ticks between two looks at all peers.
 const LOOK: u32 = 5;
-/// Peers whose path MTU is searched for at the same time.
+/// Paths that are searched for their MTU at the same time.
 const SEARCHES: usize = 32;
 
 /// What the task has found, for reports. The task writes it, other threads read it.

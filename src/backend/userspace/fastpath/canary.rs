@@ -128,7 +128,7 @@ async fn accept(listener: TcpListener, view: EngineView) {
             continue;
         }
         tokio::spawn(async move {
-            // Whoever has sent it learns of a failure by the missing answer.
+            // The host at the other end learns of a failure by the missing answer.
             let _ = timeout(TIMEOUT, answer(stream)).await;
             drop(place);
         });

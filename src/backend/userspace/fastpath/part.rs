@@ -92,8 +92,8 @@ impl Shared {
     }
 }
 
-/// The fast path as a part of the daemon's reports. It comes after the engine, whose sums it adds
-/// to.
+/// The fast path as a part of the daemon's reports. It adds to the sums of the engine, so it comes
+/// after it.
 #[derive(Debug)]
 pub(in crate::backend::userspace) struct FastPathPart {
     shared: Arc<Shared>,

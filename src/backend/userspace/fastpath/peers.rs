@@ -229,7 +229,7 @@ impl FastPeers {
     }
 }
 
-/// The subnet whose first address, that of the peer's overlay device, the trial transfer goes to.
+/// The trial transfer goes to the first address of this subnet: that of the peer's overlay device.
 fn canary_subnet(peer: &Peer) -> Option<IpNet> {
     peer.subnets.first().copied()
 }
