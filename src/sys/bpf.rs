@@ -11,7 +11,6 @@
 use std::ffi::{CStr, CString, c_long};
 use std::io;
 use std::mem::size_of;
-use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -178,30 +177,6 @@ pub fn interface_name(index: u32) -> io::Result<String> {
     }
     let name = CStr::from_bytes_until_nul(&name).map_err(io::Error::other)?;
     Ok(name.to_string_lossy().into_owned())
-}
-
-/// Whether an interface is up and has a carrier.
-///
-/// # Errors
-/// There is no interface of this name.
-pub fn interface_runs(name: &str) -> io::Result<bool> {
-    // SAFETY: `ifreq` is a struct of plain numbers, for which zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // The last byte stays zero: it ends the name.
-    let room = request.ifr_name.len() - 1;
-    for (place, byte) in request.ifr_name.iter_mut().take(room).zip(name.bytes()) {
-        *place = byte.cast_signed();
-    }
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    // SAFETY: the kernel reads the name and writes the flags of `request`, which lives until the
-    // call has returned.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call has filled the flags.
-    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
-    let wanted = libc::IFF_UP | libc::IFF_RUNNING;
-    Ok(flags & wanted == wanted)
 }
 
 /// Whether a directory is in a bpffs.

@@ -13,7 +13,8 @@ use super::merging::Action;
 use super::{FastPathDriver, Start, VALID_FOR, check_underlay};
 use crate::fastpath::{Interfaces, Role, Settings};
 use crate::forward::VerifySource;
-use crate::sys::bpf::{interface_index, interface_runs};
+use crate::sys::bpf::interface_index;
+use crate::sys::ethtool::is_running;
 
 impl FastPathDriver {
     /// Looks at the devices that the maps name: packets to a device that is gone or
@@ -27,7 +28,7 @@ impl FastPathDriver {
         }
         let devices = self.shared.peers().devices();
         let is_down = |(name, index): &(&String, &u32)| {
-            !is_there(name, **index) || !interface_runs(name).is_ok_and(|runs| runs)
+            !is_there(name, **index) || !is_running(name).is_ok_and(|runs| runs)
         };
         let down: BTreeSet<u32> = devices.iter().filter(is_down).map(|(_, index)| *index).collect();
         let has_changed = self.shared.peers().set_down(&down);
